@@ -1,0 +1,189 @@
+"""params.yaml to frozen, keyword-only dataclasses; what does not fit fails with file, key and remedy.
+
+Importing this reads nothing and needs no torch. A run's own settings (``runs.<run>``) are the
+fields of Run plus those of its method, which ``read_method`` checks where torch is needed anyway.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipeline.errors import UserError, nearest
+
+PARAMS = Path("params.yaml")
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images, and the one shape they are brought to."""
+
+    source: str = "digits"
+    path: str = "data"
+    mirror: str | None = None
+    channels: Literal[1, 3] = 1
+    size: Annotated[int, Field(ge=8, le=1024)] = 32
+    test_fraction: Fraction = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every method's training has: the budget in images, the batch, the average, the cadence.
+
+    batch_size is global: N workers take batch_size / N each. ema_half_life: images after which a
+    weight's share in the average has halved. The three cadences are in images too.
+    """
+
+    method: str
+    seed: Count = 0
+    images: Positive = 60_000
+    batch_size: Positive = 64
+    ema_half_life: Annotated[float, Field(ge=0)] = 2_000
+    log_every: Positive = 1_000
+    snapshot_every: Positive = 5_000
+    checkpoint_every: Positive = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where training runs: 0 workers means in this process, without Ray. Never part of a result's key."""
+
+    workers: Count = 1
+    address: str | None = None
+    cpus_per_worker: Positive | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    storage: str = ".genloom"
+    max_failures: Count = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """The protocol of FID and IS, logged beside each number."""
+
+    extractors: Annotated[list[str], Field(min_length=1)]
+    weights: str | None = None
+    samples: Annotated[int, Field(ge=2)] = 2_000
+    split: Literal["train", "test"] = "train"
+    seed: Count = 0
+    batch_size: Positive = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Pictures: a grid of rows x columns samples, and the film's pace."""
+
+    rows: Positive = 8
+    columns: Positive = 8
+    seed: Count = 0
+    milliseconds_per_frame: Positive = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where MLflow is: any tracking URI; a relative sqlite path counts from the project's folder."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "genloom"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping."""
+
+    data: Data
+    runs: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    cluster: Cluster
+    evaluate: Evaluate
+    render: Render
+    tracking: Tracking
+
+
+def read_params(path: Path = PARAMS) -> Params:
+    """Checks every section; ``read_run`` and ``read_method`` check a run."""
+    raw = _read_yaml(path)
+    known = {field.name: field.type for field in fields(Params)}
+    _refuse_unknown(raw, known, path, "")
+    for name, section in raw.items():
+        if not isinstance(section, dict):
+            raise UserError(f"{path}: {name}: expected a mapping of settings, got {section!r}.")
+        if name != "runs":
+            _refuse_unknown(section, _names(known[name]), path, f"{name}.")
+    return _checked(Params, {name: {} for name in known} | raw, path, "")
+
+
+def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
+    """The settings that every run has, and the rest, which belongs to its method."""
+    if name not in params.runs:
+        raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.runs)}")
+    raw, own = params.runs[name], _names(Run)
+    if not isinstance(raw.get("method"), str):
+        raise UserError(f"{path}: runs.{name}.method: name the method, for example 'dcgan'.")
+    run = _checked(Run, {key: value for key, value in raw.items() if key in own}, path, f"runs.{name}.")
+    return run, {key: value for key, value in raw.items() if key not in own}
+
+
+def read_method(run: Run, settings: Mapping[str, Any], name: str, path: Path = PARAMS) -> Any:
+    """The run's method, made from its settings: a core.method.Method. Imports torch."""
+    from pipeline import methods
+
+    try:
+        cls = methods.find(run.method)
+    except UserError as error:
+        raise UserError(f"{path}: runs.{name}.method: {error}") from None
+    _refuse_unknown(settings, _names(cls), path, f"runs.{name}.", also=_names(Run))
+    return _checked(cls, dict(settings), path, f"runs.{name}.")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found. Run the command in the project's folder.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections such as 'data:' and 'runs:', got {raw!r}.")
+    return raw
+
+
+def _names(cls: Any) -> list[str]:
+    return [field.name for field in fields(cls) if field.init]
+
+
+def _refuse_unknown(
+    raw: Mapping[str, Any], known: Any, path: Path, prefix: str, also: list[str] | None = None
+) -> None:
+    for key in raw:
+        if key not in known:
+            raise UserError(f"{path}: {prefix}{key}: unknown param. {nearest(str(key), [*known, *(also or [])])}")
+
+
+def _checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
+    """pydantic's checks of types and ranges, its first complaint as one sentence."""
+    try:
+        return TypeAdapter(cls).validate_python(_numbers(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"] if part not in get_args(prefix))
+        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        raise UserError(f"{path}: {key.rstrip('.')}: {message}{given}.") from None
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; a person means a number."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, str):
+        try:
+            return float(value) if value[:1].isdigit() or value[:1] in "+-." else value
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,74 @@
+"""Random numbers that belong to a sample, not to a process.
+
+A generator's latents, a penalty's interpolation weights or a flow's dequantization noise are
+drawn from a counter-based generator, Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011): a pure function of (seed, stream, sample, name of the draw). So sample
+i gets the same numbers in any batch size, on any rank of any world, and after a resume; there is
+no generator state to store or to lose.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Four words of 32 bits (in int64 tensors that broadcast) to four random ones, under a key of two words."""
+    x0, x1, x2, x3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # A product of two 32-bit words wraps int64 but keeps its 64 bits: shift and mask give both halves.
+        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+        x0, x1, x2, x3 = ((p1 >> 32) & _MASK) ^ x1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ x3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return x0, x1, x2, x3
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The random numbers of n samples. ids: (n,) int64, a sample's number; its device is where draws are made."""
+
+    seed: int
+    ids: Tensor
+    name: str = ""
+
+    def stream(self, name: str) -> "Noise":
+        """Independent numbers for the same samples."""
+        return replace(self, name=f"{self.name}/{name}")
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """(n, *shape) float32 in [0, 1)."""
+        # 24 bits: what a float32 holds without rounding up to 1.
+        return (self._bits(name, shape) >> 8).to(torch.float32) * 2.0**-24
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """(n, *shape) float32, standard normal (Box-Muller on pairs of words)."""
+        count = math.prod(shape)
+        half = (count + 1) // 2
+        bits = self._bits(name, (2 * half,))
+        radius = ((bits[:, :half].to(torch.float32) + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = bits[:, half:].to(torch.float32) * (2.0 * math.pi * 2.0**-32)
+        pairs = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+        return pairs[:, :count].reshape(-1, *shape)
+
+    def integers(self, name: str, high: int, *shape: int) -> Tensor:
+        """(n, *shape) int64 in [0, high); the bias of the scaling is below high / 2**32."""
+        return (self._bits(name, shape) * high) >> 32
+
+    def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """(n, *shape) int64 in [0, 2**32)."""
+        count = math.prod(shape)
+        ids = self.ids[:, None]
+        block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
+        draw = torch.full_like(block, zlib.crc32(f"{self.name}/{name}".encode()))
+        counter = (ids & _MASK, (ids >> 32) & _MASK, block, draw)
+        words = philox(counter, (self.seed & _MASK, (self.seed >> 32) & _MASK))
+        return torch.stack(words, dim=-1).flatten(1)[:, :count].reshape(-1, *shape)

@@ -1,0 +1,39 @@
+"""The one exception that is meant for a person, and how a command ends with it."""
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the user can mend: the message names the file, the key and the remedy.
+
+    Commands print it without a traceback and exit with 1.
+    """
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """``Did you mean 'lr'? `` for a misspelt name, else the list of what is known."""
+    names = sorted(known)
+    close = get_close_matches(wrong, names, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(names)}."
+
+
+def run(command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Calls a command; ends the process with a person's message instead of a traceback.
+
+    A full or failing disk is an OSError from anywhere below, so it is caught here once.
+    """
+    try:
+        command(*args, **kwargs)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno is None or error.filename is None and error.errno != 28:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = " Free some space and run the command again." if error.errno == 28 else ""
+        sys.exit(f"error: {where}{error.strerror}.{remedy}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,71 @@
+"""The published file of a run: weights.safetensors, self-describing, loadable without the run.
+
+Keys are ``nets.<net>.<parameter or buffer>`` and ``ema.<net>.<...>`` for the nets that sampling
+needs. The header names the method, its params, the data's spec and the images seen.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline import methods
+from pipeline.core.batch import ImageSpec
+from pipeline.core.method import Method, Nets
+from pipeline.errors import UserError
+from pipeline.files import atomic_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A method with trained nets in evaluation mode: the moving average where one was kept."""
+
+    method: Method
+    nets: Nets
+    spec: ImageSpec
+    seen: int
+    name: str
+    params: Mapping[str, Any]
+
+
+def save_weights(
+    path: Path, *, name: str, params: Mapping[str, Any], spec: ImageSpec, seen: int, nets: Nets, ema: Nets
+) -> None:
+    """Writes the file atomically. name: the method's; params: its fields."""
+    header = {"format": "genloom-weights-1", "method": name, "params": json.dumps(dict(params), sort_keys=True)}
+    header |= {"spec": json.dumps(asdict(spec)), "seen": str(seen)}
+    tensors = {f"nets.{key}": value for key, value in nets.state_dict().items()}
+    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
+    with atomic_file(path) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, header)
+
+
+def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
+    """Rebuilds the nets; a damaged or foreign file raises UserError."""
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if header.get("format") != "genloom-weights-1":
+            raise UserError(f"{path}: not a weights file of this program (no 'genloom-weights-1' in its header).")
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{path}: not a readable weights file ({error}). Run `dvc repro` to make it.") from error
+    params = json.loads(header["params"])
+    method = methods.load(header["method"], **params)
+    spec = ImageSpec(**json.loads(header["spec"]))
+    nets = method.build(spec).to(device)
+    nets.load_state_dict(_prefer_average(tensors))
+    return Trained(
+        method=method, nets=nets.eval(), spec=spec, seen=int(header["seen"]), name=header["method"], params=params
+    )
+
+
+def _prefer_average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    chosen = {key.removeprefix("nets."): value for key, value in tensors.items() if key.startswith("nets.")}
+    return chosen | {key.removeprefix("ema."): value for key, value in tensors.items() if key.startswith("ema.")}
