@@ -1,0 +1,76 @@
+"""The training loop: a generator without I/O, and the only caller of backward and step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from pipeline.core.batch import Batch, Clock
+from pipeline.core.method import Method, Nets, Phase
+from pipeline.core.state import State, parameters_of
+from pipeline.core.world import World
+
+
+def fit(
+    method: Method,
+    state: State,
+    batches: Iterator[Batch],
+    world: World,
+    *,
+    seed: int,
+    total: int,
+    ema_half_life: float,
+) -> Iterator[dict[str, Tensor]]:
+    """Trains until ``total`` images were seen; yields each turn's logs (0-d tensors on the device).
+
+    A turn runs every phase once, ``repeats`` steps each, on as many fresh global batches as the
+    longest phase needs: with five critic steps the generator uses the last of the five. ``batches``
+    begins at ``state.seen``. Seeds torch's global generator before each turn, for what draws from it
+    (dropout); everything else draws from the batch's own noise.
+    """
+    draws = max(phase.repeats for phase in state.phases)
+    while state.seen < total:
+        fresh = [next(batches) for _ in range(draws)]
+        if state.seen == 0:
+            method.warm_up(state.nets, fresh[0])
+        clock = Clock(seen=state.seen, total=total)
+        torch.manual_seed(_turn_seed(seed, state.seen, world.rank))
+        method.set_progress(state.nets, clock)
+        logs: dict[str, Tensor] = {}
+        for phase in state.phases:
+            for batch in fresh[-phase.repeats :]:
+                logs |= descend(phase, state.nets, state.optimizers[phase.name], batch, clock, world)
+        shown = draws * len(fresh[0]) * world.size
+        state.seen += shown
+        state.update_average(shown, ema_half_life)
+        method.set_progress(state.ema, Clock(seen=state.seen, total=total))
+        yield logs
+
+
+def descend(
+    phase: Phase, nets: Nets, optimizer: Optimizer, batch: Batch, clock: Clock, world: World
+) -> dict[str, Tensor]:
+    """One optimizer step of a phase on one batch; returns its logs, the loss and the gradient's norm."""
+    for group in optimizer.param_groups:
+        group.update(phase.settings(clock))
+    for name, net in nets.items():
+        net.requires_grad_(name in phase.trains)
+    loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = [p.grad for p in parameters_of(phase, nets) if p.grad is not None]
+    world.average(gradients)
+    norm = get_total_norm(gradients)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        phase.after(nets, world)
+    named = {"loss": loss, **logs, "gradient_norm": norm}
+    return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
+
+
+def _turn_seed(seed: int, seen: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, seen, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,96 @@
+"""Everything that training changes, and nothing else: what a checkpoint must hold to resume bit-equal.
+
+There is no generator state in it: random numbers and the order of the data are functions of the
+seed and of the images seen (noise.py, data/stream.py).
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.core.batch import ImageSpec
+from pipeline.core.method import Method, Nets, Phase
+from pipeline.core.world import World
+
+# The average forgets its random beginning: its half-life is at most this share of the images seen
+# (the ramp-up of Karras et al., "Training generative adversarial networks with limited data", 2020).
+RAMP_UP = 0.05
+
+
+@dataclass
+class State:
+    """nets: what trains; ema: moving averages of the sampled ones; optimizers by phase; seen: images."""
+
+    nets: Nets
+    ema: Nets
+    optimizers: dict[str, Optimizer]
+    seen: int = 0
+    phases: tuple[Phase, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def fresh(cls, method: Method, spec: ImageSpec, seed: int, device: torch.device) -> "State":
+        """Seeded nets in channels-last memory; the same on every rank."""
+        torch.manual_seed(seed)
+        nets = method.build(spec).to(device)
+        for module in nets.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.to(memory_format=torch.channels_last)
+        ema = nn.ModuleDict({name: copy.deepcopy(nets[name]) for name in method.sampled})
+        phases = method.phases()
+        optimizers = {phase.name: phase.optimizer(parameters_of(phase, nets)) for phase in phases}
+        return cls(nets.train(), ema.eval().requires_grad_(False), optimizers, phases=phases)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and text only, so that ``torch.load(weights_only=True)`` reads it back."""
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {
+            "nets": self.nets.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": optimizers,
+            "seen": self.seen,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restores in place; a state of other nets raises."""
+        self.nets.load_state_dict(saved["nets"])
+        self.ema.load_state_dict(saved["ema"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self.seen = saved["seen"]
+
+    def update_average(self, images: int, half_life: float) -> None:
+        """Moves the average by a batch of ``images``; half_life in images, 0: the average is the net."""
+        half_life = min(half_life, self.seen * RAMP_UP)
+        keep = 0.5 ** (images / half_life) if half_life > 0 else 0.0
+        for name, average in self.ema.items():
+            floats, others = _paired(average, self.nets[name])
+            torch._foreach_lerp_([mean for mean, _ in floats], [new for _, new in floats], 1.0 - keep)
+            for mean, new in others:
+                mean.copy_(new)
+
+    def synchronize(self, world: World) -> None:
+        """Averages the float buffers (batch statistics drift per rank), so that all ranks hold one state."""
+        with torch.no_grad():
+            for nets in (self.nets, self.ema):
+                world.average([buffer for buffer in nets.buffers() if buffer.is_floating_point()])
+
+
+def parameters_of(phase: Phase, nets: Nets) -> list[nn.Parameter]:
+    """The parameters that a phase moves, in a fixed order."""
+    return [parameter for name in phase.trains for parameter in nets[name].parameters()]
+
+
+def _paired(average: nn.Module, net: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """(average, net) pairs of parameters and buffers: the floating ones, and the rest (counters)."""
+    pairs = list(zip(_tensors(average), _tensors(net), strict=True))
+    return [p for p in pairs if p[0].is_floating_point()], [p for p in pairs if not p[0].is_floating_point()]
+
+
+def _tensors(net: nn.Module) -> Iterator[Tensor]:
+    yield from (parameter.data for parameter in net.parameters())
+    yield from net.buffers()

@@ -1,0 +1,60 @@
+"""Shards to an endless, seeded, resumable stream of per-rank batches.
+
+The stream is a function of (seed, position): image number p of the stream is entry p mod n of the
+shuffle of epoch p // n. A resume starts at a position; nothing is remembered, nothing replayed.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.batch import Batch, to_unit_range
+from pipeline.core.noise import Noise
+from pipeline.core.world import World
+from pipeline.data.shards import Split
+
+
+def batches(split: Split, *, seed: int, batch_size: int, world: World, start: int = 0) -> Iterator[Batch]:
+    """Endless batches of this rank's share of ``batch_size`` images, from position ``start`` (images seen).
+
+    The ranks' shares are disjoint, contiguous parts of the same global batch, so their union does
+    not depend on the world's size; ``batch_size`` must be a multiple of it.
+    """
+    if batch_size % world.size:
+        raise ValueError(f"batch_size {batch_size} is not a multiple of the {world.size} workers")
+    share = batch_size // world.size
+    order = _Order(len(split), seed)
+    position = start + world.rank * share
+    while True:
+        positions = np.arange(position, position + share)
+        rows = order[positions]
+        yield Batch(
+            images=to_unit_range(split.images(rows), world.device),
+            labels=split.labels_of(rows).to(world.device),
+            noise=Noise(seed, torch.from_numpy(positions).to(world.device)),
+        )
+        position += batch_size
+
+
+class _Order:
+    """Position in the stream to row of the split; keeps the shuffles of the last two epochs."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self.shuffles: dict[int, NDArray[np.int64]] = {}
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        epochs = positions // self.count
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            rows[chosen] = self._shuffle(int(epoch))[positions[chosen] % self.count]
+        return rows
+
+    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self.shuffles:
+            self.shuffles = {key: value for key, value in self.shuffles.items() if key == epoch - 1}
+            self.shuffles[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        return self.shuffles[epoch]

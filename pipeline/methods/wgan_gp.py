@@ -1,0 +1,40 @@
+"""WGAN-GP: Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, "Improved training of Wasserstein GANs",
+NeurIPS 2017, arXiv:1704.00028.
+
+    critic:     E D(G(z)) - E D(x) + lambda E (|grad D(x')|_2 - 1)^2,   x' = e x + (1 - e) G(z), e ~ U[0, 1]
+    generator:  -E D(G(z))
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipeline.core.batch import Batch
+from pipeline.families.gan import GAN, Terms
+from pipeline.families.penalties import gradient_penalty
+from pipeline.families.ranges import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class WGANGP(GAN):
+    """penalty: lambda. The other params at the paper's values (algorithm 1; layer norm in the critic)."""
+
+    penalty: float = 10.0
+    lr: float = 1e-4
+    beta1: float = 0.0
+    beta2: float = 0.9
+    critic_steps: int = 5
+    critic_norm: str = "layer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "penalty", nonnegative=True)
+        if self.critic_norm == "batch":
+            raise ValueError("critic_norm: batch norm ties samples together, but the penalty is per sample; use layer")
+
+    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+        penalty = gradient_penalty(critic, real, fake, batch.noise.uniform("epsilon", 1, 1, 1))
+        return {"distance": critic(fake).mean() - critic(real).mean(), "penalty": self.penalty * penalty}
+
+    def generator_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+        return {"score": -critic(fake).mean()}
