@@ -73,6 +73,10 @@ class State:
             for mean, new in others:
                 mean.copy_(new)
 
+    def averaged(self) -> Nets:
+        """The nets that sampling uses: the average where one is kept, the net elsewhere (shared, not copied)."""
+        return nn.ModuleDict({name: self.ema[name] if name in self.ema else net for name, net in self.nets.items()})
+
     def synchronize(self, world: World) -> None:
         """Averages the float buffers (batch statistics drift per rank), so that all ranks hold one state."""
         with torch.no_grad():

@@ -40,3 +40,11 @@ class World:
             flat /= self.size
             parts = flat.split([tensor.numel() for tensor in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
+
+    def from_first(self, value: int) -> int:
+        """Rank 0's number, on every rank: for decisions that all must take alike."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.int64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared.item())

@@ -1,0 +1,210 @@
+"""One run's training on one process of a world: the loop, its log windows, snapshots and checkpoints.
+
+Ray's workers and the process without Ray call the same ``train``; it knows neither Ray nor MLflow.
+A *row* is one log window: {"seen", "time" (ms), "values": {metric: mean over the window and the
+ranks}, "snapshot": file name or None}. Rows, snapshots and checkpoints fall where images seen cross
+a multiple of their cadence, so a resumed run makes the same rows as an uninterrupted one.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint import Checkpoints
+from pipeline.config import Run
+from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
+from pipeline.core.loop import fit
+from pipeline.core.method import Method, Nets
+from pipeline.core.noise import Noise
+from pipeline.core.state import State
+from pipeline.core.world import World
+from pipeline.data.shards import Split, open_dataset
+from pipeline.data.stream import batches
+from pipeline.files import atomic_file
+from pipeline.journal import Journal
+from pipeline.render.grid import grid
+
+Row = dict[str, Any]
+SNAPSHOT_GRID = 8  # rows and columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run, ready to be sent to any process: its settings, its method, and absolute folders."""
+
+    key: str
+    run: Run
+    method: Method
+    data: str
+    store: str
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(Path(self.store), self.key)
+
+    @property
+    def finished_at(self) -> int:
+        """Images seen when the budget is spent: whole turns, so at least the budget."""
+        turn = self.run.batch_size * max(phase.repeats for phase in self.method.phases())
+        return -(-self.run.images // turn) * turn
+
+    @property
+    def snapshots(self) -> Path:
+        return Path(self.store) / "snapshots"
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside the state: all rows so far, and the cost so far."""
+
+    history: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class Diverged(Exception):
+    """A loss or gradient is no longer finite; the last checkpoint is from before."""
+
+
+def train(job: Job, world: World, report: Callable[[list[Row]], None], stop: Callable[[], bool] = lambda: False) -> None:
+    """Trains from the newest checkpoint to the end, or to the first log window after ``stop`` says so.
+
+    ``report`` gets new rows, and first those of the checkpoint: some may have been lost on the way.
+    """
+    dataset = open_dataset(Path(job.data))
+    split = dataset.splits["train"]
+    state = State.fresh(job.method, dataset.spec, job.run.seed, world.device)
+    progress = _resume(job, state, world)
+    report(progress.history)
+    stream = batches(split, seed=job.run.seed, batch_size=job.run.batch_size, world=world, start=state.seen)
+    turns = fit(
+        job.method,
+        state,
+        stream,
+        world,
+        seed=job.run.seed,
+        total=job.run.images,
+        ema_half_life=job.run.ema_half_life,
+    )
+    fixed = _fixed_batch(split, dataset.spec, world.device)
+    if state.seen == 0 and world.rank == 0:
+        _snapshot(job, state, fixed)
+    started = time.monotonic() - progress.seconds
+    window = Window(state.seen)
+    for logs in turns:
+        window.add(logs)
+        finished = state.seen >= job.run.images
+        if not (finished or _crossed(window.begin, state.seen, job.run.log_every)):
+            continue
+        row = window.close(state.seen, world)
+        stopping = bool(world.from_first(int(stop())))
+        if world.rank == 0 and (finished or _crossed(window.begin, state.seen, job.run.snapshot_every)):
+            row["snapshot"] = _snapshot(job, state, fixed)
+        progress.history.append(row)
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory(world.device))
+        progress.seconds = time.monotonic() - started
+        if finished or stopping or _crossed(window.begin, state.seen, job.run.checkpoint_every):
+            _save(job, state, world, progress)
+        report([row])
+        if stopping:
+            return
+        window = Window(state.seen)
+
+
+class Window:
+    """Sums of logs since ``begin``, on the device: nothing waits for it until the window closes."""
+
+    def __init__(self, begin: int) -> None:
+        self.begin, self.started, self.turns = begin, time.monotonic(), 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, logs: dict[str, Tensor]) -> None:
+        self.turns += 1
+        if not self.sums:
+            self.sums = {name: value.clone() for name, value in logs.items()}
+        else:
+            torch._foreach_add_(list(self.sums.values()), [logs[name] for name in self.sums])
+
+    def close(self, seen: int, world: World) -> Row:
+        """The means over the window and the ranks; raises Diverged, on all ranks alike."""
+        means = torch.stack(list(self.sums.values())).double() / self.turns
+        world.average([means])
+        values = dict(zip(self.sums, means.tolist(), strict=True))
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise Diverged(f"{', '.join(bad)} was not finite between {self.begin:,} and {seen:,} images")
+        values["images_per_second"] = (seen - self.begin) / (time.monotonic() - self.started)
+        return {"seen": seen, "time": time.time_ns() // 1_000_000, "values": values, "snapshot": None}
+
+
+def record(journal: Journal, rows: list[Row], snapshots: Path) -> None:
+    """Writes rows into the journal; one that is there already (a resume repeats some) is dropped."""
+    for row in rows:
+        journal.metrics(row["values"], step=row["seen"], once=True, time=row["time"])
+        if row["snapshot"]:
+            journal.image("samples", snapshots / row["snapshot"], step=row["seen"])
+
+
+def _save(job: Job, state: State, world: World, progress: Progress) -> None:
+    state.synchronize(world)
+    if world.rank == 0:
+        job.checkpoints.save(state.seen, {"state": state.state_dict(), **vars(progress)})
+
+
+def _resume(job: Job, state: State, world: World) -> Progress:
+    """Rank 0 chooses the checkpoint, so that all ranks load the same one."""
+    found = job.checkpoints.newest() if world.rank == 0 else None
+    seen = world.from_first(-1 if found is None else found)
+    if seen < 0:
+        return Progress()
+    content = job.checkpoints.load(seen, world.device)
+    state.load_state_dict(content.pop("state"))
+    return Progress(**content)
+
+
+def _crossed(before: int, now: int, every: int) -> bool:
+    return now // every > before // every
+
+
+def _fixed_batch(split: Split, spec: ImageSpec, device: torch.device) -> Batch:
+    """The same latents and labels for every snapshot, so that the film shows training alone."""
+    rows = torch.arange(SNAPSHOT_GRID**2)
+    return Batch(
+        images=to_unit_range(split.images((rows % len(split)).numpy()), device),
+        labels=(rows % max(spec.classes, 1)).to(device),
+        noise=Noise(0, rows.to(device), "snapshot"),
+    )
+
+
+def _snapshot(job: Job, state: State, fixed: Batch) -> str:
+    """Renders the fixed batch with the averaged nets; returns the file's name."""
+    name = f"{state.seen:09d}.png"
+    with atomic_file(job.snapshots / name) as temporary:
+        grid(to_uint8(sample(job.method, state.averaged(), fixed)), columns=SNAPSHOT_GRID).save(temporary)
+    return name
+
+
+@torch.no_grad()
+def sample(method: Method, nets: Nets, like: Batch) -> Tensor:
+    """Samples in evaluation mode and leaves the nets as they were."""
+    was = {name: net.training for name, net in nets.items()}
+    images = method.sample(nets.eval(), like)
+    for name, mode in was.items():
+        nets[name].train(mode)
+    return images
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's allocator's peak, or this process's largest resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
