@@ -7,7 +7,7 @@ fields of Run plus those of its method, which ``read_method`` checks where torch
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -65,11 +65,15 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """The protocol of FID and IS, logged beside each number."""
+    """The protocol of FID and IS, logged beside each number.
+
+    samples: generated images per run. reference_samples: real images at most; None: all of the split.
+    """
 
     extractors: Annotated[list[str], Field(min_length=1)]
     weights: str | None = None
-    samples: Annotated[int, Field(ge=2)] = 2_000
+    samples: Annotated[int, Field(ge=10)] = 2_000
+    reference_samples: Annotated[int, Field(ge=20)] | None = 10_000
     split: Literal["train", "test"] = "train"
     seed: Count = 0
     batch_size: Positive = 64
@@ -80,7 +84,7 @@ class Render:
     """Pictures: a grid of rows x columns samples, and the film's pace."""
 
     rows: Positive = 8
-    columns: Positive = 8
+    columns: Positive = 10
     seed: Count = 0
     milliseconds_per_frame: Positive = 200
 
@@ -171,10 +175,14 @@ def _checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
         return TypeAdapter(cls).validate_python(_numbers(raw))
     except ValidationError as error:
         first = error.errors()[0]
-        key = prefix + ".".join(str(part) for part in first["loc"] if part not in get_args(prefix))
-        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        raise UserError(f"{path}: {key.rstrip('.')}: {message}{given}.") from None
+        parts = [str(part) for part in first["loc"]]
+        if first["type"] == "value_error":  # from a __post_init__, whose message begins with the field
+            field, _, message = message.partition(": ")
+            parts.append(field)
+        elif first["type"] != "missing":
+            message += f", got {first['input']!r}"
+        raise UserError(f"{path}: {prefix}{'.'.join(parts)}: {message}.") from None
 
 
 def _numbers(value: Any) -> Any:

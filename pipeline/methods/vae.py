@@ -21,11 +21,15 @@ from pipeline.families.latents import interpolation
 from pipeline.families.ranges import require
 from pipeline.families.vae import bits_per_dimension, discretized_logistic, kl_to_standard_normal
 from pipeline.nets import dcgan
+from pipeline.nets.layers import NORMS
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAE(Method):
-    """latent: dimensions of z. width: channels of the widest-resolution layer. beta: weight of the KL."""
+    """latent: dimensions of z. width: channels of the widest-resolution layer. beta: weight of the KL.
+
+    norm: batch, instance, layer or none, in both nets.
+    """
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "likelihood")
 
@@ -35,14 +39,16 @@ class VAE(Method):
     beta1: float = 0.9
     beta2: float = 0.999
     beta: float = 1.0
+    norm: str = "batch"
 
     def __post_init__(self) -> None:
         require(self, "latent", "width", "lr", positive=True)
         require(self, "beta1", "beta2", unit=True)
         require(self, "beta", nonnegative=True)
+        require(self, "norm", among=NORMS)
 
     def build(self, spec: ImageSpec) -> Nets:
-        shape = {"channels": spec.channels, "size": spec.size, "width": self.width}
+        shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "norm_name": self.norm}
         return nn.ModuleDict(
             {
                 "encoder": dcgan.Critic(outputs=2 * self.latent, **shape),

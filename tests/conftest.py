@@ -1,0 +1,48 @@
+"""What the tests share: toy data, the real images where they are at hand, and two gloo ranks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.batch import Batch
+from pipeline.core.noise import Noise
+from pipeline.data.shards import Split
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """The four gzipped IDX files of MNIST."""
+    return _present(SHARED / "mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar_zip() -> Path:
+    """CIFAR-10 as JPEGs in class folders."""
+    return _present(SHARED / "cifar10-images.zip")
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"real images are not at hand ({path.name} in ../shared/data)")
+    return path
+
+
+def toy_batch(count: int = 8, *, channels: int = 1, size: int = 16, seed: int = 0, first: int = 0) -> Batch:
+    """Smooth random images with labels and noise; sample i is the same in any batch."""
+    ids = torch.arange(first, first + count)
+    noise = Noise(seed, ids)
+    coarse = noise.normal("toy", channels, 4, 4)
+    images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").tanh()
+    return Batch(images=images, labels=ids % 10, noise=noise)
+
+
+def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:
+    """The same as uint8 shards in memory, cut in two."""
+    images = ((toy_batch(count, channels=channels, size=size).images + 1) * 127.5).round().to(torch.uint8)
+    array = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return Split((array[: count // 3], array[count // 3 :]), np.arange(count, dtype=np.int64) % 10)

@@ -1,0 +1,94 @@
+"""What a person gets for a mistake in params.yaml: one sentence with file, key and remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import PARAMS, read_method, read_params, read_run
+from pipeline.errors import UserError
+
+
+def params(tmp_path: Path, change: dict[str, Any]) -> Path:
+    """The project's own params.yaml with ``section.key`` entries changed."""
+    raw = yaml.safe_load((Path(__file__).parent.parent / PARAMS).read_text())
+    for dotted, value in change.items():
+        *sections, key = dotted.split(".")
+        target = raw
+        for section in sections:
+            target = target[section]
+        target[key] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def read_all(path: Path) -> None:
+    checked = read_params(path)
+    for name in checked.runs:
+        run, own = read_run(checked, name, path)
+        read_method(run, own, name, path)
+
+
+def test_the_projects_params_are_right(tmp_path: Path) -> None:
+    read_all(params(tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "remedy"),
+    [
+        ({"data.sourc": "mnist"}, "data.sourc", "Did you mean 'source'"),
+        ({"dta": {}}, "dta", "Did you mean 'data'"),
+        ({"data.channels": 2}, "data.channels", "1 or 3"),
+        ({"data.size": "big"}, "data.size", "integer"),
+        ({"data.size": 4}, "data.size", "greater than or equal to 8"),
+        ({"data.test_fraction": 1.5}, "data.test_fraction", "less than 1"),
+        ({"cluster.workers": -1}, "cluster.workers", "greater than or equal to 0"),
+        ({"runs.dcgan.lrr": 1}, "runs.dcgan.lrr", "Did you mean 'lr'"),
+        ({"runs.dcgan.lr": "fast"}, "runs.dcgan.lr", "number"),
+        ({"runs.dcgan.lr": -1e-4}, "runs.dcgan.lr", "greater than 0"),
+        ({"runs.dcgan.batch_size": 0}, "runs.dcgan.batch_size", "greater than 0"),
+        ({"runs.dcgan.batchsize": 64}, "runs.dcgan.batchsize", "Did you mean 'batch_size'"),
+        ({"runs.dcgan.method": "dcgam"}, "runs.dcgan.method", "Did you mean 'dcgan'"),
+        ({"runs.dcgan.method": 3}, "runs.dcgan.method", "name the method"),
+        ({"runs.wgan_gp.critic_norm": "batch"}, "runs.wgan_gp.critic_norm", "use layer"),
+        ({"runs.vae.norm": "bach"}, "runs.vae.norm", "batch, instance, layer, none"),
+        ({"evaluate.extractors": []}, "evaluate.extractors", "at least 1"),
+        ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
+        ({"runs": {}}, "runs", "at least 1"),
+        ({"data": 3}, "data", "mapping"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, change: dict[str, Any], key: str, remedy: str) -> None:
+    path = params(tmp_path, change)
+    with pytest.raises(UserError) as caught:
+        read_all(path)
+    message = str(caught.value)
+    assert str(path) in message and f" {key}:" in message and remedy in message
+    assert "\n" not in message
+
+
+def test_a_number_may_be_written_as_yaml_1_1_misreads_it(tmp_path: Path) -> None:
+    path = params(tmp_path, {})
+    path.write_text(path.read_text().replace("lr: 0.0002", "lr: 1e-4"))
+    checked = read_params(path)
+    assert checked.runs["dcgan"]["lr"] == 1e-4
+    run, own = read_run(checked, "dcgan", path)
+    assert read_method(run, own, "dcgan", path).lr == 1e-4
+
+
+@pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "\xff\xfe"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match="params.yaml"):
+        read_params(path)
+
+
+def test_a_missing_file_and_a_missing_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not found"):
+        read_params(tmp_path / "params.yaml")
+    path = params(tmp_path, {})
+    with pytest.raises(UserError, match="Did you mean 'dcgan'"):
+        read_run(read_params(path), "dcgam", path)

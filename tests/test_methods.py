@@ -1,0 +1,232 @@
+"""One contract for every file of pipeline/methods: they are found, not listed."""
+
+import copy
+import io
+import os
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from conftest import toy_batch, toy_split
+from pipeline import methods
+from pipeline.core.batch import Clock, ImageSpec
+from pipeline.core.loop import descend, fit
+from pipeline.core.method import Method
+from pipeline.core.state import State
+from pipeline.core.world import World
+from pipeline.data.stream import batches
+from pipeline.training import sample
+from pipeline.weights import load_weights, save_weights
+
+NAMES = methods.names()
+BATCH = 8
+CLOCK = Clock(seen=0, total=1000)
+
+
+def made(name: str, **settings: Any) -> Method:
+    """The method, small."""
+    own = {field.name for field in fields(methods.find(name))}
+    small = {"width": 8, "latent": 6}
+    return methods.load(name, **{key: value for key, value in (small | settings).items() if key in own})
+
+
+def without_batch_norm(name: str) -> Method:
+    """Its variant in which a sample does not depend on its neighbours."""
+    norms = [field.name for field in fields(methods.find(name)) if field.name.endswith("norm")]
+    return made(name, **dict.fromkeys(norms, "none"))
+
+
+def fresh(method: Method, channels: int = 1, seed: int = 0) -> State:
+    return State.fresh(method, ImageSpec(channels=channels, size=16, classes=10), seed, torch.device("cpu"))
+
+
+def trained(method: Method, state: State, turns: int, world: World | None = None, channels: int = 1) -> State:
+    """Runs that many turns from where the state is."""
+    world = world or World()
+    split = toy_split(channels=channels)
+    stream = batches(split, seed=0, batch_size=BATCH, world=world, start=state.seen)
+    for logs in islice(fit(method, state, stream, world, seed=0, total=10**6, ema_half_life=20.0), turns):
+        state.logs = logs  # type: ignore[attr-defined]
+    return state
+
+
+def flat(state: State) -> dict[str, torch.Tensor]:
+    """Every tensor of a state, by name."""
+    found = {f"nets.{k}": v for k, v in state.nets.state_dict().items()}
+    found |= {f"ema.{k}": v for k, v in state.ema.state_dict().items()}
+    for name, optimizer in state.optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            found |= {f"optimizers.{name}.{index}.{k}": v for k, v in slots.items() if torch.is_tensor(v)}
+    # Adam's step does not show a gradient of twice the size; its norm does.
+    found |= {k: v for k, v in getattr(state, "logs", {}).items() if k.endswith("gradient_norm")}
+    return {key: value.clone() for key, value in found.items()}
+
+
+def test_methods_are_found() -> None:
+    assert {"dcgan", "wgan_gp", "vae"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_phase_moves_exactly_the_nets_it_names(name: str) -> None:
+    method = made(name)
+    state = fresh(method)
+    method.warm_up(state.nets, toy_batch())
+    for phase in state.phases:
+        before = copy.deepcopy(state.nets)
+        descend(phase, state.nets, state.optimizers[phase.name], toy_batch(), CLOCK, World())
+        for net, module in state.nets.items():
+            moved = [
+                not torch.equal(old, new)
+                for old, new in zip(before[net].parameters(), module.parameters(), strict=True)
+            ]
+            assert any(moved) == (net in phase.trains), f"{phase.name} and {net}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_phases_backward_reaches_no_other_net(name: str) -> None:
+    method = made(name)
+    state = fresh(method)
+    for phase in state.phases:
+        for net, module in state.nets.items():
+            module.requires_grad_(net in phase.trains)
+        loss, _ = phase.loss(state.nets, toy_batch().stream(phase.name), CLOCK)
+        loss.backward()
+        for net, module in state.nets.items():
+            reached = any(parameter.grad is not None for parameter in module.parameters())
+            assert reached == (net in phase.trains), f"{phase.name} and {net}"
+        state.nets.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_and_samples_on_one_and_three_channels(name: str, channels: int) -> None:
+    method = made(name)
+    state = trained(method, fresh(method, channels), 2, channels=channels)
+    images = sample(method, state.averaged(), toy_batch(5, channels=channels))
+    assert images.shape == (5, channels, 16, 16)
+    assert images.min() >= -1 and images.max() <= 1 and images.std() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sampling_depends_on_the_seed_alone(name: str) -> None:
+    method = made(name)
+    nets = trained(method, fresh(method), 3).nets
+    whole = sample(method, nets.train(), toy_batch(10))
+    parts = torch.cat([sample(method, nets.eval(), toy_batch(n, first=k)) for n, k in ((3, 0), (6, 3), (1, 9))])
+    scale = float(whole.std())  # barely trained nets sample faint images
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-4 * scale)
+    assert (whole - sample(method, nets, toy_batch(10, seed=1))).abs().mean() > 0.1 * scale
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resume_is_bit_equal(name: str) -> None:
+    method = made(name)
+    through = flat(trained(method, fresh(method), 6))
+    first = trained(method, fresh(method), 3)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    torch.rand(7)  # a fresh process has another generator state
+    second = fresh(method, seed=99)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    resumed = flat(trained(method, second, 3))
+    assert through.keys() == resumed.keys()
+    assert all(torch.equal(through[key], resumed[key]) for key in through)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_seeds_are_bit_equal_and_other_seeds_differ(name: str) -> None:
+    method = made(name)
+    one, two = (flat(trained(method, fresh(method, seed=s), 2)) for s in (0, 0))
+    other = flat(trained(method, fresh(method, seed=1), 2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_round_trip(name: str, tmp_path: Path) -> None:
+    method = made(name)
+    state = trained(method, fresh(method), 4)
+    spec = ImageSpec(channels=1, size=16, classes=10)
+    params = {field.name: getattr(method, field.name) for field in fields(method)}
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, name=name, params=params, spec=spec, seen=state.seen, nets=state.nets, ema=state.ema)
+    loaded = load_weights(path)
+    assert (loaded.method, loaded.spec, loaded.seen) == (method, spec, 4 * BATCH * _draws(method))
+    expected = sample(method, state.averaged(), toy_batch(4))
+    torch.testing.assert_close(sample(method, loaded.nets, toy_batch(4)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_average_is_the_net_at_half_life_zero_buffers_included(name: str) -> None:
+    method = made(name)
+    state = trained(method, fresh(method), 3)
+    state.update_average(BATCH, half_life=0.0)
+    for net in method.sampled:
+        new, mean = state.nets[net].state_dict(), state.ema[net].state_dict()
+        assert all(torch.equal(new[key], mean[key]) for key in new)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_norms_epsilon_is_small(name: str) -> None:
+    for module in fresh(made(name)).nets.modules():
+        assert getattr(module, "eps", 0.0) <= 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_panels_and_scores_are_what_they_say(name: str) -> None:
+    method = made(name)
+    state = trained(method, fresh(method), 2)
+    nets, batch = state.averaged().eval(), toy_batch(16)
+    with torch.inference_mode():
+        for panel in method.panels(nets, batch).values():
+            assert panel.ndim == 5 and panel.shape[2:] == (1, 16, 16) and -1 <= panel.min() <= panel.max() <= 1
+        for score in method.scores(nets, batch).values():
+            assert score.shape == (16,) and score.isfinite().all()
+
+
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    """Gradients of a global batch do not depend on how many processes share it, double backward included."""
+    mp.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
+    for name in NAMES:
+        method = without_batch_norm(name)
+        alone = flat(trained(method, fresh(method), 4))
+        ranks = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+        for key in alone:
+            assert torch.equal(ranks[0][key], ranks[1][key]), f"{name}: the ranks differ in {key}"
+            if not key.startswith("optimizers"):
+                torch.testing.assert_close(ranks[0][key], alone[key], rtol=1e-3, atol=2e-6, msg=f"{name}: {key}")
+
+
+def _rank(rank: int, size: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    world = World.joined(torch.device("cpu"))
+    for name in NAMES:
+        method = without_batch_norm(name)
+        torch.save(flat(trained(method, fresh(method), 4, world)), f"{folder}/{name}-{rank}.pt")
+        _batch_statistics_agree(made(name), world)
+    dist.destroy_process_group()
+
+
+def _batch_statistics_agree(method: Method, world: World) -> None:
+    """With batch norm the ranks' buffers drift; synchronize() makes them one, two critic forwards included."""
+    state = trained(method, fresh(method), 2, world)
+    state.synchronize(world)
+    for key, value in flat(state).items():
+        if value.is_floating_point():
+            mean = value.clone()
+            world.average([mean])
+            assert torch.allclose(mean, value, rtol=0, atol=1e-6), key
+
+
+def _draws(method: Method) -> int:
+    return max(phase.repeats for phase in method.phases())
+

@@ -1,0 +1,81 @@
+"""Laws of the stream: every image once an epoch, another order each epoch, the same for any world and resume."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import toy_split
+from pipeline.core.world import World
+from pipeline.data.stream import batches
+
+COUNT, BATCH = 48, 12
+
+
+def rows_of(world: World, steps: int, start: int = 0, seed: int = 0) -> list[list[int]]:
+    """Which images came, by their content."""
+    split = toy_split(COUNT)
+    known = {split.images([row]).numpy().tobytes(): row for row in range(COUNT)}
+    stream = islice(batches(split, seed=seed, batch_size=BATCH, world=world, start=start), steps)
+    found = []
+    for batch in stream:
+        pixels = batch.images.add(1).mul(127.5).round().to(torch.uint8)
+        found.append([known[image[None].contiguous().numpy().tobytes()] for image in pixels])
+    return found
+
+
+def test_an_epoch_shows_every_image_once_and_the_next_in_another_order() -> None:
+    steps = rows_of(World(), 8)
+    first, second = sum(steps[:4], []), sum(steps[4:], [])
+    assert sorted(first) == sorted(second) == list(range(COUNT))
+    assert first != second and first != sorted(first)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_union_over_ranks_is_the_batch_of_one_process(size: int) -> None:
+    whole = rows_of(World(), 6)
+    ranks = [rows_of(World(rank=rank, size=size), 6) for rank in range(size)]
+    assert [sum((rank[step] for rank in ranks), []) for step in range(6)] == whole
+
+
+def test_a_stream_that_starts_later_is_the_rest_of_the_stream() -> None:
+    assert rows_of(World(), 4, start=BATCH * 3) == rows_of(World(), 7)[3:]
+
+
+def test_a_batch_may_straddle_epochs() -> None:
+    positions = rows_of(World(), 9, start=COUNT - 6)
+    assert sorted(positions[0][:6] + sum(rows_of(World(), 3), []) + rows_of(World(), 4)[3][:6]) == list(range(COUNT))
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert rows_of(World(), 4, seed=1) != rows_of(World(), 4, seed=0) == rows_of(World(), 4, seed=0)
+
+
+def test_noise_and_labels_follow_the_images() -> None:
+    split = toy_split(COUNT)
+    one = next(batches(split, seed=0, batch_size=BATCH, world=World()))
+    halves = [next(batches(split, seed=0, batch_size=BATCH, world=World(rank=r, size=2))) for r in range(2)]
+    assert torch.equal(one.noise.ids, torch.cat([half.noise.ids for half in halves]))
+    assert torch.equal(one.labels, torch.cat([half.labels for half in halves]))
+    torch.testing.assert_close(one.noise.normal("z", 3), torch.cat([half.noise.normal("z", 3) for half in halves]))
+
+
+def test_images_are_exactly_in_range_and_channels_last() -> None:
+    batch = next(batches(toy_split(COUNT, channels=3), seed=0, batch_size=BATCH, world=World()))
+    assert batch.images.shape == (BATCH, 3, 16, 16) and batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert -1 <= batch.images.min() and batch.images.max() <= 1
+
+
+def test_an_unequal_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        next(batches(toy_split(COUNT), seed=0, batch_size=10, world=World(rank=0, size=4)))
+
+
+def test_rows_cross_shards_in_the_order_asked_for() -> None:
+    split = toy_split(COUNT)
+    wanted = [40, 3, 16, 15, 47, 0]
+    together = split.images(wanted)
+    for position, row in enumerate(wanted):
+        assert torch.equal(together[position], split.images([row])[0])
+    assert np.array_equal(split.labels_of(wanted).numpy(), np.array(wanted) % 10)
