@@ -5,6 +5,7 @@ worker's, a node's or the driver's death costs the time since the last one, and 
 Ray's own costs nothing: every start of the trainer has a new name.
 """
 
+import logging
 import os
 import time
 import uuid
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline.config import Cluster
 from pipeline.errors import UserError
 from pipeline.journal import Journal
-from pipeline.training import Diverged, Job, Row, record
+from pipeline.training import DivergedError, Job, Row, record
 
 # Set before Ray is imported, as it reads them then; what the user has set wins.
 ENVIRONMENT = {
@@ -55,14 +56,14 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
     """The cluster's resources; a local cluster lives as long as the block."""
     import ray
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         ray.init(
             address=cluster.address or "local",
             include_dashboard=False if cluster.address is None else None,
             log_to_driver=False,
-            logging_level="warning",
             configure_logging=False,
-            runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}},
         )
     except (ConnectionError, ValueError) as error:
         raise UserError(
@@ -70,7 +71,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
         ) from error
     try:
-        yield ray.cluster_resources()
+        yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
 
@@ -128,7 +129,7 @@ def _fit(job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder:
     except TrainingFailedError as error:
         raise UserError(_reason(error, cluster)) from error
     if _diverged(job).exists():
-        raise Diverged(_diverged(job).read_text())
+        raise DivergedError(_diverged(job).read_text())
 
 
 def _diverged(job: Job) -> Path:
@@ -175,7 +176,7 @@ def _worker(config: dict[str, Any]) -> None:
     reporter = _Reporter(world, ray_train.report)
     try:
         train(config["job"], world, reporter)
-    except Diverged as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
+    except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
         if world.rank == 0:
             _diverged(config["job"]).write_text(str(error))
     reporter.flush()

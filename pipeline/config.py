@@ -1,7 +1,7 @@
 """params.yaml to frozen, keyword-only dataclasses; what does not fit fails with file, key and remedy.
 
 Importing this reads nothing and needs no torch. A run's own settings (``runs.<run>``) are the
-fields of Run plus those of its method, which ``read_method`` checks where torch is needed anyway.
+fields of Run plus those of its method, which ``methods.configure`` checks where torch is needed anyway.
 """
 
 from collections.abc import Mapping
@@ -110,39 +110,27 @@ class Params:
 
 
 def read_params(path: Path = PARAMS) -> Params:
-    """Checks every section; ``read_run`` and ``read_method`` check a run."""
+    """Checks every section; ``read_run`` and ``methods.configure`` check a run."""
     raw = _read_yaml(path)
     known = {field.name: field.type for field in fields(Params)}
-    _refuse_unknown(raw, known, path, "")
+    refuse_unknown(raw, known, path, "")
     for name, section in raw.items():
         if not isinstance(section, dict):
             raise UserError(f"{path}: {name}: expected a mapping of settings, got {section!r}.")
         if name != "runs":
-            _refuse_unknown(section, _names(known[name]), path, f"{name}.")
-    return _checked(Params, {name: {} for name in known} | raw, path, "")
+            refuse_unknown(section, field_names(known[name]), path, f"{name}.")
+    return checked(Params, {name: {} for name in known} | raw, path, "")
 
 
 def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
     """The settings that every run has, and the rest, which belongs to its method."""
     if name not in params.runs:
         raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.runs)}")
-    raw, own = params.runs[name], _names(Run)
+    raw, own = params.runs[name], field_names(Run)
     if not isinstance(raw.get("method"), str):
         raise UserError(f"{path}: runs.{name}.method: name the method, for example 'dcgan'.")
-    run = _checked(Run, {key: value for key, value in raw.items() if key in own}, path, f"runs.{name}.")
+    run = checked(Run, {key: value for key, value in raw.items() if key in own}, path, f"runs.{name}.")
     return run, {key: value for key, value in raw.items() if key not in own}
-
-
-def read_method(run: Run, settings: Mapping[str, Any], name: str, path: Path = PARAMS) -> Any:
-    """The run's method, made from its settings: a core.method.Method. Imports torch."""
-    from pipeline import methods
-
-    try:
-        cls = methods.find(run.method)
-    except UserError as error:
-        raise UserError(f"{path}: runs.{name}.method: {error}") from None
-    _refuse_unknown(settings, _names(cls), path, f"runs.{name}.", also=_names(Run))
-    return _checked(cls, dict(settings), path, f"runs.{name}.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -157,19 +145,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _names(cls: Any) -> list[str]:
+def field_names(cls: Any) -> list[str]:
     return [field.name for field in fields(cls) if field.init]
 
 
-def _refuse_unknown(
-    raw: Mapping[str, Any], known: Any, path: Path, prefix: str, also: list[str] | None = None
-) -> None:
+def refuse_unknown(raw: Mapping[str, Any], known: Any, path: Path, prefix: str, also: list[str] | None = None) -> None:
     for key in raw:
         if key not in known:
             raise UserError(f"{path}: {prefix}{key}: unknown param. {nearest(str(key), [*known, *(also or [])])}")
 
 
-def _checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
+def checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
     """pydantic's checks of types and ranges, its first complaint as one sentence."""
     try:
         return TypeAdapter(cls).validate_python(_numbers(raw))

@@ -30,7 +30,7 @@ def run(command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno is None or error.filename is None and error.errno != 28:
+        if error.errno is None or (error.filename is None and error.errno != 28):
             raise
         where = f"{error.filename}: " if error.filename else ""
         remedy = " Free some space and run the command again." if error.errno == 28 else ""

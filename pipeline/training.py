@@ -68,13 +68,16 @@ class Progress:
     history: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    device: str = "cpu"
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """A loss or gradient is no longer finite; the last checkpoint is from before."""
 
 
-def train(job: Job, world: World, report: Callable[[list[Row]], None], stop: Callable[[], bool] = lambda: False) -> None:
+def train(
+    job: Job, world: World, report: Callable[[list[Row]], None], stop: Callable[[], bool] = lambda: False
+) -> None:
     """Trains from the newest checkpoint to the end, or to the first log window after ``stop`` says so.
 
     ``report`` gets new rows, and first those of the checkpoint: some may have been lost on the way.
@@ -83,6 +86,7 @@ def train(job: Job, world: World, report: Callable[[list[Row]], None], stop: Cal
     split = dataset.splits["train"]
     state = State.fresh(job.method, dataset.spec, job.run.seed, world.device)
     progress = _resume(job, state, world)
+    progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
     report(progress.history)
     stream = batches(split, seed=job.run.seed, batch_size=job.run.batch_size, world=world, start=state.seen)
     turns = fit(
@@ -134,13 +138,13 @@ class Window:
             torch._foreach_add_(list(self.sums.values()), [logs[name] for name in self.sums])
 
     def close(self, seen: int, world: World) -> Row:
-        """The means over the window and the ranks; raises Diverged, on all ranks alike."""
+        """The means over the window and the ranks; raises DivergedError, on all ranks alike."""
         means = torch.stack(list(self.sums.values())).double() / self.turns
         world.average([means])
         values = dict(zip(self.sums, means.tolist(), strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise Diverged(f"{', '.join(bad)} was not finite between {self.begin:,} and {seen:,} images")
+            raise DivergedError(f"{', '.join(bad)} was not finite between {self.begin:,} and {seen:,} images")
         values["images_per_second"] = (seen - self.begin) / (time.monotonic() - self.started)
         return {"seen": seen, "time": time.time_ns() // 1_000_000, "values": values, "snapshot": None}
 

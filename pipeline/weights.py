@@ -21,6 +21,8 @@ from pipeline.core.method import Method, Nets
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
+FORMAT = "genloom-weights-1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -38,32 +40,35 @@ def save_weights(
     path: Path, *, name: str, params: Mapping[str, Any], spec: ImageSpec, seen: int, nets: Nets, ema: Nets
 ) -> None:
     """Writes the file atomically. name: the method's; params: its fields."""
-    header = {"format": "genloom-weights-1", "method": name, "params": json.dumps(dict(params), sort_keys=True)}
-    header |= {"spec": json.dumps(asdict(spec)), "seen": str(seen)}
+    about = {"method": name, "params": dict(params), "spec": asdict(spec), "seen": seen}
     tensors = {f"nets.{key}": value for key, value in nets.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
     with atomic_file(path) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, header)
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, _header(about))
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
     """Rebuilds the nets; a damaged or foreign file raises UserError."""
     try:
         with safe_open(path, "pt", device=str(device)) as file:
-            header = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(FORMAT, "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        if header.get("format") != "genloom-weights-1":
-            raise UserError(f"{path}: not a weights file of this program (no 'genloom-weights-1' in its header).")
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(f"{path}: not a readable weights file ({error}). Run `dvc repro` to make it.") from error
-    params = json.loads(header["params"])
-    method = methods.load(header["method"], **params)
-    spec = ImageSpec(**json.loads(header["spec"]))
+    if about is None:
+        raise UserError(f"{path}: not a weights file of this program (no '{FORMAT}' in its header).")
+    method = methods.load(about["method"], **about["params"])
+    spec = ImageSpec(**about["spec"])
     nets = method.build(spec).to(device)
     nets.load_state_dict(_prefer_average(tensors))
     return Trained(
-        method=method, nets=nets.eval(), spec=spec, seen=int(header["seen"]), name=header["method"], params=params
+        method=method, nets=nets.eval(), spec=spec, seen=about["seen"], name=about["method"], params=about["params"]
     )
+
+
+def _header(about: Mapping[str, Any]) -> dict[str, str]:
+    # One entry: safetensors writes several in an order that differs from one call to the next.
+    return {FORMAT: json.dumps(about, sort_keys=True)}
 
 
 def _prefer_average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import PARAMS, read_method, read_params, read_run
+from pipeline.config import PARAMS, read_params, read_run
 from pipeline.errors import UserError
+from pipeline.methods import configure
 
 
 def params(tmp_path: Path, change: dict[str, Any]) -> Path:
@@ -28,7 +29,7 @@ def read_all(path: Path) -> None:
     checked = read_params(path)
     for name in checked.runs:
         run, own = read_run(checked, name, path)
-        read_method(run, own, name, path)
+        configure(run, own, name, path)
 
 
 def test_the_projects_params_are_right(tmp_path: Path) -> None:
@@ -75,14 +76,14 @@ def test_a_number_may_be_written_as_yaml_1_1_misreads_it(tmp_path: Path) -> None
     checked = read_params(path)
     assert checked.runs["dcgan"]["lr"] == 1e-4
     run, own = read_run(checked, "dcgan", path)
-    assert read_method(run, own, "dcgan", path).lr == 1e-4
+    assert configure(run, own, "dcgan", path).lr == 1e-4
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "\xff\xfe"])
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match="params.yaml"):
+    with pytest.raises(UserError, match=r"params\.yaml"):
         read_params(path)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
 from conftest import toy_batch, toy_split
+
 from pipeline import methods
 from pipeline.core.batch import Clock, ImageSpec
 from pipeline.core.loop import descend, fit
@@ -229,4 +229,3 @@ def _batch_statistics_agree(method: Method, world: World) -> None:
 
 def _draws(method: Method) -> int:
     return max(phase.repeats for phase in method.phases())
-

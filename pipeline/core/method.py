@@ -44,6 +44,7 @@ class Phase:
     after: Callable[[Nets, World], None] = field(default=nothing_after)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """One paper. Subclasses are frozen dataclasses whose fields are the params.
 

@@ -5,13 +5,19 @@
     spec.json                  what the images are, and the hash of what they contain
 
 Memory-mapped, so that however many workers a node has, the images are in its memory once.
+
+spec.json: source; channels; size; classes (names, by label); splits (by name: count, shards, and
+class_counts by label); mean and std (per channel, of the train split's pixels in [0, 1]); digest (of
+every split's images and labels, in order, however they are cut into shards).
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +26,9 @@ from torch import Tensor
 
 from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
+from pipeline.files import atomic_folder, write_json
+
+SHARD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -79,3 +88,114 @@ def _open_split(folder: Path, name: str, entry: Mapping[str, Any]) -> Split:
     if sum(len(shard) for shard in shards) != len(labels) or len(labels) != entry["count"]:
         raise ValueError(f"{name}: images, labels and spec.json disagree in number")
     return Split(shards=shards, labels=labels)
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """One split on its way to the disk: labels (n,) int64, and its n images in blocks (any, h, w, c) of uint8."""
+
+    labels: NDArray[np.int64]
+    blocks: Iterable[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """shards: file names; digest: of images and labels; histogram: (c, 256), how often each value occurs."""
+
+    shards: list[str]
+    digest: str
+    histogram: NDArray[np.int64]
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    source: str,
+    spec: ImageSpec,
+    classes: Iterable[str],
+    splits: Mapping[str, Unwritten],
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, Any]:
+    """Makes out/data of a stream of images, a block in memory at a time, and returns what spec.json says.
+
+    ``splits`` has a 'train'. The folder is complete or absent, and the same bytes for the same images.
+    """
+    with atomic_folder(folder) as temporary:
+        written = {name: _write_split(temporary, name, split, spec, shard_bytes) for name, split in splits.items()}
+        mean, std = _moments(written["train"].histogram)
+        entries = {
+            name: {
+                "count": len(split.labels),
+                "shards": written[name].shards,
+                "class_counts": np.bincount(split.labels, minlength=spec.classes).tolist(),
+            }
+            for name, split in splits.items()
+        }
+        digests = "".join(f"{name} {written[name].digest}\n" for name in sorted(written))
+        info = {"source": source, "channels": spec.channels, "size": spec.size, "classes": list(classes)}
+        info |= {"splits": entries, "mean": mean, "std": std, "digest": hashlib.sha256(digests.encode()).hexdigest()}
+        write_json(temporary / "spec.json", info)
+    return info
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """A .npy file by plain writes: numpy's own tell nobody that the disk is full, only that they stopped."""
+    with _new_array(path, array.shape, array.dtype) as file:
+        file.write(np.ascontiguousarray(array).data)
+
+
+def _write_split(folder: Path, name: str, split: Unwritten, spec: ImageSpec, shard_bytes: int) -> _Written:
+    shape, count = (spec.size, spec.size, spec.channels), len(split.labels)
+    digest = hashlib.sha256(json.dumps([count, *shape]).encode())
+    histogram = np.zeros((spec.channels, 256), dtype=np.int64)
+    per_shard = max(1, shard_bytes // math.prod(shape))
+    pieces = _cut(split.blocks, per_shard)
+    files: list[str] = []
+    for start in range(0, count, per_shard):
+        files.append(f"{name}-images-{len(files):05d}.npy")
+        length = min(per_shard, count - start)
+        with _new_array(folder / files[-1], (length, *shape), np.dtype(np.uint8)) as file:
+            while length > 0:
+                piece = next(pieces)
+                length -= len(piece)
+                file.write(piece.data)
+                digest.update(piece.data)
+                histogram += _histogram(piece)
+    labels = split.labels.astype("<i8")
+    save_array(folder / f"{name}-labels.npy", labels)
+    digest.update(labels.data)
+    return _Written(shards=files, digest=digest.hexdigest(), histogram=histogram)
+
+
+def _cut(blocks: Iterable[NDArray[np.uint8]], per_shard: int) -> Iterator[NDArray[np.uint8]]:
+    """The blocks' images in order, in pieces of which none goes beyond its shard."""
+    position = 0
+    for block in blocks:
+        while len(block):
+            room = per_shard - position % per_shard
+            piece, block = np.ascontiguousarray(block[:room]), block[room:]
+            position += len(piece)
+            yield piece
+
+
+def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> BinaryIO:
+    """A .npy file of that shape, open behind its header for the array's bytes."""
+    file = path.open("wb")
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
+
+
+def _histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(c, 256): how often each channel has each value."""
+    channels = np.moveaxis(images, -1, 0)
+    return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
+
+
+def _moments(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in [0, 1], from sums of integers, so alike everywhere."""
+    values = np.arange(256)
+    count = histogram.sum(axis=1)
+    mean = histogram @ values / count
+    variance = histogram @ values**2 / count - mean**2
+    return (mean / 255).tolist(), (np.sqrt(variance.clip(min=0)) / 255).tolist()

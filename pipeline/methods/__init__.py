@@ -2,11 +2,15 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.method import Method
 from pipeline.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.config import Run
 
 
 def names() -> list[str]:
@@ -27,5 +31,18 @@ def find(name: str) -> type[Method]:
 
 
 def load(name: str, **settings: Any) -> Method:
-    """The method with its params; unknown ones raise TypeError (config.py has said so before, kindly)."""
+    """The method with its params; what does not fit raises TypeError or ValueError."""
     return find(name)(**settings)
+
+
+def configure(run: "Run", settings: Mapping[str, Any], name: str, path: Path = Path("params.yaml")) -> Method:
+    """The same from ``runs.<name>`` of params.yaml; what does not fit raises UserError with file, key and remedy."""
+    from pipeline.config import Run, checked, field_names, refuse_unknown
+
+    try:
+        cls = find(run.method)
+    except UserError as error:
+        raise UserError(f"{path}: runs.{name}.method: {error}") from None
+    refuse_unknown(settings, field_names(cls), path, f"runs.{name}.", also=field_names(Run))
+    method: Method = checked(cls, dict(settings), path, f"runs.{name}.")
+    return method

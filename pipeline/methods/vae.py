@@ -9,7 +9,7 @@ negative ELBO is a bound on the bits per dimension of 8-bit images.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,8 @@ class VAE(Method):
         require(self, "norm", among=NORMS)
 
     def build(self, spec: ImageSpec) -> Nets:
-        shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "norm_name": self.norm}
+        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "width": self.width}
+        shape["norm_name"] = self.norm
         return nn.ModuleDict(
             {
                 "encoder": dcgan.Critic(outputs=2 * self.latent, **shape),

@@ -3,6 +3,8 @@
 Legend: n samples, z latent dimensions, c image channels, s image size, w width.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from pipeline.nets.layers import doublings, norm
@@ -23,7 +25,7 @@ class Generator(nn.Module):
             norm(norm_name, widths[0]),
             nn.ReLU(inplace=True),
         ]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias), norm(norm_name, after)]
             layers += [nn.ReLU(inplace=True)]
         layers += [nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh()]
@@ -38,15 +40,13 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """(n, c, s, s) -> (n, outputs): strided convolutions of 4 x 4, leaky ReLU of slope 0.2."""
 
-    def __init__(
-        self, *, channels: int, size: int, width: int, norm_name: str = "batch", outputs: int = 1
-    ) -> None:
+    def __init__(self, *, channels: int, size: int, width: int, norm_name: str = "batch", outputs: int = 1) -> None:
         super().__init__()
         base, steps = doublings(size)
         widths = [width * min(2**k, MAX_FACTOR) for k in range(steps)]
         bias = norm_name == "none"
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=bias), norm(norm_name, after)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
         layers += [nn.Conv2d(widths[-1], outputs, base)]

@@ -1,0 +1,1 @@
+"""Tensors and run folders to pictures and the report page."""

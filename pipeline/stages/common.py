@@ -1,4 +1,4 @@
-"""What several stages need: where things lie, and the key that says which training a result is of."""
+"""What the stages of a run share: the key that says which training a result is of, and its journal."""
 
 import hashlib
 import json
@@ -13,15 +13,7 @@ from pipeline.config import PARAMS, Params, read_params
 from pipeline.errors import UserError
 from pipeline.files import locked, project_root, sha256_of
 from pipeline.journal import Journal
-
-DATA = Path("out/data")
-REFERENCE = Path("out/reference")
-RUNS = Path("out/runs")
-
-
-def run_folder(name: str) -> Path:
-    """Where a run's published files are."""
-    return RUNS / name
+from pipeline.stages.paths import run_folder
 
 
 def scratch_folder(params: Params, name: str, key: str) -> Path:
@@ -75,7 +67,11 @@ def reopen(name: str) -> Iterator[Journal]:
     with Journal.open(folder) as journal:
         journal.start(name=name, key=trained["key"], params=trained["params"], tags={}, dataset=trained["dataset"])
     with shipping(folder, params.tracking), Journal.open(folder) as journal:
-        yield journal
+        try:
+            yield journal
+        except BaseException:
+            journal.finish("FAILED")
+            raise
         journal.finish("FINISHED")
 
 

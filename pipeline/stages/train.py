@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipeline import errors
-from pipeline.config import Params, Run, read_method, read_params, read_run
+from pipeline.config import Params, Run, read_params, read_run
 from pipeline.files import atomic_file, atomic_folder, write_json
-from pipeline.stages.common import DATA, content_key, exclusive, run_folder, scratch_folder
+from pipeline.stages.common import content_key, exclusive, scratch_folder
+from pipeline.stages.paths import DATA, run_folder
 
 if TYPE_CHECKING:
     from pipeline.data.shards import Dataset
@@ -26,10 +27,12 @@ def main(run: str) -> None:
     """Trains one run of params.yaml; resumes it where an earlier, interrupted call left it."""
     params = read_params()
     settings, own = read_run(params, run)
-    method = read_method(settings, own, run)
 
+    from pipeline import methods
     from pipeline.data.shards import open_dataset
     from pipeline.training import Job
+
+    method = methods.configure(settings, own, run)
 
     dataset = open_dataset(DATA)
     check_fit(run, method, dataset)
@@ -54,6 +57,7 @@ def check_fit(name: str, method: Any, dataset: "Dataset") -> None:
 def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     """Trains and publishes, with the journal open before and closed after, whatever happens."""
     from pipeline.journal import Journal
+    from pipeline.live import watching
     from pipeline.tracking import code_tags, run_reference, shipping
 
     flat = flat_params(params, job.run, job.method)
@@ -62,9 +66,10 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
         journal.start(name=name, key=job.key, params=flat, tags=code_tags(), dataset=dict(dataset.info))
     with shipping(folder, params.tracking):
         try:
-            train(params, job)
+            with watching(folder, name, job.finished_at):
+                train(params, job)
             with Journal.open(folder) as journal:
-                publish(name, job, dataset, flat, journal)
+                publish(name, job, dataset, flat, params.cluster.workers, journal)
         except BaseException as error:
             with Journal.open(folder) as journal:
                 journal.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
@@ -74,7 +79,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
 
 def train(params: Params, job: "Job") -> None:
     """To the end of the budget, or with an exception that says why not."""
-    from pipeline.training import Diverged
+    from pipeline.training import DivergedError
 
     if job.checkpoints.newest() == job.finished_at:
         print(f"this very training is finished ({job.store}): publishing it", flush=True)
@@ -86,7 +91,7 @@ def train(params: Params, job: "Job") -> None:
             train_on_ray(job, params.cluster, Path(job.store))
         else:
             train_here(job)
-    except Diverged as error:
+    except DivergedError as error:
         raise errors.UserError(
             f"training diverged: {error}. Lower the learning rate (runs.<run>.lr) or change the seed; "
             f"the last good checkpoint and the pictures are in {job.store}."
@@ -125,7 +130,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], journal: "Journal") -> None:
+def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], workers: int, journal: "Journal") -> None:
     """The finished checkpoint to out/runs/<run>: weights, history, snapshots, train.json last."""
     import torch
 
@@ -160,6 +165,7 @@ def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], jou
         folder / "train.json",
         {"run": name, "method": job.run.method, "key": job.key, "params": flat, "seen": state.seen}
         | {"spec": asdict(dataset.spec), "dataset": dict(dataset.info), "torch": torch.__version__}
+        | {"workers": workers, "device": content["device"]}
         | cost,
     )
     journal.metrics({f"cost/{key}": value for key, value in cost.items() if key != "parameters"}, step=state.seen)

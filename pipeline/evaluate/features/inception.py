@@ -1,0 +1,59 @@
+"""InceptionV3 of the original FID: Heusel et al., NeurIPS 2017, arXiv:1706.08500; IS: Salimans et al.,
+NeurIPS 2016, arXiv:1606.03498. torch-fidelity's port ('inception-v3-compat': TensorFlow 1's resize
+and graph), so that scores compare with published ones. 2,048 pooled features, 1,008 unbiased logits.
+
+The weights (95 MB) are downloaded once into torch.hub's cache, or read from ``evaluate.weights``.
+Where they can't be had this fails: another network's FID is another metric.
+"""
+
+import shutil
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.evaluate.extractor import Extractor, verified
+from pipeline.files import atomic_file, sha256_of
+
+NAME = "inception"
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+RESIZE = "299x299 bilinear of TensorFlow 1, float32 (torch-fidelity inception-v3-compat)"
+REMEDY = f"Or download {URL} yourself and name the file in params.yaml: evaluate.weights."
+TIMEOUT_SECONDS = 60
+
+
+def load(weights: str | None, device: torch.device) -> Extractor:
+    """weights: the file's path; None: the cache, filled by a download. Raises UserError if it can't be had."""
+    path = verified(Path(weights) if weights else _downloaded(), SHA256, REMEDY)
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise UserError(f"extractor '{NAME}': {error}. Install the project's requirements.") from error
+    # torch-fidelity unpickles the file without weights_only; its hash has just been checked.
+    net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(path))
+    net = net.to(device).to(memory_format=torch.channels_last)
+
+    def network(images: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, logits = net(images)
+        return pooled, logits
+
+    return Extractor(name=NAME, weights_sha256=SHA256, resize=RESIZE, network=network, device=device)
+
+
+def _downloaded() -> Path:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
+    if path.is_file():
+        return path
+    try:
+        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response, atomic_file(path) as temporary:
+            with temporary.open("wb") as file:
+                shutil.copyfileobj(response, file)
+            if sha256_of(temporary) != SHA256:
+                raise UserError(f"extractor '{NAME}': {URL} gave a damaged file. Run the command again. {REMEDY}")
+    except (OSError, HTTPException) as error:
+        raise UserError(f"extractor '{NAME}': its weights can't be downloaded ({error}). {REMEDY}") from error
+    return path

@@ -1,0 +1,98 @@
+"""Losses and gradient norms against images seen: one small plot per series, all on one time axis."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 3
+LINE = "#3b82c4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """paper None: transparent."""
+
+    ink: str
+    faint: str
+    paper: str | None
+
+
+LIGHT = Theme(ink="#30363d", faint="#d8dde3", paper="#ffffff")
+ON_LIGHT = Theme(ink="#30363d", faint="#d8dde3", paper=None)
+ON_DARK = Theme(ink="#c3cad3", faint="#3a414a", paper=None)
+
+Series = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """history.csv as (images seen, value) points per column; empty cells are left out."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                seen = int(row.pop("seen"))
+                for name, cell in row.items():
+                    series.setdefault(name, []).extend([(seen, float(cell))] if cell else [])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no readable history ({error!r}). Run `dvc repro` to train the run again.") from error
+    return {name: points for name, points in series.items() if points}
+
+
+def write_curves(series: Series, path: Path, theme: Theme = LIGHT) -> None:
+    """PNG or SVG by the path's suffix; the same series give the same bytes. No points: a figure that says so."""
+    import matplotlib
+
+    kind = path.suffix.removeprefix(".")
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
+    with matplotlib.rc_context({"svg.hashsalt": "genloom"}), atomic_file(path) as temporary:
+        figure = draw(series, theme)
+        paper = theme.paper or "none"
+        figure.savefig(temporary, format=kind, metadata=metadata, facecolor=paper, dpi=120)
+
+
+def draw(series: Series, theme: Theme = LIGHT) -> "Figure":
+    """Small multiples, three to a row, in the order of the columns."""
+    from matplotlib.figure import Figure
+
+    rows = max(1, math.ceil(len(series) / COLUMNS))
+    figure = Figure(figsize=(9.6, 2.1 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).flatten()
+    for ax, (name, points) in zip(axes, series.items(), strict=False):
+        _plot(ax, name, points, theme)
+    for ax in axes[len(series) :]:
+        ax.axis("off")
+    if not series:
+        axes[0].text(0, 0.5, "no points were recorded", color=theme.ink)
+    # the lowest plot of each column carries the axis, also where the last row is not full
+    for ax in axes[max(0, len(series) - COLUMNS) : len(series)]:
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel("images seen", color=theme.ink, fontsize=9)
+    return figure
+
+
+def _plot(ax: "Axes", name: str, points: Sequence[tuple[int, float]], theme: Theme) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    seen, values = zip(*points, strict=True)
+    ax.plot(seen, values, color=LINE, linewidth=1.3, marker="o" if len(points) == 1 else None)
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > 100 * min(finite):
+        ax.set_yscale("log")
+    ax.set_title(name, fontsize=9, color=theme.ink, loc="left")
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.grid(True, color=theme.faint, linewidth=0.5)
+    ax.set_facecolor("none")
+    ax.tick_params(labelsize=8, color=theme.faint, labelcolor=theme.ink, which="both", labelbottom=False)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.faint)

@@ -1,0 +1,55 @@
+"""Images side by side, pixel-true: tiny ones are enlarged by a whole factor, never smoothed."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from pipeline.core.batch import to_uint8
+from pipeline.files import atomic_file
+
+CELL = 64  # pixels; smaller images are enlarged up to this
+GAP = 2
+PAPER = 255
+
+
+def grid(images: Tensor, columns: int) -> Image.Image:
+    """uint8 (n, c, h, w), c 1 or 3, row by row in that many columns -> grayscale or RGB picture."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images must be uint8 (n, 1 or 3, h, w), got {images.dtype} {tuple(images.shape)}")
+    factor = max(1, CELL // images.shape[-1])
+    enlarged = images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    sheet = make_grid(enlarged, nrow=columns, padding=GAP, pad_value=PAPER)
+    # make_grid makes gray into RGB, whose three channels are equal
+    return Image.fromarray(sheet[0].numpy() if images.shape[1] == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
+
+
+def panel(images: Tensor) -> Image.Image:
+    """(rows, columns, c, h, w) in [-1, 1], as a method's panels are."""
+    return grid(to_uint8(images.flatten(0, 1)), images.shape[1])
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Atomically; the same picture gives the same bytes."""
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+
+
+def class_columns(labels: Tensor, order: Tensor, *, rows: int, columns: int, classes: int) -> Tensor:
+    """(rows * columns,) int64: which images to show so that column j holds class j, row by row.
+
+    labels: (n,) of all images; order: (n,) the order in which a class's images are taken. Without
+    classes, or with an empty one, the order itself: columns then mean nothing.
+    """
+    wanted = rows * columns
+    if classes < 2:
+        return order[torch.arange(wanted) % len(order)]
+    by_class = [order[labels[order] == label] for label in range(classes)]
+    filled = [members for members in by_class if len(members)]
+    chosen = torch.empty(rows, columns, dtype=torch.int64)
+    for column in range(columns):
+        members, turn = filled[column % len(filled)], column // len(filled)
+        chosen[:, column] = members[(turn * rows + torch.arange(rows)) % len(members)]
+    return chosen.flatten()

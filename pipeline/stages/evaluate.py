@@ -1,0 +1,101 @@
+"""Stage `evaluate`, per run: FID, IS and the method's own scores of samples from the averaged weights."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.config import Evaluate, read_params
+from pipeline.errors import UserError, run
+from pipeline.stages.common import reopen
+from pipeline.stages.paths import DATA, REFERENCE, run_folder
+
+if TYPE_CHECKING:
+    from pipeline.data.shards import Dataset
+    from pipeline.evaluate.extractor import Extractor, Features
+    from pipeline.weights import Trained
+
+
+def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
+    """Samples the run's averaged weights, scores the samples against out/reference and writes metrics.json,
+    numbers only, and protocol.json, how each number was made; both go to the run's journal too."""
+    from pipeline.data.shards import open_dataset
+    from pipeline.files import write_json
+    from pipeline.weights import load_weights
+
+    settings, dataset, folder = read_params().evaluate, open_dataset(DATA), run_folder(name)
+    trained = load_weights(folder / "weights.safetensors", _device())
+    if trained.spec != dataset.spec:
+        raise UserError(f"{folder}: trained on {trained.spec}, but out/data has {dataset.spec}. Run `dvc repro`.")
+    metrics, protocol = evaluate(trained, dataset, settings)
+    write_json(folder / "protocol.json", protocol)
+    write_json(folder / "metrics.json", metrics)
+    with reopen(name) as journal:
+        journal.metrics(metrics, step=trained.seen)
+        journal.tags({f"protocol.{key}": json.dumps(value, sort_keys=True) for key, value in protocol.items()})
+
+
+def evaluate(
+    trained: "Trained", dataset: "Dataset", settings: Evaluate, reference: Path = REFERENCE
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Every metric by name, and every metric's protocol by the same names."""
+    from pipeline.evaluate import features, sampling
+    from pipeline.evaluate.extractor import extract
+
+    device = str(next(trained.nets.parameters()).device)
+    extractors = [features.load(name, weights=settings.weights, device=device) for name in settings.extractors]
+    split, plan = dataset.splits[settings.split], {"seed": settings.seed, "batch_size": settings.batch_size}
+    rows = sampling.shuffled(len(split), settings.samples, settings.seed)
+    found = extract(extractors, sampling.samples(trained, sampling.batches(split, rows, device=device, **plan)))
+    metrics: dict[str, float] = {}
+    protocol: dict[str, Any] = {}
+    for extractor in extractors:
+        values, how = _against_reference(extractor, found[extractor.name], reference, dataset.digest)
+        metrics |= values
+        how |= {"generated": {"count": settings.samples, "seed": settings.seed, "images_seen": trained.seen}}
+        protocol |= dict.fromkeys(values, how)
+    own, how = _own_scores(trained, dataset, settings)
+    return metrics | own, protocol | dict.fromkeys(own, how)
+
+
+def _against_reference(
+    extractor: "Extractor", found: "Features", folder: Path, digest: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    from pipeline.evaluate.frechet import Statistics, frechet_distance
+    from pipeline.evaluate.inception_score import SPLITS, inception_score
+    from pipeline.evaluate.reference import read_reference
+
+    real, about = read_reference(folder, extractor.name)
+    protocol = about["protocol"]
+    expected = extractor.protocol | {"reference": protocol["reference"] | {"digest": digest}}
+    if protocol != expected:
+        raise UserError(f"{folder}: made from other images or with another extractor. Run `dvc repro reference`.")
+    mean, deviation = inception_score(found.logits)
+    distance = frechet_distance(real, Statistics.of(found.pooled))
+    name = extractor.name
+    values = {f"fid_{name}": distance, f"is_{name}": mean, f"is_{name}_std": deviation}
+    return values, {**protocol, "is_splits": SPLITS}
+
+
+def _own_scores(trained: "Trained", dataset: "Dataset", settings: Evaluate) -> tuple[dict[str, float], dict[str, Any]]:
+    """On the test split, whatever evaluate.split says: a likelihood of training images says little."""
+    from pipeline.evaluate import sampling
+
+    split, device = dataset.splits["test"], str(next(trained.nets.parameters()).device)
+    count = min(len(split), settings.samples)
+    rows = sampling.shuffled(len(split), count, settings.seed)
+    real = sampling.batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=device)
+    scores = sampling.mean_scores(trained, real)
+    how = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
+    return {f"{name}_test": value for name, value in scores.items()}, how | {"images_seen": trained.seen}
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    run(typer.run, main)

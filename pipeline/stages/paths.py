@@ -1,0 +1,14 @@
+"""Where the stages leave what they make, as dvc.yaml declares it."""
+
+from pathlib import Path
+
+OUT = Path("out")
+RAW = OUT / "raw"
+DATA = OUT / "data"
+REFERENCE = OUT / "reference"
+RUNS = OUT / "runs"
+
+
+def run_folder(name: str) -> Path:
+    """Where a run's published files are."""
+    return RUNS / name

@@ -1,0 +1,88 @@
+"""Stage `render`, per run: pictures of what was learnt and how."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.config import Render, read_params
+from pipeline.errors import UserError, run
+from pipeline.stages.common import reopen
+from pipeline.stages.paths import DATA, run_folder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipeline.core.batch import Batch
+    from pipeline.data.shards import Dataset
+    from pipeline.weights import Trained
+
+PANEL_IMAGES = 16
+
+
+def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
+    """Draws samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
+    all of them go to the run's journal too."""
+    from pipeline.data.shards import open_dataset
+    from pipeline.files import atomic_folder
+    from pipeline.render.curves import read_history, write_curves
+    from pipeline.render.film import write_film
+    from pipeline.render.grid import write_png
+    from pipeline.weights import load_weights
+
+    settings, dataset, folder = read_params().render, open_dataset(DATA), run_folder(name)
+    trained = load_weights(folder / "weights.safetensors")
+    if trained.spec != dataset.spec:
+        raise UserError(f"{folder}: trained on {trained.spec}, but out/data has {dataset.spec}. Run `dvc repro`.")
+    snapshots = list((folder / "snapshots").glob("*.png"))
+    write_png(folder / "samples.png", sample_grid(trained, dataset, settings))
+    with atomic_folder(folder / "panels") as panels:
+        write_curves(read_history(folder / "history.csv"), panels / "curves.png")
+        if snapshots:
+            write_film(snapshots, panels / "film.webp", settings.milliseconds_per_frame)
+        for key, picture in own_panels(trained, dataset, settings).items():
+            write_png(panels / f"{key}.png", picture)
+    with reopen(name) as journal:
+        journal.image("final_samples", folder / "samples.png", step=trained.seen)
+        journal.artifact(folder / "samples.png", "pictures")
+        for file in sorted((folder / "panels").iterdir()):
+            journal.artifact(file, "pictures")
+
+
+def sample_grid(trained: "Trained", dataset: "Dataset", settings: Render) -> "Image":
+    """rows x columns samples, one class per column where the method takes labels."""
+    import torch
+
+    from pipeline.evaluate.sampling import samples
+    from pipeline.render.grid import grid
+
+    like = _class_batch(dataset, "train", settings.rows, settings.columns, settings.seed)
+    return grid(torch.cat(list(samples(trained, iter([like])))), settings.columns)
+
+
+def own_panels(trained: "Trained", dataset: "Dataset", settings: Render) -> dict[str, "Image"]:
+    """The method's pictures, from test images, which training has not seen."""
+    import torch
+
+    from pipeline.render.grid import panel
+
+    batch = _class_batch(dataset, "test", 1, PANEL_IMAGES, settings.seed)
+    with torch.inference_mode():
+        found = trained.method.panels(trained.nets, batch)
+    return {key: panel(images) for key, images in found.items()}
+
+
+def _class_batch(dataset: "Dataset", split_name: str, rows: int, columns: int, seed: int) -> "Batch":
+    import torch
+
+    from pipeline.evaluate.sampling import batches, shuffled
+    from pipeline.render.grid import class_columns
+
+    split = dataset.splits[split_name]
+    order = shuffled(len(split), len(split), seed)
+    labels = torch.from_numpy(split.labels)
+    chosen = class_columns(labels, order, rows=rows, columns=columns, classes=dataset.spec.classes)
+    return next(batches(split, chosen, seed=seed, batch_size=len(chosen), device="cpu"))
+
+
+if __name__ == "__main__":
+    run(typer.run, main)

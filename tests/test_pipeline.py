@@ -1,0 +1,230 @@
+"""The whole pipeline as a user runs it: `dvc repro` in a copy of the project, on the embedded digits, tiny.
+
+Workers 0 here, so that it takes minutes; the same with Ray is marked slow.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+TINY = {"images": 1280, "batch_size": 64, "log_every": 128, "snapshot_every": 640, "checkpoint_every": 256}
+RUNS = {
+    "dcgan": {"method": "dcgan", "seed": 0, "width": 8, "latent": 8, **TINY},
+    "twin": {"method": "dcgan", "seed": 0, "width": 8, "latent": 8, **TINY},
+    "wgan_gp": {"method": "wgan_gp", "seed": 1, "width": 8, "latent": 8, **TINY, "images": 12800},
+    "vae": {"method": "vae", "seed": 0, "width": 8, "latent": 8, **TINY},
+}
+OUTPUTS = ["weights.safetensors", "train.json", "metrics.json", "history.csv", "samples.png", "panels", "mlflow.json"]
+
+
+def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:
+    """The files that git would commit, with small runs, as a git repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["runs"] = runs
+    params["cluster"]["workers"] = workers
+    params["evaluate"] |= {"samples": 64, "reference_samples": 64}
+    write_params(folder, params)
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def write_params(folder: Path, params: dict[str, Any]) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def environment() -> dict[str, str]:
+    binaries = str(Path(sys.executable).parent)
+    dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "DVC_ROOT")
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
+    return kept | {"PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": ""}
+
+
+def call(folder: Path, *command: str, ok: bool = True) -> str:
+    """Runs a command in the project; returns what it printed."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=540
+    )
+    assert (done.returncode == 0) == ok, f"{command} exited {done.returncode}:\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def stages_that_ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def changed_stages(folder: Path) -> set[str]:
+    return set(json.loads(call(folder, "dvc", "status", "--json").splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("project"), RUNS)
+    (folder / "first.txt").write_text(call(folder, "dvc", "repro"))
+    return folder
+
+
+def test_every_output_is_there(project: Path) -> None:
+    for run in RUNS:
+        for name in OUTPUTS:
+            assert (project / "out/runs" / run / name).exists(), f"{run}/{name}"
+    for name in ("out/data/spec.json", "out/reference", "out/report.html", "out/leaderboard.csv", "mlflow.db"):
+        assert (project / name).exists(), name
+    with (project / "out/leaderboard.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(RUNS)
+    assert all(float(row["fid_efficientnet_lite0"]) > 0 for row in rows.values())
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    output = call(project, "dvc", "repro")
+    assert not stages_that_ran(output) and "up to date" in output
+
+
+def test_equal_seeds_are_bit_equal(project: Path) -> None:
+    weights = {run: digest(project / "out/runs" / run / "weights.safetensors") for run in RUNS}
+    history = {run: (project / "out/runs" / run / "history.csv").read_text() for run in RUNS}
+    assert weights["dcgan"] == weights["twin"] != weights["wgan_gp"]
+    assert history["dcgan"] == history["twin"] != history["wgan_gp"]
+
+
+def test_a_change_of_one_run_concerns_only_that_run(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    params = yaml.safe_load(before)
+    params["runs"]["vae"]["lr"] = 0.002
+    write_params(project, params)
+    assert changed_stages(project) == {"train@vae"}
+    assert "train@vae" in call(project, "dvc", "repro", "--dry", "train@vae")
+    (project / "params.yaml").write_text(before)
+    assert not changed_stages(project)
+
+
+def test_a_change_of_one_method_concerns_only_its_runs(project: Path) -> None:
+    file = project / "pipeline/methods/vae.py"
+    before = file.read_text()
+    file.write_text(before + "# edited\n")
+    assert {name for name in changed_stages(project) if name.startswith("train")} == {"train@vae"}
+    file.write_text(before)
+
+
+def test_where_it_runs_redoes_nothing(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    params = yaml.safe_load(before)
+    params["cluster"]["workers"] = 2
+    write_params(project, params)
+    assert not changed_stages(project)
+    (project / "params.yaml").write_text(before)
+
+
+def test_mlflow_has_every_point_of_the_history_once(project: Path) -> None:
+    for run in RUNS:
+        points = tracked(project, run)
+        assert_tracked_equals_history(project, run, points)
+        assert "fid_efficientnet_lite0" in points
+
+
+def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
+    """kill -9 between two checkpoints, in the same MLflow run, without a double or missing point."""
+    killed_and_resumed(project, "wgan_gp")
+
+
+@pytest.mark.slow
+def test_a_kill_under_ray_is_resumed_bit_equal(tmp_path: Path) -> None:
+    runs = {"dcgan": RUNS["dcgan"] | {"images": 6400}}
+    folder = copy_project(tmp_path, runs, workers=1)
+    call(folder, "dvc", "repro")
+    killed_and_resumed(folder, "dcgan")
+
+
+@pytest.mark.slow
+def test_an_experiment_redoes_only_what_it_changes(project: Path) -> None:
+    call(project, "git", "add", "-f", "dvc.lock")
+    call(project, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "lock")
+    output = call(project, "dvc", "exp", "run", "-S", "runs.vae.lr=3e-4")
+    assert set(stages_that_ran(output)) == {"train@vae", "evaluate@vae", "render@vae", "report"}
+    assert yaml.safe_load((project / "params.yaml").read_text())["runs"]["vae"]["lr"] == 3e-4
+
+
+def killed_and_resumed(folder: Path, run: str) -> None:
+    """Trains the run anew in other scratch, kills the driver mid-train, repeats the command, compares all."""
+    wanted = digest(folder / "out/runs" / run / "weights.safetensors")
+    history = (folder / "out/runs" / run / "history.csv").read_text()
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["cluster"]["storage"] = ".other"
+    params["tracking"]["uri"] = "sqlite:///other.db"
+    write_params(folder, params)
+    command = [sys.executable, "-m", "pipeline.stages.train", run]
+    trainer = subprocess.Popen(
+        command, cwd=folder, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    wait_for_checkpoint(folder, run, trainer)
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.wait()
+    call(folder, *command)
+    assert digest(folder / "out/runs" / run / "weights.safetensors") == wanted
+    assert (folder / "out/runs" / run / "history.csv").read_text() == history
+    assert_tracked_equals_history(folder, run, tracked(folder, run, "other.db"))
+    call(folder, "git", "checkout", "-q", "params.yaml")
+    assert not changed_stages(folder)
+
+
+def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[bytes]") -> None:
+    """Until one is there and training goes on."""
+    deadline = time.monotonic() + 180
+    while not list(folder.glob(f".other/runs/{run}-*/checkpoints/*/manifest.json")):
+        assert trainer.poll() is None, "the trainer ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+
+
+def tracked(folder: Path, run: str, database: str = "mlflow.db") -> dict[str, list[tuple[int, float]]]:
+    """Every metric's (step, value) points of the one MLflow run of that name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / database}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "genloom"]
+    (found,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run]
+    assert found.info.status == "FINISHED"
+    return {
+        name: [(point.step, point.value) for point in client.get_metric_history(found.info.run_id, name)]
+        for name in found.data.metrics
+    }
+
+
+def assert_tracked_equals_history(folder: Path, run: str, points: dict[str, list[tuple[int, float]]]) -> None:
+    with (folder / "out/runs" / run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in rows[0]:
+        if name != "seen":
+            assert points[name] == [(int(row["seen"]), float(row[name])) for row in rows], name
