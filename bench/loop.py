@@ -1,17 +1,18 @@
-"""The loop against a plain PyTorch loop of the same DCGAN: images/s and their ratio, interleaved in one process.
+"""The loop against a plain PyTorch loop of the same DCGAN: images/s of each and their ratio.
 
-    python bench/loop.py [--size 32] [--width 64] [--channels 1] [--batch 64] [--rounds 10] [--steps 8]
+    python bench/loop.py [--size 64] [--width 64] [--channels 3] [--batch 64] [--rounds 5] [--steps 12]
 
-Same networks, initial weights, batch size, Adam settings and data in memory. The plain loop is the
-one of PyTorch's own DCGAN tutorial: one generator forward shared by both updates, contiguous
-tensors, torch.optim.Adam as it comes, float images in memory.
+Same networks, initial weights, batch size, Adam settings and data in memory. The plain loop is that
+of PyTorch's own DCGAN tutorial: one generator forward shared by both updates, contiguous tensors,
+torch.optim.Adam as it comes, float images in memory. Each round times one process of each, in turn.
 """
 
 import argparse
-import copy
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.shards import Split
 from pipeline.data.stream import batches
+from pipeline.training import keep_freed_memory
 
 IMAGES = 4096
 
@@ -63,45 +65,48 @@ def ours(method: Method, spec: ImageSpec, split: Split, batch_size: int) -> Iter
         yield
 
 
-def seconds(loop: Iterator[None], steps: int) -> float:
-    begin = time.perf_counter()
-    for _ in islice(loop, steps):
+def images_per_second(which: str, args: argparse.Namespace) -> float:
+    """In this process, after three steps of warm-up."""
+    spec = ImageSpec(channels=args.channels, size=args.size)
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, args.size, args.size, args.channels), dtype=np.uint8)
+    method = methods.load("dcgan", width=args.width, latent=100)
+    if which == "genloom":
+        keep_freed_memory()  # as training does
+        loop = ours(method, spec, Split((pixels,), np.zeros(IMAGES, dtype=np.int64)), args.batch)
+    else:
+        torch.manual_seed(0)
+        floats = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
+        loop = plain(method, method.build(spec), floats, args.batch)
+    for _ in islice(loop, 3):
         pass
-    return time.perf_counter() - begin
+    begin = time.perf_counter()
+    for _ in islice(loop, args.steps):
+        pass
+    return args.batch * args.steps / (time.perf_counter() - begin)
 
 
-def compare(first: Callable[[], Iterator[None]], second: Callable[[], Iterator[None]], rounds: int, steps: int) -> None:
-    a, b = first(), second()
-    for loop in (a, b):
-        seconds(loop, 3)
-    pairs = [(seconds(a, steps), seconds(b, steps)) for _ in range(rounds)]
-    ratios = sorted(other / own for own, other in pairs)
+def in_a_process(which: str) -> float:
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", which]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.only:
+        print(images_per_second(args.only, args))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(args)}", flush=True)
+    pairs = []
+    for number in range(args.rounds):
+        pairs.append((in_a_process("genloom"), in_a_process("plain")))
+        print(f"round {number}: genloom {pairs[-1][0]:.0f}, plain {pairs[-1][1]:.0f} images/s", flush=True)
+    ratios = sorted(own / other for own, other in pairs)
     print(f"ratio: median {statistics.median(ratios):.2f}, lowest {ratios[0]:.2f}, highest {ratios[-1]:.2f}")
-    for name, column in (("genloom", 0), ("plain", 1)):
-        print(f"{name}: median {ARGS.batch * steps / statistics.median(p[column] for p in pairs):.0f} images/s")
-
-
-def main() -> None:
-    spec = ImageSpec(channels=ARGS.channels, size=ARGS.size)
-    shape = (IMAGES, ARGS.size, ARGS.size, ARGS.channels)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    split = Split((pixels,), np.zeros(IMAGES, dtype=np.int64))
-    floats = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
-    method = methods.load("dcgan", width=ARGS.width, latent=100)
-    torch.manual_seed(0)
-    nets = copy.deepcopy(method.build(spec))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ARGS}")
-    compare(
-        lambda: ours(method, spec, split, ARGS.batch),
-        lambda: plain(method, nets, floats, ARGS.batch),
-        ARGS.rounds,
-        ARGS.steps,
-    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for option, default in [("size", 32), ("width", 64), ("channels", 1), ("batch", 64), ("rounds", 10), ("steps", 8)]:
+    defaults = {"size": 64, "width": 64, "channels": 3, "batch": 64, "rounds": 5, "steps": 12}
+    for option, default in defaults.items():
         parser.add_argument(f"--{option}", type=int, default=default)
-    ARGS = parser.parse_args()
-    main()
+    parser.add_argument("--only", choices=["genloom", "plain"])
+    main(parser.parse_args())

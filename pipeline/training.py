@@ -6,6 +6,7 @@ ranks}, "snapshot": file name or None}. Rows, snapshots and checkpoints fall whe
 a multiple of their cadence, so a resumed run makes the same rows as an uninterrupted one.
 """
 
+import ctypes
 import math
 import resource
 import sys
@@ -33,6 +34,8 @@ from pipeline.journal import Journal
 from pipeline.render.grid import grid
 
 Row = dict[str, Any]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 2**30
 SNAPSHOT_GRID = 8  # rows and columns
 
 
@@ -75,6 +78,20 @@ class DivergedError(Exception):
     """A loss or gradient is no longer finite; the last checkpoint is from before."""
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc to keep the memory of freed tensors for the next ones.
+
+    As it comes it maps and unmaps every tensor of some megabytes, and the kernel zeroes its pages anew
+    at each step: a tenth of a small network's time on a CPU. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        mallopt(parameter, _KEPT_BYTES)
+
+
 def train(
     job: Job, world: World, report: Callable[[list[Row]], None], stop: Callable[[], bool] = lambda: False
 ) -> None:
@@ -82,6 +99,7 @@ def train(
 
     ``report`` gets new rows, and first those of the checkpoint: some may have been lost on the way.
     """
+    keep_freed_memory()
     dataset = open_dataset(Path(job.data))
     split = dataset.splits["train"]
     state = State.fresh(job.method, dataset.spec, job.run.seed, world.device)

@@ -3,7 +3,7 @@
 Shapes: n samples, c channels, h = w = size.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,12 +26,14 @@ class Batch:
 
     images: (n, c, h, w) float in [-1, 1]; labels: (n,) int64 in [0, classes);
     noise: the samples' own random numbers; other: (n, c, h, w), an unpaired second domain.
+    shared: what one phase of a turn computed of this batch and a later one may use again, without its graph.
     """
 
     images: Tensor
     labels: Tensor
     noise: Noise
     other: Tensor | None = None
+    shared: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
@@ -27,7 +26,7 @@ def fit(
     """Trains until ``total`` images were seen; yields each turn's logs (0-d tensors on the device).
 
     A turn runs every phase once, ``repeats`` steps each, on as many fresh global batches as the
-    longest phase needs: with five critic steps the generator uses the last of the five. ``batches``
+    longest phase needs: with five critic steps the generator uses the first of the five. ``batches``
     begins at ``state.seen``. Seeds torch's global generator before each turn, for what draws from it
     (dropout); everything else draws from the batch's own noise.
     """
@@ -41,7 +40,7 @@ def fit(
         method.set_progress(state.nets, clock)
         logs: dict[str, Tensor] = {}
         for phase in state.phases:
-            for batch in fresh[-phase.repeats :]:
+            for batch in fresh[: phase.repeats]:
                 logs |= descend(phase, state.nets, state.optimizers[phase.name], batch, clock, world)
         shown = draws * len(fresh[0]) * world.size
         state.seen += shown
@@ -63,7 +62,7 @@ def descend(
     loss.backward()
     gradients = [p.grad for p in parameters_of(phase, nets) if p.grad is not None]
     world.average(gradients)
-    norm = get_total_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():

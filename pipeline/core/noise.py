@@ -22,14 +22,21 @@ _ROUNDS = 10
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Four words of 32 bits (in int64 tensors that broadcast) to four random ones, under a key of two words."""
-    x0, x1, x2, x3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        # A product of two 32-bit words wraps int64 but keeps its 64 bits: shift and mask give both halves.
-        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
-        x0, x1, x2, x3 = ((p1 >> 32) & _MASK) ^ x1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ x3 ^ k1, p0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return x0, x1, x2, x3
+    words = torch.stack(torch.broadcast_tensors(*counter))
+    even, odd = words[0::2], words[1::2]  # (x0, x2) and (x1, x3): few operations on pairs, not many on words
+    column = (2,) + (1,) * (words.ndim - 1)
+    multipliers = torch.tensor(_MULTIPLIERS, device=words.device).view(column)
+    keys = torch.tensor(_round_keys(*key), device=words.device).view(_ROUNDS, *column)
+    for round_key in keys:
+        # A product of two 32-bit words wraps int64 but keeps all its 64 bits. What stands above 32 bits in
+        # the shifted and in the low halves is cut off where it would matter: before the next product.
+        products = (even * multipliers).flip(0)
+        even, odd = ((products >> 32) ^ odd ^ round_key) & _MASK, products
+    return even[0], odd[0] & _MASK, even[1], odd[1] & _MASK
+
+
+def _round_keys(k0: int, k1: int) -> list[tuple[int, int]]:
+    return [((k0 + i * _WEYL[0]) & _MASK, (k1 + i * _WEYL[1]) & _MASK) for i in range(_ROUNDS)]
 
 
 @dataclass(frozen=True)

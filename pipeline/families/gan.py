@@ -64,7 +64,9 @@ class GAN(Method):
         )
 
     def phases(self) -> tuple[Phase, ...]:
+        # The generator first: the images of its step serve the critic's, which saves a forward pass.
         return (
+            Phase(name="generator", trains=("generator",), loss=self._generator_phase, optimizer=self._optimizer),
             Phase(
                 name="critic",
                 trains=("critic",),
@@ -72,7 +74,6 @@ class GAN(Method):
                 optimizer=self._optimizer,
                 repeats=self.critic_steps,
             ),
-            Phase(name="generator", trains=("generator",), loss=self._generator_phase, optimizer=self._optimizer),
         )
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
@@ -85,13 +86,19 @@ class GAN(Method):
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         return {"interpolation": interpolation(nets["generator"], self.latents(batch))}
 
-    def _critic_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        with torch.no_grad():
-            fake = self.sample(nets, batch)
-        return summed(self.critic_loss(nets["critic"], batch.images, fake, batch))
-
     def _generator_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        return summed(self.generator_loss(nets["critic"], batch.images, self.sample(nets, batch), batch))
+        fake = self.sample(nets, batch)
+        batch.shared["fake"] = fake.detach()
+        return summed(self.generator_loss(nets["critic"], batch.images, fake, batch))
+
+    def _critic_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+        return summed(self.critic_loss(nets["critic"], batch.images, self._fake(nets, batch), batch))
+
+    def _fake(self, nets: Nets, batch: Batch) -> Tensor:
+        if "fake" in batch.shared:
+            return batch.shared.pop("fake")
+        with torch.no_grad():
+            return self.sample(nets, batch)
 
     def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         return Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)

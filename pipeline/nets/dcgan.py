@@ -7,24 +7,22 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pipeline.nets.layers import doublings, norm
+from pipeline.nets.layers import as_weights_lie, doublings, norm
 
 MAX_FACTOR = 8  # channels grow to at most 8 times the width
 
 
 class Generator(nn.Module):
-    """(n, z) -> (n, c, s, s) in [-1, 1]: transposed convolutions of 4 x 4, ReLU, tanh."""
+    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, transposed convolutions of 4 x 4, ReLU, tanh."""
 
     def __init__(self, *, latent: int, channels: int, size: int, width: int, norm_name: str = "batch") -> None:
         super().__init__()
         base, steps = doublings(size)
         widths = [width * min(2**k, MAX_FACTOR) for k in reversed(range(steps))]
         bias = norm_name == "none"
-        layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent, widths[0], base, bias=bias),
-            norm(norm_name, widths[0]),
-            nn.ReLU(inplace=True),
-        ]
+        self.project = nn.Linear(latent, widths[0] * base * base, bias=bias)
+        self.grid = (widths[0], base, base)
+        layers: list[nn.Module] = [norm(norm_name, widths[0]), nn.ReLU(inplace=True)]
         for before, after in pairwise(widths):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias), norm(norm_name, after)]
             layers += [nn.ReLU(inplace=True)]
@@ -33,7 +31,8 @@ class Generator(nn.Module):
         self.apply(initialize)
 
     def forward(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.layers(latents[:, :, None, None])
+        grid = self.project(latents).unflatten(1, self.grid)
+        images: Tensor = self.layers(as_weights_lie(grid, self.layers))
         return images
 
 
@@ -60,7 +59,7 @@ class Critic(nn.Module):
 
 def initialize(module: nn.Module) -> None:
     """Section 4 of the paper: weights from N(0, 0.02); norm scales from N(1, 0.02), shifts 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

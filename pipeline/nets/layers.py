@@ -1,6 +1,7 @@
 """Layers that several networks share."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 NORMS = ("batch", "instance", "layer", "none")
 
@@ -14,6 +15,12 @@ def norm(name: str, channels: int) -> nn.Module:
     if name == "layer":
         return nn.GroupNorm(1, channels)
     return nn.Identity()
+
+
+def as_weights_lie(images: Tensor, net: nn.Module) -> Tensor:
+    """(n, c, h, w) in the memory format of the net's convolutions, so that no layer has to mix two."""
+    last = all(w.is_contiguous(memory_format=torch.channels_last) for w in net.parameters() if w.ndim == 4)
+    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def doublings(size: int) -> tuple[int, int]:
