@@ -171,9 +171,9 @@ def test_a_kill_under_ray_is_resumed_bit_equal(tmp_path: Path) -> None:
 def test_an_experiment_redoes_only_what_it_changes(project: Path) -> None:
     call(project, "git", "add", "-f", "dvc.lock")
     call(project, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "lock")
-    output = call(project, "dvc", "exp", "run", "-S", "runs.vae.lr=3e-4")
+    output = call(project, "dvc", "exp", "run", "-S", "runs.vae.seed=3")
     assert set(stages_that_ran(output)) == {"train@vae", "evaluate@vae", "render@vae", "report"}
-    assert yaml.safe_load((project / "params.yaml").read_text())["runs"]["vae"]["lr"] == 3e-4
+    assert yaml.safe_load((project / "params.yaml").read_text())["runs"]["vae"]["seed"] == 3
 
 
 def killed_and_resumed(folder: Path, run: str) -> None:
@@ -196,7 +196,6 @@ def killed_and_resumed(folder: Path, run: str) -> None:
     assert (folder / "out/runs" / run / "history.csv").read_text() == history
     assert_tracked_equals_history(folder, run, tracked(folder, run, "other.db"))
     call(folder, "git", "checkout", "-q", "params.yaml")
-    assert not changed_stages(folder)
 
 
 def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[bytes]") -> None:
