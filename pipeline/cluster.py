@@ -32,9 +32,9 @@ COLLECTIVE_TIMEOUT_SECONDS = 300
 
 def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path) -> None:
     """Runs ``train`` on ``cluster.workers`` workers; rows reach the journal on the driver's node as they come."""
-    check_batch(job.run.batch_size, cluster.workers)
     if cluster.address is None:
         _check_cpus(cluster, os.cpu_count() or 1, "this machine")
+    _check_batch(job.run.batch_size, cluster.workers)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _connected(cluster) as resources:
@@ -42,9 +42,9 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path) -> None:
         _fit(job, cluster, scaling, threads, journal_folder)
 
 
-def check_batch(batch_size: int, workers: int) -> None:
+def _check_batch(batch_size: int, workers: int) -> None:
     """Every worker takes the same share of a global batch."""
-    if workers and batch_size % workers:
+    if batch_size % workers:
         raise UserError(
             f"params.yaml: cluster.workers: {workers} workers cannot share a batch_size of {batch_size} equally; "
             f"make the run's batch_size a multiple of {workers}."

@@ -1,0 +1,100 @@
+"""What a cluster cannot give is said at once; two Ray workers train what one process trains."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_split
+
+from pipeline import methods
+from pipeline.cluster import train_on_ray
+from pipeline.config import Cluster, Run
+from pipeline.core.world import World
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.journal import Journal
+from pipeline.training import DivergedError, Job, record, train
+
+
+def job(folder: Path, batch_size: int = 16, images: int = 256, **settings: object) -> Job:
+    """A tiny DCGAN without batch norm on 48 toy images."""
+    data = folder / "data"
+    if not data.exists():
+        data.mkdir(parents=True)
+        split = toy_split(48)
+        images_file = np.concatenate(split.shards)
+        np.save(data / "train-images-00000.npy", images_file)
+        np.save(data / "train-labels.npy", split.labels)
+        splits = {"train": {"count": 48, "shards": ["train-images-00000.npy"]}}
+        write_json(data / "spec.json", {"channels": 1, "size": 16, "classes": [], "splits": splits, "digest": "toy"})
+    method = methods.load("dcgan", width=8, latent=4, generator_norm="none", critic_norm="none", **settings)
+    run = Run(method="dcgan", images=images, batch_size=batch_size, log_every=64, checkpoint_every=128)
+    return Job(key="key", run=run, method=method, data=str(data), store=str(folder / "store"))
+
+
+def trained_here(work: Job) -> dict[str, torch.Tensor]:
+    with Journal.open(Path(work.store)) as journal:
+        journal.start(name="toy", key="key", params={}, tags={})
+        train(work, World(), lambda rows: record(journal, rows, work.snapshots))
+    return weights(work)
+
+
+def weights(work: Job) -> dict[str, torch.Tensor]:
+    content = work.checkpoints.load(work.finished_at, torch.device("cpu"))
+    return {key: value for key, value in content["state"]["nets"].items() if value.is_floating_point()}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (Cluster(workers=512), "cluster.workers: 512 workers with 1 CPU each were asked for, but this machine has"),
+        (Cluster(workers=1, cpus_per_worker=999), "1 workers with 999 CPU each"),
+        (Cluster(workers=2), "2 workers cannot share a batch_size of 15 equally"),
+    ],
+)
+def test_what_cannot_be_had_is_said_at_once(tmp_path: Path, cluster: Cluster, message: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        train_on_ray(job(tmp_path, batch_size=15), cluster, tmp_path)
+    assert time.monotonic() - begin < 5
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    work = job(tmp_path, images=100_000, lr=1e30)
+    with pytest.raises(DivergedError, match="not finite"):
+        trained_here(work)
+    newest = work.checkpoints.newest()
+    assert newest is None or newest < work.finished_at
+
+
+def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> None:
+    through = trained_here(job(tmp_path / "a"))
+    work = job(tmp_path / "b")
+    rows: list[int] = []
+    train(work, World(), lambda new: rows.extend(row["seen"] for row in new), stop=lambda: len(rows) >= 2)
+    assert work.checkpoints.newest() not in (None, work.finished_at)
+    resumed = trained_here(work)
+    assert all(torch.equal(through[key], resumed[key]) for key in through)
+
+
+@pytest.mark.slow
+def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path) -> None:
+    alone = trained_here(job(tmp_path / "alone"))
+    work = job(tmp_path / "two")
+    with Journal.open(Path(work.store)) as journal:
+        journal.start(name="toy", key="key", params={}, tags={})
+    train_on_ray(work, Cluster(workers=2), Path(work.store))
+    two = weights(work)
+    for key, value in alone.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=key)
+    with Journal.open(Path(work.store)) as journal:
+        assert [row["step"] for row in journal.rows()] == [64, 128, 192, 256]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cluster\.address: cannot join '127\.0\.0\.1:1'"):
+        train_on_ray(job(tmp_path), Cluster(workers=1, address="127.0.0.1:1"), tmp_path)
