@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A cluster of this machine alone: its workers train at the priority that training without Ray has, not at 15.
+    "RAY_worker_niceness": "0",
 }
 # Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
 # one arena for all threads lets training.keep_freed_memory work there too.
