@@ -7,6 +7,7 @@ Ray's own costs nothing: every start of the trainer has a new name.
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
 
     logging.getLogger("ray").setLevel(logging.WARNING)
     try:
+        _knock(cluster.address)
         ray.init(
             address=cluster.address or "local",
             include_dashboard=False if cluster.address is None else None,
@@ -70,7 +72,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             configure_logging=False,
             runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())} | WORKER_ENVIRONMENT},
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
             "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
@@ -79,6 +81,13 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """OSError within seconds where nothing listens: Ray itself tries for minutes, then ends the process."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _scaling(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:

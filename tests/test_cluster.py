@@ -94,7 +94,6 @@ def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path) -> None:
         assert [row["step"] for row in journal.rows()] == [64, 128, 192, 256]
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cluster\.address: cannot join '127\.0\.0\.1:1'"):
         train_on_ray(job(tmp_path), Cluster(workers=1, address="127.0.0.1:1"), tmp_path)
