@@ -72,7 +72,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             configure_logging=False,
             runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())} | WORKER_ENVIRONMENT},
         )
-    except (OSError, ValueError) as error:
+    except (ConnectionError, TimeoutError, socket.gaierror, ValueError) as error:
         raise UserError(
             f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
             "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
@@ -84,7 +84,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
 
 
 def _knock(address: str | None) -> None:
-    """OSError within seconds where nothing listens: Ray itself tries for minutes, then ends the process."""
+    """Raises within seconds where nothing listens: Ray itself tries for minutes, then ends the process."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -8,6 +8,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class World:
     """``size`` processes, of which this is ``rank``; each holds an equal share of every global batch."""

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Samples the run's averaged weights, scores the samples against out/reference and writes metrics.json,
     numbers only, and protocol.json, how each number was made; both go to the run's journal too."""
+    from pipeline.core.world import default_device
     from pipeline.data.shards import open_dataset
     from pipeline.files import write_json
     from pipeline.weights import load_weights
 
     settings, dataset, folder = read_params().evaluate, open_dataset(DATA), run_folder(name)
-    trained = load_weights(folder / "weights.safetensors", _device())
+    trained = load_weights(folder / "weights.safetensors", default_device())
     if trained.spec != dataset.spec:
         raise UserError(f"{folder}: trained on {trained.spec}, but out/data has {dataset.spec}. Run `dvc repro`.")
     metrics, protocol = evaluate(trained, dataset, settings)
@@ -89,12 +90,6 @@ def _own_scores(trained: "Trained", dataset: "Dataset", settings: Evaluate) -> t
     scores = sampling.mean_scores(trained, real)
     how = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
     return {f"{name}_test": value for name, value in scores.items()}, how | {"images_seen": trained.seen}
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ PICTURE_ROWS, PICTURE_COLUMNS = 5, 10
 def main() -> None:
     """Extracts features of the real images with every extractor of params.yaml and keeps their mean and
     covariance in out/reference, with the protocol, the real images' own scores, and a picture of some."""
+    from pipeline.core.world import default_device
     from pipeline.data.shards import open_dataset
     from pipeline.evaluate import features
     from pipeline.evaluate.extractor import extract
@@ -31,7 +32,9 @@ def main() -> None:
     count = min(len(split), settings.reference_samples or len(split))
     if count < 20:
         raise UserError(f"params.yaml: evaluate.split: '{settings.split}' has {count} images; at least 20 are needed.")
-    extractors = [features.load(name, weights=settings.weights, device=_device()) for name in settings.extractors]
+    extractors = [
+        features.load(name, weights=settings.weights, device=default_device()) for name in settings.extractors
+    ]
     rows = shuffled(len(split), count, settings.seed)
     images = (split.images(part.numpy()) for part in rows.split(settings.batch_size))
     found = extract(extractors, images)
@@ -82,12 +85,6 @@ def write_picture(dataset: "Dataset", settings: Evaluate, path: Path) -> None:
         classes=dataset.spec.classes,
     )
     write_png(path, grid(split.images(chosen.numpy()), PICTURE_COLUMNS))
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

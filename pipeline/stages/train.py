@@ -100,15 +100,12 @@ def train(params: Params, job: "Job") -> None:
 
 def train_here(job: "Job") -> None:
     """The same loop in this process, without Ray."""
-    import torch
-
-    from pipeline.core.world import World
+    from pipeline.core.world import World, default_device
     from pipeline.journal import Journal
     from pipeline.training import record, train
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with Journal.open(Path(job.store)) as journal, stop_on_signals() as stop:
-        train(job, World(device=device), lambda rows: record(journal, rows, job.snapshots), stop)
+        train(job, World(device=default_device()), lambda rows: record(journal, rows, job.snapshots), stop)
         if stop():
             raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
 
