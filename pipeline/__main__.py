@@ -29,14 +29,14 @@ def check() -> None:
 
     params = read_params()
     problems: list[str] = []
-    for name in params.runs:
+    for name in params.all_runs:
         try:
-            methods.configure(*read_run(params, name), name)
+            methods.configure(*read_run(params, name), f"{params.section(name)}.{name}.")
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError("\nerror: ".join(problems))
-    print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
+    print(f"{PARAMS}: fine; runs: {', '.join(params.all_runs)}")
 
 
 @app.command()

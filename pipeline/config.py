@@ -39,6 +39,10 @@ class Run:
 
     batch_size is global: N workers take batch_size / N each. ema_half_life: images after which a
     weight's share in the average has halved. The three cadences are in images too.
+
+    precision: of the nets' arithmetic. flip, crop (pixels), rotation (degrees): augmentation of the data.
+    domains: two classes, for methods that translate the first into the second. init_from: a weights file or an
+    MLflow model URI to begin from (under ``derived``: a run); freeze: nets or patterns of parameter names.
     """
 
     method: str
@@ -49,6 +53,13 @@ class Run:
     log_every: Positive = 1_000
     snapshot_every: Positive = 5_000
     checkpoint_every: Positive = 10_000
+    precision: Literal["fp32", "bf16"] = "fp32"
+    flip: bool = False
+    crop: Count = 0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    domains: tuple[str, str] | None = None
+    init_from: str | None = None
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +79,7 @@ class Evaluate:
     """The protocol of FID and IS, logged beside each number.
 
     samples: generated images per run. reference_samples: real images at most; None: all of the split.
+    truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); None: no truncation.
     """
 
     extractors: Annotated[list[str], Field(min_length=1)]
@@ -77,16 +89,18 @@ class Evaluate:
     split: Literal["train", "test"] = "train"
     seed: Count = 0
     batch_size: Positive = 64
+    truncation: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Pictures: a grid of rows x columns samples, and the film's pace."""
+    """Pictures: a grid of rows x columns samples, and the film's pace; truncation as in ``evaluate``."""
 
     rows: Positive = 8
     columns: Positive = 10
     seed: Count = 0
     milliseconds_per_frame: Positive = 200
+    truncation: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +113,27 @@ class Tracking:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping."""
+    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping.
+
+    derived: runs that begin from the weights of another one, which their init_from names.
+    """
 
     data: Data
     runs: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    derived: dict[str, dict[str, Any]]
     cluster: Cluster
     evaluate: Evaluate
     render: Render
     tracking: Tracking
+
+    @property
+    def all_runs(self) -> dict[str, dict[str, Any]]:
+        """Every run, those that begin from another one last."""
+        return self.runs | self.derived
+
+    def section(self, run: str) -> str:
+        """Where the run's settings stand: "runs" or "derived"."""
+        return "derived" if run in self.derived else "runs"
 
 
 def read_params(path: Path = PARAMS) -> Params:
@@ -117,19 +144,40 @@ def read_params(path: Path = PARAMS) -> Params:
     for name, section in raw.items():
         if not isinstance(section, dict):
             raise UserError(f"{path}: {name}: expected a mapping of settings, got {section!r}.")
-        if name != "runs":
+        if name not in ("runs", "derived"):
             refuse_unknown(section, field_names(known[name]), path, f"{name}.")
-    return checked(Params, {name: {} for name in known} | raw, path, "")
+    params: Params = checked(Params, {name: {} for name in known} | raw, path, "")
+    _check_derived(params, path)
+    return params
+
+
+def _check_derived(params: Params, path: Path) -> None:
+    """DVC orders the runs by these names, so they must be runs."""
+    for name, raw in params.derived.items():
+        if name in params.runs:
+            raise UserError(f"{path}: derived.{name}: there is a run of that name already; give it another one.")
+        others = [run for run in params.all_runs if run != name]
+        if raw.get("init_from") not in others:
+            raise UserError(
+                f"{path}: derived.{name}.init_from: name the run whose weights it begins from. "
+                f"{nearest(str(raw.get('init_from')), others)}"
+            )
+    for name, raw in params.runs.items():
+        if raw.get("init_from") in params.all_runs:
+            raise UserError(
+                f"{path}: runs.{name}.init_from: '{raw['init_from']}' is a run: move '{name}' to the section derived, "
+                "where it waits for that run, and is redone when that run changes."
+            )
 
 
 def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
     """The settings that every run has, and the rest, which belongs to its method."""
-    if name not in params.runs:
-        raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.runs)}")
-    raw, own = params.runs[name], field_names(Run)
+    if name not in params.all_runs:
+        raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.all_runs)}")
+    raw, own, prefix = params.all_runs[name], field_names(Run), f"{params.section(name)}.{name}."
     if not isinstance(raw.get("method"), str):
-        raise UserError(f"{path}: runs.{name}.method: name the method, for example 'dcgan'.")
-    run = checked(Run, {key: value for key, value in raw.items() if key in own}, path, f"runs.{name}.")
+        raise UserError(f"{path}: {prefix}method: name the method, for example 'dcgan'.")
+    run = checked(Run, {key: value for key, value in raw.items() if key in own}, path, prefix)
     return run, {key: value for key, value in raw.items() if key not in own}
 
 

@@ -40,6 +40,7 @@ from pipeline.journal import Record
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
+    from torch import Tensor
 
 SYSTEM = "system.jsonl"
 STATE = "shipped.json"
@@ -654,11 +655,11 @@ def _dataset_input(info: Mapping[str, Any]) -> Any:
 def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id: str | None = None) -> None:
     """The weights as an MLflow model: an exported program, no pickle, loadable without this project.
 
-    mlflow.pytorch.load_model gives (seeds, labels) -> images, mlflow.pyfunc the same by name.
+    mlflow.pytorch.load_model gives (seeds, labels) -> images, or images -> images for a method that
+    translates; mlflow.pyfunc the same by name.
     """
     import mlflow
     import numpy as np
-    import torch
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -666,9 +667,10 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
     from pipeline.sampler import load_sampler
 
     sampler = load_sampler(weights)
-    example = (torch.arange(3), torch.zeros(3, dtype=torch.int64))  # a batch of 1 would fix the size at 1
+    examples = sampler.examples(3)  # a batch of 1 would fix the size at 1
+    example = tuple(examples.values())
     shape = (-1, *sampler(*example).shape[1:])
-    inputs = Schema([TensorSpec(np.dtype("int64"), (-1,), name) for name in ("seeds", "labels")])
+    inputs = Schema([_tensor_spec(name, tensor) for name, tensor in examples.items()])
     outputs = Schema([TensorSpec(np.dtype("float32"), shape)])
     model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
     # save_model leaves this flavor out for models of two inputs.
@@ -685,6 +687,12 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
         pip_requirements=[f"{name}=={_version(name)}" for name in ("mlflow", "numpy", "torch")],
         serialization_format="pt2",
     )
+
+
+def _tensor_spec(name: str, tensor: "Tensor") -> Any:
+    from mlflow.types import TensorSpec
+
+    return TensorSpec(tensor.numpy().dtype, (-1, *tensor.shape[1:]), name)
 
 
 def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
@@ -749,6 +757,36 @@ def fetch_runs(tracking: Tracking) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
+
+
+def fetch_weights(uri: str, tracking: Tracking, folder: Path) -> Path:
+    """The weights file of an MLflow model (models:/<id> or models:/<name>/<version>) or run (runs:/<id>), fetched.
+
+    UserError where there is none, or MLflow can't be reached.
+    """
+    import mlflow
+
+    target = resolve(tracking)
+    _prepare(target)
+    try:
+        client = connect(target)
+        artifacts = f"runs:/{_run_of(client, uri)}/weights.safetensors"
+        return Path(mlflow.artifacts.download_artifacts(artifacts, dst_path=str(folder), tracking_uri=target.uri))
+    except Exception as error:
+        raise UserError(
+            f"{PARAMS}: init_from: no weights of '{uri}' in MLflow at {target.shown}: {_reason(error)}"
+        ) from error
+
+
+def _run_of(client: "MlflowClient", uri: str) -> str:
+    """The id of the run that made a model, or that the URI names."""
+    kind, _, path = uri.partition(":/")
+    parts = path.strip("/").split("/")
+    if kind == "runs":
+        return parts[0]
+    if len(parts) == 1:
+        return str(client.get_logged_model(parts[0]).source_run_id)
+    return str(client.get_model_version(*parts[:2]).run_id)
 
 
 def main() -> None:

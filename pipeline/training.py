@@ -27,11 +27,13 @@ from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.shards import Split, open_dataset
+from pipeline.data.augment import Augmentation
+from pipeline.data.shards import Split, domains, open_dataset
 from pipeline.data.stream import batches
 from pipeline.files import atomic_file
 from pipeline.journal import Journal
 from pipeline.render.grid import grid
+from pipeline.weights import load_tensors
 
 Row = dict[str, Any]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -62,6 +64,11 @@ class Job:
     @property
     def snapshots(self) -> Path:
         return Path(self.store) / "snapshots"
+
+    @property
+    def initial(self) -> Path:
+        """A copy of the weights that training begins from, if there are any."""
+        return Path(self.store) / "initial.safetensors"
 
 
 @dataclass
@@ -100,23 +107,33 @@ def train(
     ``report`` gets new rows, and first those of the checkpoint: some may have been lost on the way.
     """
     keep_freed_memory()
-    dataset = open_dataset(Path(job.data))
-    split = dataset.splits["train"]
-    state = State.fresh(job.method, dataset.spec, job.run.seed, world.device)
+    run, dataset = job.run, open_dataset(Path(job.data))
+    first, second = domains(dataset, run.domains)
+    initial = load_tensors(job.initial) if job.initial.exists() else None
+    state = State.fresh(job.method, dataset.spec, run.seed, world.device, initial=initial, freeze=run.freeze)
     progress = _resume(job, state, world)
     progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
     report(progress.history)
-    stream = batches(split, seed=job.run.seed, batch_size=job.run.batch_size, world=world, start=state.seen)
+    stream = batches(
+        first.splits["train"],
+        seed=run.seed,
+        batch_size=run.batch_size,
+        world=world,
+        start=state.seen,
+        other=second.splits["train"] if second else None,
+        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
+    )
     turns = fit(
         job.method,
         state,
         stream,
         world,
-        seed=job.run.seed,
-        total=job.run.images,
-        ema_half_life=job.run.ema_half_life,
+        seed=run.seed,
+        total=run.images,
+        ema_half_life=run.ema_half_life,
+        precision=run.precision,
     )
-    fixed = _fixed_batch(split, dataset.spec, world.device)
+    fixed = _fixed_batch(first.splits["train"], dataset.spec, world.device)
     if state.seen == 0 and world.rank == 0:
         _snapshot(job, state, fixed)
     started = time.monotonic() - progress.seconds
@@ -216,11 +233,11 @@ def _snapshot(job: Job, state: State, fixed: Batch) -> str:
 
 @torch.no_grad()
 def sample(method: Method, nets: Nets, like: Batch) -> Tensor:
-    """Samples in evaluation mode and leaves the nets as they were."""
-    was = {name: net.training for name, net in nets.items()}
+    """Samples in evaluation mode and leaves the nets as they were, frozen modules included."""
+    was = [(module, module.training) for module in nets.modules()]
     images = method.sample(nets.eval(), like)
-    for name, mode in was.items():
-        nets[name].train(mode)
+    for module, mode in was:
+        module.training = mode
     return images
 
 

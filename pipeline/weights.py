@@ -49,6 +49,22 @@ def save_weights(
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
     """Rebuilds the nets; a damaged or foreign file raises UserError."""
+    about, tensors = _read(path, device)
+    method = methods.load(about["method"], **{key: _hashable(value) for key, value in about["params"].items()})
+    spec = ImageSpec(**about["spec"])
+    nets = method.build(spec).to(device)
+    nets.load_state_dict(_prefer_average(tensors))
+    return Trained(
+        method=method, nets=nets.eval(), spec=spec, seen=about["seen"], name=about["method"], params=about["params"]
+    )
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors alone, by "<net>.<parameter or buffer>", the moving average where one was kept."""
+    return _prefer_average(_read(path, device)[1])
+
+
+def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {}).get(FORMAT, "null"))
@@ -57,13 +73,12 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
         raise UserError(f"{path}: not a readable weights file ({error}). Run `dvc repro` to make it.") from error
     if about is None:
         raise UserError(f"{path}: not a weights file of this program (no '{FORMAT}' in its header).")
-    method = methods.load(about["method"], **about["params"])
-    spec = ImageSpec(**about["spec"])
-    nets = method.build(spec).to(device)
-    nets.load_state_dict(_prefer_average(tensors))
-    return Trained(
-        method=method, nets=nets.eval(), spec=spec, seen=about["seen"], name=about["method"], params=about["params"]
-    )
+    return about, tensors
+
+
+def _hashable(value: Any) -> Any:
+    """JSON has lists where params have tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _header(about: Mapping[str, Any]) -> dict[str, str]:

@@ -38,7 +38,7 @@ def toy_batch(count: int = 8, *, channels: int = 1, size: int = 16, seed: int = 
     noise = Noise(seed, ids)
     coarse = noise.normal("toy", channels, 4, 4)
     images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").tanh()
-    return Batch(images=images, labels=ids % 10, noise=noise)
+    return Batch(images=images, labels=ids % 10, noise=noise, other=-images)
 
 
 def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:

@@ -29,7 +29,7 @@ def read_all(path: Path) -> None:
     checked = read_params(path)
     for name in checked.runs:
         run, own = read_run(checked, name, path)
-        configure(run, own, name, path)
+        configure(run, own, f"runs.{name}.", path)
 
 
 def test_the_projects_params_are_right(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_projects_params_are_right(tmp_path: Path) -> None:
         ({"runs.dcgan.method": "dcgam"}, "runs.dcgan.method", "Did you mean 'dcgan'"),
         ({"runs.dcgan.method": 3}, "runs.dcgan.method", "name the method"),
         ({"runs.wgan_gp.critic_norm": "batch"}, "runs.wgan_gp.critic_norm", "use layer"),
-        ({"runs.vae.norm": "bach"}, "runs.vae.norm", "batch, instance, layer, none"),
+        ({"runs.vae.norm": "bach"}, "runs.vae.norm", "batch, layer, group, instance, none"),
         ({"evaluate.extractors": []}, "evaluate.extractors", "at least 1"),
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least 1"),
@@ -76,7 +76,7 @@ def test_a_number_may_be_written_as_yaml_1_1_misreads_it(tmp_path: Path) -> None
     checked = read_params(path)
     assert checked.runs["dcgan"]["lr"] == 1e-4
     run, own = read_run(checked, "dcgan", path)
-    assert configure(run, own, "dcgan", path).lr == 1e-4
+    assert configure(run, own, "runs.dcgan.", path).lr == 1e-4
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "\xff\xfe"])

@@ -62,3 +62,17 @@ def test_distributions() -> None:
 def test_uniform_stays_below_one() -> None:
     values = Noise(0, torch.arange(200_000)).uniform("x", 5)
     assert 0 <= values.min() < 1e-4 and 1 - 1e-4 < values.max() < 1
+
+
+def test_truncated_normal_numbers_stay_within_and_have_the_truncated_moments() -> None:
+    noise = Noise(0, torch.arange(20_000), truncation=0.7)
+    found = noise.normal("z", 4).double()
+    assert found.abs().max() <= 0.7 and found.abs().max() > 0.69
+    bound = torch.tensor(0.7, dtype=torch.float64)
+    density = torch.exp(-bound.square() / 2) / (2 * torch.pi) ** 0.5
+    variance = 1 - 2 * bound * density / torch.erf(bound / 2**0.5)
+    assert abs(float(found.mean())) < 0.005
+    assert abs(float(found.var() - variance)) < 0.003
+    free = Noise(0, torch.arange(20_000)).normal("z", 4)
+    wide = Noise(0, torch.arange(20_000), truncation=9.0).normal("z", 4)
+    assert abs(float(wide.var()) - 1) < 0.02 and free.abs().max() > 3.5

@@ -8,6 +8,7 @@ import torch
 from conftest import toy_split
 
 from pipeline.core.world import World
+from pipeline.data.augment import Augmentation
 from pipeline.data.stream import batches
 
 COUNT, BATCH = 48, 12
@@ -81,3 +82,26 @@ def test_rows_cross_shards_in_the_order_asked_for() -> None:
     for position, row in enumerate(wanted):
         assert torch.equal(together[position], split.images([row])[0])
     assert np.array_equal(split.labels_of(wanted).numpy(), np.array(wanted) % 10)
+
+
+def test_a_second_domain_is_shuffled_by_itself_and_joined_by_any_world() -> None:
+    split, other = toy_split(COUNT), toy_split(20)
+    whole = list(islice(batches(split, seed=0, batch_size=BATCH, world=World(), other=other), 5))
+    shown = [batch.other for batch in whole]
+    assert all(second is not None and second.shape == whole[0].images.shape for second in shown)
+    for rank in range(2):
+        world = World(rank=rank, size=2)
+        part = next(batches(split, seed=0, batch_size=BATCH, world=world, other=other))
+        assert shown[0] is not None and part.other is not None
+        assert torch.equal(part.other, shown[0][6 * rank : 6 * rank + 6])
+    first = torch.cat([second for second in shown if second is not None])[:20]
+    assert len({image.numpy().tobytes() for image in first}) == 20  # each once an epoch
+
+
+def test_augmentation_belongs_to_the_sample_not_to_the_batch() -> None:
+    augment = Augmentation(flip=True, crop=2)
+    whole = next(batches(toy_split(COUNT), seed=0, batch_size=12, world=World(), augment=augment))
+    late = next(batches(toy_split(COUNT), seed=0, batch_size=6, world=World(), augment=augment, start=6))
+    assert torch.equal(whole.images[6:], late.images)
+    plain = next(batches(toy_split(COUNT), seed=0, batch_size=12, world=World()))
+    assert not torch.equal(plain.images, whole.images)

@@ -45,10 +45,14 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """Progress in images, not steps, so that a schedule does not depend on the batch size."""
+    """Progress in images, so that a schedule does not depend on the batch size.
+
+    turn: turns done, for what a paper does at every k-th step (lazy regularization).
+    """
 
     seen: int
     total: int
+    turn: int = 0
 
     @property
     def fraction(self) -> float:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
 from pipeline.core.method import Method, Nets, Phase
-from pipeline.core.state import State, parameters_of
+from pipeline.core.state import State
 from pipeline.core.world import World
 
 
@@ -22,27 +22,31 @@ def fit(
     seed: int,
     total: int,
     ema_half_life: float,
+    precision: str = "fp32",
 ) -> Iterator[dict[str, Tensor]]:
     """Trains until ``total`` images were seen; yields each turn's logs (0-d tensors on the device).
 
     A turn runs every phase once, ``repeats`` steps each, on as many fresh global batches as the
     longest phase needs: with five critic steps the generator uses the first of the five. ``batches``
     begins at ``state.seen``. Seeds torch's global generator before each turn, for what draws from it
-    (dropout); everything else draws from the batch's own noise.
+    (dropout); everything else draws from the batch's own noise. precision: fp32, or bf16: the nets
+    compute under autocast, and what they return is float32 again, so losses and penalties stay in fp32.
     """
     draws = max(phase.repeats for phase in state.phases)
     while state.seen < total:
         fresh = [next(batches) for _ in range(draws)]
         if state.seen == 0:
-            method.warm_up(state.nets, fresh[0])
-        clock = Clock(seen=state.seen, total=total)
+            method.initialize(state.nets, fresh[0], world)
+            state.update_average(0, half_life=0.0)  # the average begins where the nets do
+        shown = draws * len(fresh[0]) * world.size
+        clock = Clock(seen=state.seen, total=total, turn=state.seen // shown)
         torch.manual_seed(_turn_seed(seed, state.seen, world.rank))
         method.set_progress(state.nets, clock)
         logs: dict[str, Tensor] = {}
         for phase in state.phases:
             for batch in fresh[: phase.repeats]:
-                logs |= descend(phase, state.nets, state.optimizers[phase.name], batch, clock, world)
-        shown = draws * len(fresh[0]) * world.size
+                optimizer = state.optimizers[phase.name]
+                logs |= descend(phase, state.nets, optimizer, batch, clock, world, precision)
         state.seen += shown
         state.update_average(shown, ema_half_life)
         method.set_progress(state.ema, Clock(seen=state.seen, total=total))
@@ -50,19 +54,33 @@ def fit(
 
 
 def descend(
-    phase: Phase, nets: Nets, optimizer: Optimizer, batch: Batch, clock: Clock, world: World
+    phase: Phase,
+    nets: Nets,
+    optimizer: Optimizer,
+    batch: Batch,
+    clock: Clock,
+    world: World,
+    precision: str = "fp32",
 ) -> dict[str, Tensor]:
-    """One optimizer step of a phase on one batch; returns its logs, the loss and the gradient's norm."""
+    """One optimizer step of a phase on one batch; returns its logs, the loss and the gradient's norm.
+
+    What moves is what the optimizer holds: the nets that the phase trains, without their frozen parameters.
+    """
+    nets.requires_grad_(False)
+    parameters: list[nn.Parameter] = []
     for group in optimizer.param_groups:
         group.update(phase.settings(clock))
-    for name, net in nets.items():
-        net.requires_grad_(name in phase.trains)
-    loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
+        parameters += group["params"]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    gradients = [p.grad for p in parameters_of(phase, nets) if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     world.average(gradients)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    phase.before(parameters)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():

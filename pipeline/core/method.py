@@ -21,6 +21,10 @@ def constant_settings(clock: Clock) -> dict[str, Any]:
     return {}
 
 
+def nothing_before(parameters: list[nn.Parameter]) -> None:
+    """The step takes the gradients as they are."""
+
+
 def nothing_after(nets: Nets, world: World) -> None:
     """No constraint to restore after a step."""
 
@@ -32,6 +36,7 @@ class Phase:
     name: prefix of its logs. trains: the nets that move; every other one is frozen.
     loss: a mean over the batch's samples, never a sum over ranks. optimizer: made once per phase.
     repeats: steps per turn, each on a fresh batch. settings: optimizer settings at a time (lr, betas).
+    before: changes the parameters' averaged gradients before the step (clipping).
     after: restores a constraint once the step is done (weight clipping, a codebook's update).
     """
 
@@ -41,6 +46,7 @@ class Phase:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     repeats: int = 1
     settings: Callable[[Clock], dict[str, Any]] = field(default=constant_settings)
+    before: Callable[[list[nn.Parameter]], None] = field(default=nothing_before)
     after: Callable[[Nets, World], None] = field(default=nothing_after)
 
 
@@ -48,11 +54,14 @@ class Phase:
 class Method(ABC):
     """One paper. Subclasses are frozen dataclasses whose fields are the params.
 
-    ``sampled`` names the nets that sampling needs: they are the ones of which a moving average
-    is kept, evaluated and published.
+    sampled: the nets that sampling needs; of them a moving average is kept, evaluated and published.
+    needs: what the data must bring: "labels" (two classes or more), "other" (a second domain).
+    starts_from: nets that this method does not train: they must come from another run's weights.
     """
 
     sampled: ClassVar[tuple[str, ...]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    starts_from: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def build(self, spec: ImageSpec) -> Nets:
@@ -69,8 +78,8 @@ class Method(ABC):
 
     # Declared no-op hooks: the only implemented behaviour that a method may replace.
 
-    def warm_up(self, nets: Nets, batch: Batch) -> None:
-        """Once, before the first step: data-dependent initialisation."""
+    def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
+        """Once, before the first step: data-dependent initialisation, the same on every rank."""
 
     def set_progress(self, nets: Nets, clock: Clock) -> None:
         """Before every turn: what depends on time inside the nets."""

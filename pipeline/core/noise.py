@@ -41,11 +41,16 @@ def _round_keys(k0: int, k1: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Noise:
-    """The random numbers of n samples. ids: (n,) int64, a sample's number; its device is where draws are made."""
+    """The random numbers of n samples. ids: (n,) int64, a sample's number; its device is where draws are made.
+
+    truncation: normal numbers lie within this many standard deviations (the truncation trick of Brock et
+    al., arXiv:1809.11096, section 3.1); None: no bound. It belongs to who samples, not to who trains.
+    """
 
     seed: int
     ids: Tensor
     name: str = ""
+    truncation: float | None = None
 
     def stream(self, name: str) -> "Noise":
         """Independent numbers for the same samples."""
@@ -57,7 +62,11 @@ class Noise:
         return (self._bits(name, shape) >> 8).to(torch.float32) * 2.0**-24
 
     def normal(self, name: str, *shape: int) -> Tensor:
-        """(n, *shape) float32, standard normal (Box-Muller on pairs of words)."""
+        """(n, *shape) float32, standard normal (Box-Muller on pairs of words), or truncated (inverse transform)."""
+        if self.truncation is not None:
+            below = 0.5 * math.erfc(self.truncation / math.sqrt(2.0))  # the normal's mass below -truncation
+            inside = below + (self.uniform(name, *shape) + 2.0**-25) * (1.0 - 2.0 * below)
+            return torch.special.ndtri(inside).clamp(-self.truncation, self.truncation)
         count = math.prod(shape)
         half = (count + 1) // 2
         bits = self._bits(name, (2 * half,))

@@ -5,7 +5,7 @@ seed and of the images seen (noise.py, data/stream.py).
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.core import transfer
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets, Phase
 from pipeline.core.world import World
@@ -33,17 +34,35 @@ class State:
     phases: tuple[Phase, ...] = field(default=(), repr=False)
 
     @classmethod
-    def fresh(cls, method: Method, spec: ImageSpec, seed: int, device: torch.device) -> "State":
-        """Seeded nets in channels-last memory; the same on every rank."""
+    def fresh(
+        cls,
+        method: Method,
+        spec: ImageSpec,
+        seed: int,
+        device: torch.device,
+        *,
+        initial: Mapping[str, Tensor] | None = None,
+        freeze: Sequence[str] = (),
+    ) -> "State":
+        """Seeded nets in channels-last memory; the same on every rank.
+
+        initial: tensors by "<net>.<parameter or buffer>" to begin from, as far as name and shape match
+        (transfer.py says what did). freeze: nets, or patterns of parameter names, that stay as they are.
+        """
         torch.manual_seed(seed)
         nets = method.build(spec).to(device)
+        transfer.load(nets, initial or {})
         for module in nets.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.to(memory_format=torch.channels_last)
+        for net in nets.values():
+            net.register_forward_hook(_returns_float32)
         ema = nn.ModuleDict({name: copy.deepcopy(nets[name]) for name in method.sampled})
         phases = method.phases()
-        optimizers = {phase.name: phase.optimizer(parameters_of(phase, nets)) for phase in phases}
-        return cls(nets.train(), ema.eval().requires_grad_(False), optimizers, phases=phases)
+        moving = transfer.moving(nets, phases, freeze)
+        optimizers = {phase.name: phase.optimizer(moving[phase.name]) for phase in phases}
+        transfer.still(nets.train(), freeze)
+        return cls(nets, ema.eval().requires_grad_(False), optimizers, phases=phases)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text only, so that ``torch.load(weights_only=True)`` reads it back."""
@@ -84,9 +103,13 @@ class State:
                 world.average([buffer for buffer in nets.buffers() if buffer.is_floating_point()])
 
 
-def parameters_of(phase: Phase, nets: Nets) -> list[nn.Parameter]:
-    """The parameters that a phase moves, in a fixed order."""
-    return [parameter for name in phase.trains for parameter in nets[name].parameters()]
+def _returns_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """A forward hook: under autocast a net computes in bfloat16, but what a loss sees is float32."""
+    if isinstance(output, Tensor):
+        return output.float() if output.dtype == torch.bfloat16 else output
+    if isinstance(output, tuple | list):
+        return type(output)(_returns_float32(module, inputs, item) for item in output)
+    return output
 
 
 def _paired(average: nn.Module, net: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:

@@ -46,6 +46,14 @@ class World:
             parts = flat.split([tensor.numel() for tensor in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """(size * n, ...): all ranks' tensors of the same shape (n, ...), in the order of the ranks."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
     def from_first(self, value: int) -> int:
         """Rank 0's number, on every rank: for decisions that all must take alike."""
         if self.size == 1:

@@ -14,8 +14,8 @@ every split's images and labels, in order, however they are cut into shards).
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,10 +33,11 @@ SHARD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Split:
-    """One split's images and labels, read where they lie."""
+    """One split's images and labels, read where they lie; rows: which of the shards' images, if not all."""
 
     shards: tuple[NDArray[np.uint8], ...]
     labels: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,6 +45,7 @@ class Split:
     def images(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
         """(n, c, h, w) uint8 in channels-last memory, in the order asked for."""
         wanted = np.asarray(indices, dtype=np.int64)
+        wanted = wanted if self.rows is None else self.rows[wanted]
         starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
         owner = np.searchsorted(starts, wanted, side="right") - 1
         out = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
@@ -55,6 +57,11 @@ class Split:
     def labels_of(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
         """(n,) int64."""
         return torch.from_numpy(self.labels[np.asarray(indices, dtype=np.int64)])
+
+    def of_class(self, label: int) -> "Split":
+        """The images of one class, not copied."""
+        rows = np.flatnonzero(self.labels == label)
+        return Split(self.shards, self.labels[rows], rows if self.rows is None else self.rows[rows])
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Dataset:
         """Hash of the images' and labels' content."""
         return str(self.info["digest"])
 
+    def of_class(self, name: str) -> "Dataset":
+        """The same with the images of one class alone; KeyError where no class has that name."""
+        label = {str(known): number for number, known in enumerate(self.info["classes"])}[name]
+        return replace(self, splits={key: split.of_class(label) for key, split in self.splits.items()})
+
 
 def open_dataset(folder: Path) -> Dataset:
     """Opens out/data without reading the images."""
@@ -80,6 +92,11 @@ def open_dataset(folder: Path) -> Dataset:
         raise UserError(f"{folder}: no readable dataset ({error!r}). Run `dvc repro normalize` to make it.") from error
     spec = ImageSpec(channels=info["channels"], size=info["size"], classes=len(info["classes"]))
     return Dataset(spec=spec, info=info, splits=splits)
+
+
+def domains(dataset: Dataset, names: Sequence[str] | None) -> tuple[Dataset, Dataset | None]:
+    """What a run trains on: all of the data, or the images of one class and, as a second domain, of another."""
+    return (dataset, None) if names is None else (dataset.of_class(names[0]), dataset.of_class(names[1]))
 
 
 def _open_split(folder: Path, name: str, entry: Mapping[str, Any]) -> Split:

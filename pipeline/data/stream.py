@@ -13,27 +13,46 @@ from numpy.typing import NDArray
 from pipeline.core.batch import Batch, to_unit_range
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
+from pipeline.data.augment import Augmentation
 from pipeline.data.shards import Split
 
+NO_AUGMENTATION = Augmentation()
 
-def batches(split: Split, *, seed: int, batch_size: int, world: World, start: int = 0) -> Iterator[Batch]:
+
+def batches(
+    split: Split,
+    *,
+    seed: int,
+    batch_size: int,
+    world: World,
+    start: int = 0,
+    other: Split | None = None,
+    augment: Augmentation = NO_AUGMENTATION,
+) -> Iterator[Batch]:
     """Endless batches of this rank's share of ``batch_size`` images, from position ``start`` (images seen).
 
     The ranks' shares are disjoint, contiguous parts of the same global batch, so their union does
-    not depend on the world's size; ``batch_size`` must be a multiple of it.
+    not depend on the world's size; ``batch_size`` must be a multiple of it. other: a second domain,
+    shuffled by itself, of which each batch brings as many images, unpaired.
     """
     if batch_size % world.size:
         raise ValueError(f"batch_size {batch_size} is not a multiple of the {world.size} workers")
     share = batch_size // world.size
     order = _Order(len(split), seed)
+    other_order = _Order(len(other), seed + 1) if other else None
     position = start + world.rank * share
     while True:
         positions = np.arange(position, position + share)
         rows = order[positions]
+        noise = Noise(seed, torch.from_numpy(positions).to(world.device))
+        second = None
+        if other and other_order:
+            second = augment(to_unit_range(other.images(other_order[positions]), world.device), noise.stream("other"))
         yield Batch(
-            images=to_unit_range(split.images(rows), world.device),
+            images=augment(to_unit_range(split.images(rows), world.device), noise.stream("augment")),
             labels=split.labels_of(rows).to(world.device),
-            noise=Noise(seed, torch.from_numpy(positions).to(world.device)),
+            noise=noise,
+            other=second,
         )
         position += batch_size
 

@@ -29,15 +29,29 @@ def shuffled(size: int, count: int, seed: int) -> Tensor:
     return order[torch.arange(count) % size]
 
 
-def batches(split: Split, rows: Tensor, *, seed: int, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
-    """The real images at ``rows``, each once and in order, sample i with noise number i."""
+def batches(
+    split: Split,
+    rows: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+    truncation: float | None = None,
+    other: Split | None = None,
+) -> Iterator[Batch]:
+    """The real images at ``rows``, each once and in order, sample i with noise number i.
+
+    truncation: bound of normal latents. other: a second domain, of which sample i gets image i, from the
+    start again where it has fewer.
+    """
     target = torch.device(device)
     for ids in torch.arange(len(rows)).split(batch_size):
         chosen = rows[ids].numpy()
         yield Batch(
             images=to_unit_range(split.images(chosen), target),
             labels=split.labels_of(chosen).to(target),
-            noise=Noise(seed, ids.to(target)).stream("evaluate"),
+            noise=Noise(seed, ids.to(target), truncation=truncation).stream("evaluate"),
+            other=None if other is None else to_unit_range(other.images((ids % len(other)).numpy()), target),
         )
 
 

@@ -4,106 +4,198 @@ A variant is two equations, each given as named terms whose sum is the loss.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Method, Nets, Phase
-from pipeline.families.latents import interpolation
+from pipeline.core.method import Logs, Nets, Phase
+from pipeline.core.world import World
+from pipeline.families.latents import PRIORS, interpolation
+from pipeline.families.optimization import Optimized
 from pipeline.families.ranges import require
-from pipeline.nets import dcgan
-from pipeline.nets.layers import NORMS
+from pipeline.nets.augment import AUGMENTS, Adaptive, Plain
+from pipeline.nets.layers import NORMS, UPSAMPLINGS
+from pipeline.nets.named import PAIRS
 
 Terms = dict[str, Tensor]
+Critic = Callable[[Tensor], Any]
+"""(n, c, h, w) -> (n, 1), or whatever a method's critic gives; the batch's labels are bound to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GAN(Method):
-    """latent: dimensions of z ~ N(0, I). width: channels of the widest-resolution layer.
+class GAN(Optimized):
+    """latent: dimensions of z; prior: normal, N(0, 1), or uniform, U[-1, 1]. critic_steps: per generator step.
 
-    lr, beta1, beta2: Adam's, for both nets. critic_steps: critic steps per generator step.
-    generator_norm, critic_norm: batch, instance, layer or none.
+    critic_lr: the critic's learning rate, if not ``lr`` (two time scales, Heusel et al., arXiv:1706.08500).
+    critic_augment: none, diffaugment or ada: what the critic sees of real and generated images alike;
+    ada_target: the share of real images' positive minus negative scores that ADA's strength steers to.
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("generator",)
 
     latent: int = 64
-    width: int = 32
-    lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
+    prior: str = "normal"
     critic_steps: int = 1
-    generator_norm: str = "batch"
-    critic_norm: str = "batch"
+    critic_lr: float | None = None
+    critic_augment: str = "none"
+    ada_target: float = 0.6
 
     def __post_init__(self) -> None:
-        require(self, "latent", "width", "lr", "critic_steps", positive=True)
-        require(self, "beta1", "beta2", unit=True)
-        require(self, "generator_norm", "critic_norm", among=NORMS)
+        super().__post_init__()
+        require(self, "latent", "critic_steps", positive=True)
+        require(self, "prior", among=tuple(PRIORS))
+        require(self, "critic_augment", among=tuple(AUGMENTS))
+        require(self, "ada_target", unit=True)
+        if self.critic_lr is not None:
+            require(self, "critic_lr", positive=True)
 
     @abstractmethod
-    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
-        """What the critic minimises; real, fake: (n, c, h, w)."""
+    def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
+        """The nets: "generator" (n, z), labels -> (n, c, h, w), "critic" (n, c, h, w), labels -> (n, 1), and others."""
 
     @abstractmethod
-    def generator_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        """What the critic minimises; real, fake: (n, c, h, w), augmented alike."""
+
+    @abstractmethod
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         """What the generator minimises; the gradient flows through fake alone."""
 
+    # Declared hooks beside the contract's: the only implemented behaviour that a GAN may replace.
+
+    def latents(self, batch: Batch) -> Tensor:
+        """(n, latent): what the generator's images are made from."""
+        return PRIORS[self.prior].draw(batch.noise, self.latent)
+
+    def generate(self, nets: Nets, batch: Batch) -> Tensor:
+        """(n, c, h, w): the images of a training step; by default those of sampling."""
+        return self.sample(nets, batch)
+
     def build(self, spec: ImageSpec) -> Nets:
-        shape = {"channels": spec.channels, "size": spec.size, "width": self.width}
-        return nn.ModuleDict(
-            {
-                "generator": dcgan.Generator(latent=self.latent, norm_name=self.generator_norm, **shape),
-                "critic": dcgan.Critic(norm_name=self.critic_norm, **shape),
-            }
-        )
+        augment = AUGMENTS[self.critic_augment](self.ada_target)
+        return nn.ModuleDict(dict(self.pair(spec)) | {"augment": augment})
 
     def phases(self) -> tuple[Phase, ...]:
         # The generator first: the images of its step serve the critic's, which saves a forward pass.
-        return (
-            Phase(name="generator", trains=("generator",), loss=self._generator_phase, optimizer=self._optimizer),
-            Phase(
-                name="critic",
-                trains=("critic",),
-                loss=self._critic_phase,
-                optimizer=self._optimizer,
-                repeats=self.critic_steps,
-            ),
+        critic = self.phase(
+            "critic",
+            ("critic",),
+            self._critic_phase,
+            repeats=self.critic_steps,
+            lr=self.critic_lr,
+            after=_adapt,
         )
+        return self.phase("generator", ("generator",), self._generator_phase), critic
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
-        return nets["generator"](self.latents(like))
-
-    def latents(self, batch: Batch) -> Tensor:
-        """(n, latent)."""
-        return batch.noise.normal("latent", self.latent)
+        images: Tensor = nets["generator"](self.latents(like), like.labels)
+        return images
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        return {"interpolation": interpolation(nets["generator"], self.latents(batch))}
+        latents, prior = self.latents(batch), PRIORS[self.prior]
+        return {"interpolation": interpolation(nets["generator"], latents, batch.labels, walk=prior.walk)}
 
     def _generator_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        fake = self.sample(nets, batch)
+        fake = self.generate(nets, batch)
         batch.shared["fake"] = fake.detach()
-        return summed(self.generator_loss(nets["critic"], batch.images, fake, batch))
+        real, fake = augmented(nets, batch.images, fake, batch)
+        return summed(self.generator_loss(Judge(nets, batch.labels), real, fake, batch, clock))
 
     def _critic_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        return summed(self.critic_loss(nets["critic"], batch.images, self._fake(nets, batch), batch))
+        real, fake = augmented(nets, batch.images, self._fake(nets, batch), batch)
+        terms = self.critic_loss(Judge(nets, batch.labels, watched=real), real, fake, batch, clock)
+        loss, logs = summed(terms)
+        return loss, dict(logs) | _augment(nets).logs()
 
     def _fake(self, nets: Nets, batch: Batch) -> Tensor:
         if "fake" in batch.shared:
             return batch.shared.pop("fake")
         with torch.no_grad():
-            return self.sample(nets, batch)
+            return self.generate(nets, batch)
 
-    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        return Adam(parameters, lr=self.lr, betas=(self.beta1, self.beta2), fused=True)
+
+@dataclass(frozen=True, kw_only=True)
+class NamedNets(GAN):
+    """net: dcgan, resnet or mlp, for both. width: channels of the widest-resolution layer (mlp: of a layer).
+
+    upsampling: transposed, nearest or pixelshuffle. generator_norm, critic_norm: batch, layer, group, instance or
+    none. spectral_norm, generator_spectral_norm: of the critic's and of the generator's layers.
+    """
+
+    net: str = "dcgan"
+    width: int = 32
+    upsampling: str = "transposed"
+    generator_norm: str = "batch"
+    critic_norm: str = "batch"
+    spectral_norm: bool = False
+    generator_spectral_norm: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "net", among=tuple(PAIRS))
+        require(self, "width", positive=True)
+        require(self, "upsampling", among=UPSAMPLINGS)
+        require(self, "generator_norm", "critic_norm", among=NORMS)
+
+    def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
+        """A declared hook: further arguments of the generator, such as classes."""
+        return {}
+
+    def critic_options(self, spec: ImageSpec) -> dict[str, Any]:
+        """A declared hook: further arguments of the critic, such as classes or outputs."""
+        return {}
+
+    def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
+        shape = {"channels": spec.channels, "size": spec.size, "width": self.width}
+        return {
+            "generator": PAIRS[self.net].Generator(
+                latent=self.latent,
+                norm_name=self.generator_norm,
+                upsampling=self.upsampling,
+                spectral=self.generator_spectral_norm,
+                **shape,
+                **self.generator_options(spec),
+            ),
+            "critic": PAIRS[self.net].Critic(
+                norm_name=self.critic_norm, spectral=self.spectral_norm, **shape, **self.critic_options(spec)
+            ),
+        }
+
+
+class Judge:
+    """The critic with its labels bound. It shows the scores of ``watched``, the real images, to the augmentation."""
+
+    def __init__(self, nets: Nets, labels: Tensor, watched: Tensor | None = None) -> None:
+        self.critic, self.augment, self.labels, self.watched = nets["critic"], _augment(nets), labels, watched
+
+    def __call__(self, images: Tensor) -> Any:
+        scores = self.critic(images, self.labels)
+        if images is self.watched:
+            self.augment.observe(scores)
+        return scores
+
+
+def augmented(nets: Nets, real: Tensor, fake: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the critic sees of both, each image by its own random numbers."""
+    return nets["augment"](real, batch.noise.stream("real")), nets["augment"](fake, batch.noise.stream("fake"))
 
 
 def summed(terms: Terms) -> tuple[Tensor, Logs]:
     """The loss, and its terms as logs where there is more than one."""
     return torch.stack(list(terms.values())).sum(), terms if len(terms) > 1 else {}
+
+
+def _adapt(nets: Nets, world: World) -> None:
+    augment = _augment(nets)
+    if isinstance(augment, Adaptive):
+        augment.adapt(world)
+
+
+def _augment(nets: Nets) -> Plain:
+    augment = nets["augment"]
+    assert isinstance(augment, Plain)
+    return augment

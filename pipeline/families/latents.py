@@ -1,9 +1,12 @@
-"""Walks through a latent space with a normal prior."""
+"""Latent spaces: their priors, and walks through them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pipeline.core.noise import Noise
 
 
 def slerp(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
@@ -21,9 +24,42 @@ def slerp(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
     return left * start[:, None] + right * end[:, None]
 
 
-def interpolation(decode: Callable[[Tensor], Tensor], latents: Tensor, rows: int = 6, columns: int = 9) -> Tensor:
-    """(rows, columns, c, h, w): each row walks from one latent to another; latents: (n >= 2 rows, z)."""
+def straight(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
+    """Linear interpolation: (n, z), (n, z), (m,) -> (n, m, z)."""
+    return torch.lerp(start[:, None], end[:, None], fractions[None, :, None])
+
+
+Walk = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """draw: noise, z -> (n, z). walk: between latents, through likely ones."""
+
+    draw: Callable[[Noise, int], Tensor]
+    walk: Walk
+
+
+PRIORS = {
+    "normal": Prior(lambda noise, size: noise.normal("latent", size), slerp),
+    "uniform": Prior(lambda noise, size: noise.uniform("latent", size) * 2 - 1, straight),
+}
+
+
+def interpolation(
+    decode: Callable[..., Tensor],
+    latents: Tensor,
+    labels: Tensor | None = None,
+    *,
+    walk: Walk = slerp,
+    rows: int = 6,
+    columns: int = 9,
+) -> Tensor:
+    """(rows, columns, c, h, w): each row walks from one latent to another, in one class where labels are given.
+
+    decode: latents, or latents and labels, to images. latents: (n >= 2 rows, z); labels: (n,).
+    """
     rows = min(rows, len(latents) // 2)
-    walk = slerp(latents[:rows], latents[rows : 2 * rows], torch.linspace(0, 1, columns, device=latents.device))
-    images = decode(walk.flatten(0, 1))
-    return images.unflatten(0, (rows, columns))
+    path = walk(latents[:rows], latents[rows : 2 * rows], torch.linspace(0, 1, columns, device=latents.device))
+    given = () if labels is None else (labels[:rows].repeat_interleave(columns),)
+    return decode(path.flatten(0, 1), *given).unflatten(0, (rows, columns))

@@ -35,14 +35,17 @@ def load(name: str, **settings: Any) -> Method:
     return find(name)(**settings)
 
 
-def configure(run: "Run", settings: Mapping[str, Any], name: str, path: Path = Path("params.yaml")) -> Method:
-    """The same from ``runs.<name>`` of params.yaml; what does not fit raises UserError with file, key and remedy."""
+def configure(run: "Run", settings: Mapping[str, Any], prefix: str, path: Path = Path("params.yaml")) -> Method:
+    """The same from a run of params.yaml, whose keys begin with ``prefix`` ("runs.<name>.").
+
+    What does not fit raises UserError with file, key and remedy.
+    """
     from pipeline.config import Run, checked, field_names, refuse_unknown
 
     try:
         cls = find(run.method)
     except UserError as error:
-        raise UserError(f"{path}: runs.{name}.method: {error}") from None
-    refuse_unknown(settings, field_names(cls), path, f"runs.{name}.", also=field_names(Run))
-    method: Method = checked(cls, dict(settings), path, f"runs.{name}.")
+        raise UserError(f"{path}: {prefix}method: {error}") from None
+    refuse_unknown(settings, field_names(cls), path, prefix, also=field_names(Run))
+    method: Method = checked(cls, dict(settings), path, prefix)
     return method

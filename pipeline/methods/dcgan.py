@@ -7,19 +7,21 @@ generative adversarial networks", ICLR 2016, arXiv:1511.06434; losses of Goodfel
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from pipeline.core.batch import Batch
-from pipeline.families.gan import GAN, Terms
+from pipeline.core.batch import Batch, Clock
+from pipeline.families.gan import Critic, NamedNets, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCGAN(GAN):
+class DCGAN(NamedNets):
     """Params: those of the family, at the paper's values (Adam 2e-4, beta1 0.5, batch norm in both nets)."""
 
-    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+    beta1: float = 0.5
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": softplus(-critic(real)).mean(), "fake": softplus(critic(fake)).mean()}
 
-    def generator_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"fooling": softplus(-critic(fake)).mean()}

@@ -7,16 +7,16 @@ NeurIPS 2017, arXiv:1704.00028.
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.core.batch import Batch
-from pipeline.families.gan import GAN, Terms
-from pipeline.families.penalties import gradient_penalty
+from pipeline.core.batch import Batch, Clock
+from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.penalties import gradient_penalty, refuse_batch_norm
 from pipeline.families.ranges import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class WGANGP(GAN):
+class WGANGP(NamedNets):
     """penalty: lambda. The other params at the paper's values (algorithm 1; layer norm in the critic)."""
 
     penalty: float = 10.0
@@ -29,12 +29,11 @@ class WGANGP(GAN):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "penalty", nonnegative=True)
-        if self.critic_norm == "batch":
-            raise ValueError("critic_norm: batch norm ties samples together, but the penalty is per sample; use layer")
+        refuse_batch_norm(self)
 
-    def critic_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         penalty = gradient_penalty(critic, real, fake, batch.noise.uniform("epsilon", 1, 1, 1))
         return {"distance": critic(fake).mean() - critic(real).mean(), "penalty": self.penalty * penalty}
 
-    def generator_loss(self, critic: nn.Module, real: Tensor, fake: Tensor, batch: Batch) -> Terms:
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"score": -critic(fake).mean()}

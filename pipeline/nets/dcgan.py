@@ -7,62 +7,105 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pipeline.nets.layers import as_weights_lie, doublings, norm
+from pipeline.nets.layers import (
+    Head,
+    LabelledImages,
+    LabelledLatents,
+    Projection,
+    add_spectral_norm,
+    as_weights_lie,
+    doublings,
+    norm,
+    upsample,
+)
 
 MAX_FACTOR = 8  # channels grow to at most 8 times the width
 
 
 class Generator(nn.Module):
-    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, transposed convolutions of 4 x 4, ReLU, tanh."""
+    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, learned upsampling (the paper's: transposed convolutions of
+    4 x 4), ReLU, tanh. With classes, an embedding of the label (n,) stands behind the latents."""
 
-    def __init__(self, *, latent: int, channels: int, size: int, width: int, norm_name: str = "batch") -> None:
+    def __init__(
+        self,
+        *,
+        latent: int,
+        channels: int,
+        size: int,
+        width: int,
+        norm_name: str = "batch",
+        upsampling: str = "transposed",
+        spectral: bool = False,
+        classes: int = 0,
+    ) -> None:
         super().__init__()
         base, steps = doublings(size)
         widths = [width * min(2**k, MAX_FACTOR) for k in reversed(range(steps))]
         bias = norm_name == "none"
-        self.project = nn.Linear(latent, widths[0] * base * base, bias=bias)
+        self.input = LabelledLatents(latent, classes)
+        self.project = nn.Linear(self.input.size, widths[0] * base * base, bias=bias)
         self.grid = (widths[0], base, base)
         layers: list[nn.Module] = [norm(norm_name, widths[0]), nn.ReLU(inplace=True)]
         for before, after in pairwise(widths):
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias), norm(norm_name, after)]
+            layers += [upsample(upsampling, before, after, bias=bias), norm(norm_name, after)]
             layers += [nn.ReLU(inplace=True)]
-        layers += [nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh()]
+        layers += [upsample(upsampling, widths[-1], channels), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         self.apply(initialize)
+        if spectral:
+            add_spectral_norm(self)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        grid = self.project(latents).unflatten(1, self.grid)
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        grid = self.project(self.input(latents, labels)).unflatten(1, self.grid)
         images: Tensor = self.layers(as_weights_lie(grid, self.layers))
         return images
 
 
 class Critic(nn.Module):
-    """(n, c, s, s) -> (n, outputs): strided convolutions of 4 x 4, leaky ReLU of slope 0.2."""
+    """(n, c, s, s) -> (n, outputs): strided convolutions of 4 x 4, leaky ReLU of slope 0.2.
 
-    def __init__(self, *, channels: int, size: int, width: int, norm_name: str = "batch", outputs: int = 1) -> None:
+    With classes, the label (n,) is projected on the last features, or concatenated to the images as a map.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        size: int,
+        width: int,
+        norm_name: str = "batch",
+        outputs: int = 1,
+        spectral: bool = False,
+        classes: int = 0,
+        conditioning: str = "projection",
+    ) -> None:
         super().__init__()
         base, steps = doublings(size)
         widths = [width * min(2**k, MAX_FACTOR) for k in range(steps)]
         bias = norm_name == "none"
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        self.input = LabelledImages(channels, size, classes if conditioning == "concat" else 0)
+        layers: list[nn.Module] = [nn.Conv2d(self.input.channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=bias), norm(norm_name, after)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
-        layers += [nn.Conv2d(widths[-1], outputs, base)]
         self.layers = nn.Sequential(*layers)
+        self.head = Head(widths[-1] * base * base, outputs, classes if conditioning == "projection" else 0)
         self.apply(initialize)
+        if spectral:
+            add_spectral_norm(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.layers(images)
-        return scores.flatten(1)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.layers(self.input(images, labels))
+        scores: Tensor = self.head(features.flatten(1), labels)
+        return scores
 
 
 def initialize(module: nn.Module) -> None:
     """Section 4 of the paper: weights from N(0, 0.02); norm scales from N(1, 0.02), shifts 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | Projection):
         nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(bias)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)

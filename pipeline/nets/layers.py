@@ -1,20 +1,179 @@
-"""Layers that several networks share."""
+"""Layers that several networks share: norms, upsampling, ways to use a label, spectral normalization.
+
+Legend: n samples, c channels, h = w = s pixels, z latent dimensions, f features, k classes.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.nn.utils import parametrize
 
-NORMS = ("batch", "instance", "layer", "none")
+GROUP = 4  # channels of a group at least: with fewer, group norm is instance norm
+LARGEST_GROUPS = 32  # groups at most (Wu, He, "Group normalization", arXiv:1803.08494)
+WARM_UP_ITERATIONS = 15  # power iterations before the first step, as in torch's own spectral norm
+
+_NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
+    "batch": lambda channels, affine: nn.BatchNorm2d(channels, affine=affine),
+    "layer": lambda channels, affine: nn.GroupNorm(1, channels, affine=affine),
+    "group": lambda channels, affine: nn.GroupNorm(groups(channels), channels, affine=affine),
+    "instance": lambda channels, affine: nn.InstanceNorm2d(channels, affine=affine),
+    "none": lambda channels, affine: nn.Identity(),
+}
+NORMS = tuple(_NORMS)
 
 
-def norm(name: str, channels: int) -> nn.Module:
-    """A normalization layer for (n, channels, h, w) by name: batch, instance, layer (over c, h, w) or none."""
-    if name == "batch":
-        return nn.BatchNorm2d(channels)
+def norm(name: str, channels: int, *, affine: bool = True) -> nn.Module:
+    """A normalization of (n, c, h, w) by name: batch, layer (over c, h, w), group, instance or none."""
+    return _NORMS[name](channels, affine)
+
+
+def vector_norm(name: str, features: int) -> nn.Module:
+    """The same of (n, f); ValueError for instance norm, of which a vector has one value each."""
     if name == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
-    if name == "layer":
-        return nn.GroupNorm(1, channels)
-    return nn.Identity()
+        raise ValueError("instance norm needs images, not vectors; use layer")
+    return nn.BatchNorm1d(features) if name == "batch" else norm(name, features)
+
+
+def groups(channels: int) -> int:
+    """The most groups, a power of two, that divide the channels into at least four each."""
+    count = LARGEST_GROUPS
+    while channels % count or channels < GROUP * count:
+        count //= 2
+        if count <= 1:
+            return 1
+    return count
+
+
+_UPSAMPLINGS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "transposed": lambda before, after, bias: nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias),
+    "nearest": lambda before, after, bias: nn.Sequential(
+        nn.Upsample(scale_factor=2.0), nn.Conv2d(before, after, 3, 1, 1, bias=bias)
+    ),
+    "pixelshuffle": lambda before, after, bias: nn.Sequential(
+        nn.Conv2d(before, 4 * after, 3, 1, 1, bias=bias), nn.PixelShuffle(2)
+    ),
+}
+UPSAMPLINGS = tuple(_UPSAMPLINGS)
+
+
+def upsample(name: str, before: int, after: int, *, bias: bool = True) -> nn.Module:
+    """(n, before, h, w) -> (n, after, 2h, 2w), learned: a transposed convolution of 4 x 4, or a convolution of
+    3 x 3 behind nearest upsampling (Odena et al., 2016) or before PixelShuffle (Shi et al., arXiv:1609.05158)."""
+    return _UPSAMPLINGS[name](before, after, bias)
+
+
+CONDITIONINGS = ("projection", "concat")
+
+
+class LabelledNorm(nn.Module):
+    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): images (n, c, h, w),
+    labels (n,) -> (n, c, h, w). Under the norm "none" scale and shift alone; without classes the plain norm."""
+
+    def __init__(self, name: str, channels: int, classes: int = 0) -> None:
+        super().__init__()
+        self.norm = norm(name, channels, affine=not classes)
+        self.modulation = nn.Embedding(classes, 2 * channels) if classes else None
+        if self.modulation is not None:
+            nn.init.normal_(self.modulation.weight[:, :channels], 1.0, 0.02)
+            nn.init.zeros_(self.modulation.weight[:, channels:])
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        images = self.norm(images)
+        if self.modulation is None:
+            return images
+        scale, shift = self.modulation(labels)[:, :, None, None].chunk(2, dim=1)
+        return images * scale + shift
+
+
+class LabelledLatents(nn.Module):
+    """(n, z), labels (n,) -> (n, size): with classes, an embedding of the label behind the latents."""
+
+    def __init__(self, latent: int, classes: int = 0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, latent) if classes else None
+        self.size = 2 * latent if classes else latent
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return latents if self.embedding is None else torch.cat((latents, self.embedding(labels)), dim=1)
+
+
+class LabelledImages(nn.Module):
+    """(n, c, s, s), labels (n,) -> (n, channels, s, s): with classes, a learned map of the label comes last."""
+
+    def __init__(self, channels: int, size: int, classes: int = 0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, size * size) if classes else None
+        self.channels = channels + 1 if classes else channels
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.embedding is None:
+            return images
+        return torch.cat((images, self.embedding(labels).view(-1, 1, *images.shape[2:])), dim=1)
+
+
+class Projection(nn.Embedding):
+    """A label's direction among the features: a layer of the scores, so spectral norm applies to it."""
+
+
+class Head(nn.Module):
+    """(n, f), labels (n,) -> (n, outputs): a linear layer and, with classes, the inner product of the features with
+    the label's embedding (Miyato, Koyama, "cGANs with projection discriminator", arXiv:1802.05637, eq. 3)."""
+
+    def __init__(self, features: int, outputs: int, classes: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, outputs)
+        self.projection = Projection(classes, features) if classes else None
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        scores: Tensor = self.linear(features)
+        if self.projection is None:
+            return scores
+        return scores + (self.projection(labels) * features).sum(1, keepdim=True)
+
+
+class SpectralNorm(nn.Module):
+    """W -> W / sigma(W), sigma the largest singular value of W as a matrix, outputs by all else.
+
+    Miyato, Kataoka, Koyama, Yoshida, arXiv:1802.05957, algorithm 1: one power iteration per forward pass in
+    training mode, from where the last one ended. Two things differ from torch's own: sigma is computed in
+    float32 under autocast too, and in evaluation mode an iteration is made but not kept, so that a moving
+    average of nets, whose W and u are averages, has the sigma of its own W.
+    """
+
+    u: Tensor
+
+    def __init__(self, weight: Tensor, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.register_buffer("u", torch.randn(weight.shape[outputs]))
+        for _ in range(WARM_UP_ITERATIONS):
+            self.u.copy_(self._singular_vectors(self._matrix(weight))[0])
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = self._matrix(weight)
+            u, v = self._singular_vectors(matrix)
+            if self.training:
+                self.u.copy_(u)
+            return weight / torch.dot(u, matrix.mv(v))
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        return weight.movedim(self.outputs, 0).flatten(1)
+
+    @torch.no_grad()
+    def _singular_vectors(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        v = normalize(matrix.t().mv(self.u), dim=0)
+        return normalize(matrix.mv(v), dim=0), v
+
+
+def add_spectral_norm(net: nn.Module) -> None:
+    """Spectral norm on every convolution, linear layer and projection; call it once the weights are initialized."""
+    for module in list(net.modules()):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | Projection):
+            outputs = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+            parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight.detach(), outputs))
 
 
 def as_weights_lie(images: Tensor, net: nn.Module) -> Tensor:

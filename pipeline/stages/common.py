@@ -21,17 +21,22 @@ def scratch_folder(params: Params, name: str, key: str) -> Path:
     return project_root() / params.cluster.storage / "runs" / f"{name}-{key[:16]}"
 
 
-def content_key(name: str, params: Params, data_digest: str, pipeline: Path = Path("dvc.yaml")) -> str:
-    """sha256 over a run's params, its data and the code that dvc.yaml declares for its training.
+def content_key(
+    name: str, params: Params, data_digest: str, initial: str | None = None, pipeline: Path = Path("dvc.yaml")
+) -> str:
+    """sha256 over a run's params, its data, the weights it begins from and the code that dvc.yaml declares for it.
 
     Equal keys mean the same training, so its checkpoints may be resumed; where it runs
     (cluster, tracking) does not enter.
     """
     stage = yaml.safe_load(pipeline.read_text())["stages"]["train"]["do"]
-    method = params.runs[name].get("method")
+    raw = params.all_runs[name]
+    method = raw.get("method")
     declared = [dep.replace("${key}", name).replace("${item.method}", str(method)) for dep in stage["deps"]]
     code = {str(file): sha256_of(file) for dep in declared if dep.startswith("pipeline/") for file in _files(Path(dep))}
-    content = {"params": params.runs[name], "data": data_digest, "code": code}
+    content = {"params": raw, "data": data_digest, "code": code}
+    if initial:
+        content["initial"] = initial
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,11 +14,12 @@ import typer
 
 from pipeline import errors
 from pipeline.config import Params, Run, read_params, read_run
-from pipeline.files import atomic_file, atomic_folder, write_json
+from pipeline.files import atomic_file, atomic_folder, sha256_of, write_json
 from pipeline.stages.common import content_key, exclusive, scratch_folder
 from pipeline.stages.paths import DATA, run_folder
 
 if TYPE_CHECKING:
+    from pipeline.core.method import Method
     from pipeline.data.shards import Dataset
     from pipeline.journal import Journal
     from pipeline.training import Job
@@ -27,31 +29,92 @@ def main(run: str) -> None:
     """Trains one run of params.yaml; resumes it where an earlier, interrupted call left it."""
     params = read_params()
     settings, own = read_run(params, run)
+    prefix = f"{params.section(run)}.{run}."
 
     from pipeline import methods
     from pipeline.data.shards import open_dataset
     from pipeline.training import Job
 
-    method = methods.configure(settings, own, run)
-
+    method = methods.configure(settings, own, prefix)
     dataset = open_dataset(DATA)
-    check_fit(run, method, dataset)
-    key = content_key(run, params, dataset.digest)
-    scratch = scratch_folder(params, run, key)
-    job = Job(key=key, run=settings, method=method, data=str(DATA.absolute()), store=str(scratch))
-    with exclusive(scratch):
-        track(run, params, job, dataset)
+    check_data(prefix, settings, method, dataset)
+    with initial_weights(params, run, settings.init_from) as weights:
+        check_nets(prefix, settings, method, dataset, weights)
+        key = content_key(run, params, dataset.digest, sha256_of(weights) if weights else None)
+        scratch = scratch_folder(params, run, key)
+        job = Job(key=key, run=settings, method=method, data=str(DATA.absolute()), store=str(scratch))
+        with exclusive(scratch):
+            if weights and not job.initial.exists():
+                with atomic_file(job.initial) as temporary:
+                    shutil.copyfile(weights, temporary)
+            track(run, params, job, dataset)
 
 
-def check_fit(name: str, method: Any, dataset: "Dataset") -> None:
-    """Builds the nets without memory, so that a shape that does not fit is said before anything starts."""
+def check_data(prefix: str, run: Run, method: "Method", dataset: "Dataset") -> None:
+    """Says before anything starts what the method needs and the data does not bring."""
+    classes = [str(name) for name in dataset.info["classes"]]
+    if "labels" in method.needs and len(classes) < 2:
+        raise errors.UserError(
+            f"params.yaml: {prefix}method: {run.method} needs labels, but data.source has {len(classes)} class(es). "
+            "Choose a source with classes, or a method without labels."
+        )
+    if ("other" in method.needs) != (run.domains is not None):
+        raise errors.UserError(
+            f"params.yaml: {prefix}domains: "
+            + ("name two classes of the data, for example" if run.domains is None else "leave it out:")
+            + (f" [{', '.join(classes[:2])}]." if run.domains is None else f" {run.method} has one domain.")
+        )
+    for name in run.domains or ():
+        if name not in classes:
+            raise errors.UserError(
+                f"params.yaml: {prefix}domains: no class '{name}' in the data. {errors.nearest(name, classes)}"
+            )
+
+
+@contextmanager
+def initial_weights(params: Params, name: str, init_from: str | None) -> Iterator[Path | None]:
+    """The weights file that init_from means: a run's (of ``derived``), a file, or one fetched from MLflow."""
+    if init_from is None:
+        yield None
+    elif name in params.derived:
+        yield run_folder(init_from) / "weights.safetensors"
+    elif init_from.startswith(("models:/", "runs:/")):
+        from pipeline.tracking import fetch_weights
+
+        with tempfile.TemporaryDirectory() as folder:
+            yield fetch_weights(init_from, params.tracking, Path(folder))
+    elif Path(init_from).is_file():
+        yield Path(init_from)
+    else:
+        raise errors.UserError(
+            f"params.yaml: runs.{name}.init_from: '{init_from}' is no file. Name a weights file or an MLflow model "
+            "(models:/<id>); to begin from a run, move this run to the section derived."
+        )
+
+
+def check_nets(prefix: str, run: Run, method: "Method", dataset: "Dataset", weights: Path | None) -> None:
+    """Builds the nets without memory, so that a shape that does not fit is said before anything starts;
+    says which weights will be loaded, and refuses to train on nets that would miss theirs."""
     import torch
+
+    from pipeline.core import transfer
+    from pipeline.weights import load_tensors
 
     try:
         with torch.device("meta"):
-            method.build(dataset.spec)
+            nets = method.build(dataset.spec)
+        transfer.moving(nets, method.phases(), run.freeze)
     except ValueError as error:
-        raise errors.UserError(f"params.yaml: runs.{name}: {error}") from None
+        raise errors.UserError(f"params.yaml: {prefix.removesuffix('.')}: {error}") from None
+    account = transfer.compare(nets, load_tensors(weights) if weights else {})
+    lacking = [key for key in (*account.missing, *account.reshaped) if key.split(".")[0] in method.starts_from]
+    if lacking:
+        raise errors.UserError(
+            f"params.yaml: {prefix}init_from: {run.method} needs trained weights of {', '.join(method.starts_from)}: "
+            + (f"{account}. Give both runs the same sizes." if weights else "put it under derived and name their run.")
+        )
+    if weights:
+        print(f"{run.init_from}: {account}", flush=True)
 
 
 def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:

@@ -1,0 +1,136 @@
+"""What normalizing flows share: dequantization, the exact log-likelihood, and sampling by the inverse.
+
+A pixel of 256 levels is made continuous by uniform noise, v = (level + u) / 256 with u in [0, 1)
+(Theis et al., arXiv:1511.01844, section 3.1), and the flow f maps v to latents z ~ N(0, I):
+
+    log p(v) = log N(f(v); 0, I) + log |det df/dv|
+    bits per dimension = -log2 p(v) / d + 8
+
+Its mean over u bounds the negative log-likelihood of the levels from above. A uniform p(v) has 8 bits.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Logs, Nets, Phase
+from pipeline.core.noise import Noise
+from pipeline.core.world import World
+from pipeline.families.latents import interpolation
+from pipeline.families.optimization import Optimized
+from pipeline.families.ranges import require
+from pipeline.families.vae import bits_per_dimension
+from pipeline.nets.flow import Bijection, Center, Chain, LearnedPrior, Logit, MultiScale, initialize
+
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0)  # rows of the panel
+
+
+def dequantize(images: Tensor, noise: Noise) -> Tensor:
+    """Images in [-1, 1] (n, c, h, w), taken as their nearest of 256 levels, to v in [0, 1]."""
+    levels = images.add(1.0).mul(127.5).round()
+    return (levels + noise.uniform("dequantization", *images.shape[1:])) / 256.0
+
+
+def to_images(v: Tensor) -> Tensor:
+    """v to images in [-1, 1] whose nearest level is floor(256 v), so that ``dequantize`` is undone.
+
+    What the flow puts outside of [0, 1] becomes the nearest level: 0 or 255.
+    """
+    return ((256.0 * v - 0.5) / 127.5 - 1.0).clamp(-1.0, 1.0)
+
+
+def normal_log_density(latents: Tensor) -> Tensor:
+    """log N(z; 0, I) in nats: (n, d) -> (n,)."""
+    return -0.5 * (latents.square() + math.log(2 * math.pi)).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(Optimized):
+    """levels: resolutions, each half the one before. width: hidden channels of the couplings' networks.
+
+    preprocessing: v as the flow's layers get it: center (v - 1/2), or logit, of alpha + (1 - 2 alpha) v, which
+    suits images of mostly black and white. temperature: of the normal latents when sampling; 1 samples the
+    model itself. The loss is in bits per dimension, averaged over the batch.
+    """
+
+    sampled: ClassVar[tuple[str, ...]] = ("flow",)
+
+    levels: int = 3
+    width: int = 32
+    preprocessing: str = "center"
+    alpha: float = 0.05
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "levels", "width", positive=True)
+        require(self, "preprocessing", among=("center", "logit"))
+        require(self, "temperature", nonnegative=True)
+        if not 0 < self.alpha < 0.5:
+            raise ValueError("alpha: should be in (0, 0.5)")
+
+    @abstractmethod
+    def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior | None]:
+        """Each level's layers, the first level's after the preprocessing, and what is learned of the prior."""
+
+    def build(self, spec: ImageSpec) -> Nets:
+        (first, *others), prior = self.layers(spec)
+        before = Logit(self.alpha) if self.preprocessing == "logit" else Center()
+        levels = [Chain(layers) for layers in ([before, *first], *others)]
+        return nn.ModuleDict({"flow": MultiScale((spec.channels, spec.size, spec.size), levels, prior)})
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (self.phase("flow", ("flow",), self._loss),)
+
+    def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
+        initialize(nets["flow"], world, lambda: self.encode(nets, batch))
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        return self.decode(nets, self.temperature * self._noise(nets, like), like.labels)
+
+    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Walks between two real images, and samples by temperature."""
+        rows = min(6, len(batch) // 2)
+        labels = batch.labels[:rows].repeat(len(batch) // rows + 1)[: len(batch)]  # one class per walk
+        latents, _ = self.encode(nets, batch, labels)
+        walks = interpolation(lambda z, y: self.decode(nets, z, y), latents, labels, rows=rows)
+        noise = self._noise(nets, batch)[:8]
+        hotter = [self.decode(nets, t * noise, batch.labels[:8]) for t in TEMPERATURES]
+        return {"interpolation": walks, "temperatures": torch.stack(hotter)}
+
+    def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        return {"bits_per_dim": self.bits_per_dim(nets, batch)}
+
+    def bits_per_dim(self, nets: Nets, batch: Batch) -> Tensor:
+        """(n,), of the batch's images with its own dequantization noise."""
+        latents, logdet = self.encode(nets, batch)
+        nats = -(normal_log_density(latents) + logdet)
+        return bits_per_dimension(nats, latents.shape[1]) + 8.0
+
+    def encode(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latents (n, d) and log |det| (n,) of the batch's images, of its own labels or others."""
+        given = batch.labels if labels is None else labels
+        latents, logdet = nets["flow"](dequantize(batch.images, batch.noise), given)
+        return latents, logdet
+
+    def decode(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
+        """Latents (n, d) to images in [-1, 1]."""
+        return to_images(_flow(nets).inverse(latents, labels))
+
+    def _loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+        bits = self.bits_per_dim(nets, batch).mean()
+        return bits, {"bits_per_dim": bits}
+
+    def _noise(self, nets: Nets, like: Batch) -> Tensor:
+        return like.noise.normal("latent", _flow(nets).dimensions)
+
+
+def _flow(nets: Nets) -> MultiScale:
+    flow = nets["flow"]
+    assert isinstance(flow, MultiScale)
+    return flow

@@ -1,0 +1,91 @@
+"""What methods on a grid of discrete codes share: the autoencoder with its codebook, and the codebook's step.
+
+Legend: n samples, d dimensions of a code's vector, g x g grid of codes.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.batch import Batch, ImageSpec
+from pipeline.core.method import Nets
+from pipeline.core.world import World
+from pipeline.families.optimization import Optimized
+from pipeline.families.ranges import require
+from pipeline.families.vae import LIKELIHOODS, bound_in_bits, check_likelihood
+from pipeline.nets.codebook import Codebook
+from pipeline.nets.vq import Decoder, Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized(Optimized):
+    """codes: how many there are; embedding: dimensions of a code's vector; grid: codes per image's side.
+
+    width: channels of the encoder and decoder; blocks: residual blocks in each. likelihood: of p(x | codes),
+    bernoulli, gaussian or discretized_logistic. scale: of the latter two, in [-1, 1] units; None: learned.
+    """
+
+    codes: int = 512
+    embedding: int = 64
+    grid: int = 8
+    width: int = 64
+    blocks: int = 2
+    likelihood: str = "discretized_logistic"
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "codes", "embedding", "grid", "width", positive=True)
+        require(self, "blocks", nonnegative=True)
+        check_likelihood(self)
+
+    def autoencoder(self, spec: ImageSpec, codebook: Codebook) -> dict[str, nn.Module]:
+        """encoder, codebook, decoder, likelihood."""
+        shape = {"channels": spec.channels, "size": spec.size, "grid": self.grid, "width": self.width}
+        inner = {"dim": self.embedding, "blocks": self.blocks}
+        likelihood = LIKELIHOODS[self.likelihood](spec.channels, self.scale)
+        encoder, decoder = Encoder(**shape, **inner), Decoder(**shape, **inner)
+        return {"encoder": encoder, "codebook": codebook, "decoder": decoder, "likelihood": likelihood}
+
+    def codes_of(self, nets: Nets, images: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, g, g) int64."""
+        codes: Tensor = codebook_of(nets).nearest(nets["encoder"](images))
+        return codes
+
+    def location(self, nets: Nets, codes: Tensor) -> Tensor:
+        """(n, g, g) int64 -> (n, c, h, w), the locations of p(x | codes)."""
+        location: Tensor = nets["decoder"](nets["codebook"](codes))
+        return location
+
+    def image(self, nets: Nets, codes: Tensor) -> Tensor:
+        """(n, g, g) int64 -> (n, c, h, w) in [-1, 1]."""
+        return LIKELIHOODS[self.likelihood].image(self.location(nets, codes))
+
+    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        images = batch.images[:16]
+        return {"reconstructions": torch.stack((images, self.image(nets, self.codes_of(nets, images))))}
+
+    def bits(self, log_prior: Tensor, log_likelihood: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """log p(codes) + log p(x | codes) <= log p(x), (n,) each, as bits per dimension: the evidence lower bound
+        whose posterior is certain of the codes that the encoder gives."""
+        return bound_in_bits(self.likelihood, "elbo", log_prior + log_likelihood, batch.images)
+
+
+def codebook_of(nets: Nets) -> Codebook:
+    """The net of that name, with its type."""
+    return cast(Codebook, nets["codebook"])
+
+
+def straight_through(features: Tensor, quantized: Tensor) -> Tensor:
+    """The quantized vectors, whose gradient goes to the features as if they were these."""
+    return features + (quantized - features).detach()
+
+
+def move_codebook(nets: Nets, world: World) -> None:
+    """The codebook's step on the batch that the loss saw, over all ranks."""
+    codebook = codebook_of(nets)
+    statistics = codebook.statistics(world.rank, world.size)
+    world.average(statistics)
+    codebook.update(*statistics)

@@ -1,0 +1,79 @@
+"""BigGAN: Brock, Donahue, Simonyan, "Large scale GAN training for high fidelity natural image synthesis",
+ICLR 2019, arXiv:1809.11096.
+
+    critic:     E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z, y), y))
+    generator:  -E D(G(z, y), y) + beta sum |W W^T * (1 - I)|_F^2,   over the generator's weights W as matrices
+
+The generator's norms are scaled and shifted by a shared embedding of the class y and by parts of z; the critic
+projects the class; both have spectral norm and self-attention. Truncation is a property of the noise that sampling
+is given.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.families.gan import GAN, Critic, Terms
+from pipeline.families.ranges import require
+from pipeline.nets import biggan
+from pipeline.nets.layers import NORMS
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigGAN(GAN):
+    """orthogonal: beta. embedding: dimensions of the shared class embedding. attention: self-attention where maps
+    are size / attention wide; 0: none. generator_norm: batch, layer, group, instance or none.
+
+    width: channels at the data's size, doubling with each halving, max_width at most. The paper: latent 120 and
+    embedding 128 at 128 pixels, width 96, max_width 1536, attention 2, batches of 2048, critic_steps 2.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    latent: int = 64
+    embedding: int = 32
+    width: int = 32
+    max_width: int = 128
+    attention: int = 2
+    generator_norm: str = "batch"
+    orthogonal: float = 1e-4
+    lr: float = 5e-5
+    critic_lr: float | None = 2e-4
+    critic_steps: int = 2
+    beta1: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "embedding", "width", "max_width", positive=True)
+        require(self, "orthogonal", "attention", nonnegative=True)
+        require(self, "generator_norm", among=NORMS)
+
+    def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
+        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
+        shape |= {"width": self.width, "max_width": self.max_width, "attention": self.attention}
+        generator = biggan.Generator(
+            latent=self.latent, embedding=self.embedding, norm_name=self.generator_norm, **shape
+        )
+        return {"generator": generator, "critic": biggan.Critic(**shape)}
+
+    def phases(self) -> tuple[Phase, ...]:
+        generator, critic = super().phases()
+        return replace(generator, loss=self._with_orthogonality(generator.loss)), critic
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"fooling": -critic(fake).mean()}
+
+    def _with_orthogonality(self, loss: Loss) -> Loss:
+        def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+            fooling, logs = loss(nets, batch, clock)
+            penalty = self.orthogonal * cast(biggan.Generator, nets["generator"]).orthogonality()
+            return fooling + penalty, dict(logs) | {"fooling": fooling, "orthogonality": penalty}
+
+        return penalized

@@ -1,0 +1,54 @@
+"""Conditional GAN: Mirza, Osindero, "Conditional generative adversarial nets", 2014, arXiv:1411.1784 (concatenation);
+Miyato, Koyama, "cGANs with projection discriminator", ICLR 2018, arXiv:1802.05637 (projection, hinge loss).
+
+    critic:      E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z, y), y)),   y the label
+    generator:  -E D(G(z, y), y)
+    projection:     D(x, y) = a(phi(x)) + <V y, phi(x)>                 (eq. 3)
+    concatenation:  D(x, y) = a(phi(x, V y))
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn.functional import relu
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.ranges import require
+from pipeline.nets.layers import CONDITIONINGS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGAN(NamedNets):
+    """conditioning: how the critic sees the label, projection or concat. The other params at the values of Miyato and
+    Koyama: residual nets, class-conditional batch norm in the generator, spectral norm in the critic."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+
+    conditioning: str = "projection"
+    net: str = "resnet"
+    upsampling: str = "nearest"
+    latent: int = 128
+    critic_norm: str = "none"
+    spectral_norm: bool = True
+    beta1: float = 0.0
+    beta2: float = 0.9
+    critic_steps: int = 5
+    schedule: str = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "conditioning", among=CONDITIONINGS)
+
+    def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
+        return {"classes": spec.classes}
+
+    def critic_options(self, spec: ImageSpec) -> dict[str, Any]:
+        return {"classes": spec.classes, "conditioning": self.conditioning}
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"score": -critic(fake).mean()}

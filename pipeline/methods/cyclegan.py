@@ -1,0 +1,122 @@
+"""CycleGAN: Zhu, Park, Isola, Efros, "Unpaired image-to-image translation using cycle-consistent adversarial
+networks", ICCV 2017, arXiv:1703.10593; least squares of Mao et al., arXiv:1611.04076.
+
+    generators:  E (D_B(G(a)) - 1)^2 + E (D_A(F(b)) - 1)^2
+                 + lambda (E |F(G(a)) - a|_1 + E |G(F(b)) - b|_1) + mu lambda (E |G(b) - b|_1 + E |F(a) - a|_1)
+    critics:     1/2 (E (D(real) - 1)^2 + E D(pooled)^2), pooled: of the pool of earlier translations
+
+a and b come from two domains, unpaired; G: A -> B, F: B -> A. The samples are G(a).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Logs, Nets, Phase
+from pipeline.core.world import World
+from pipeline.families.optimization import Optimized
+from pipeline.families.ranges import require
+from pipeline.nets.layers import NORMS, UPSAMPLINGS
+from pipeline.nets.patch import ImagePool, PatchCritic, Translator
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleGAN(Optimized):
+    """width: channels of the first layer (paper: 64). blocks: residual ones (6 at 128 pixels). patch_steps: of the
+    critics. cycle, identity: lambda and mu. pool: images of each domain. norm, upsampling: of all four nets.
+    """
+
+    sampled: ClassVar[tuple[str, ...]] = ("a_to_b", "b_to_a")
+    needs: ClassVar[frozenset[str]] = frozenset({"other"})
+
+    width: int = 32
+    blocks: int = 3
+    patch_steps: int = 2
+    cycle: float = 10.0
+    identity: float = 0.5
+    pool: int = 50
+    norm: str = "instance"
+    upsampling: str = "transposed"
+    beta1: float = 0.5
+    schedule: str = "late_linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "width", "patch_steps", positive=True)
+        require(self, "blocks", "cycle", "identity", "pool", nonnegative=True)
+        require(self, "norm", among=NORMS)
+        require(self, "upsampling", among=UPSAMPLINGS)
+
+    def build(self, spec: ImageSpec) -> Nets:
+        def translator() -> Translator:
+            shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "blocks": self.blocks}
+            return Translator(norm_name=self.norm, upsampling=self.upsampling, **shape)
+
+        def critic() -> PatchCritic:
+            return PatchCritic(channels=spec.channels, width=self.width, steps=self.patch_steps, norm_name=self.norm)
+
+        nets: dict[str, nn.Module] = {"a_to_b": translator(), "b_to_a": translator()}
+        nets |= {"critic_a": critic(), "critic_b": critic()}
+        nets |= {f"pool_{name}": ImagePool(self.pool, spec.channels, spec.size) for name in "ab"}
+        return nn.ModuleDict(nets)
+
+    def phases(self) -> tuple[Phase, ...]:
+        generators = self.phase("generators", ("a_to_b", "b_to_a"), self._generators)
+        return generators, self.phase("critics", ("critic_a", "critic_b"), self._critics, after=_absorb)
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        images: Tensor = nets["a_to_b"](like.images)
+        return images
+
+    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Three rows each: an image, its translation, and that translated back."""
+        found = {}
+        for source, images, there, back in _directions(batch):
+            shown = images[: min(8, len(images))]
+            translated = nets[there](shown)
+            found[f"{source}_and_back"] = torch.stack((shown, translated, nets[back](translated)))
+        return found
+
+    def _generators(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+        terms: dict[str, Tensor] = {}
+        for source, images, there, back in _directions(batch):
+            fake = nets[there](images)
+            batch.shared[there] = fake.detach()
+            terms[f"fooling_{source}"] = (nets[f"critic_{there[-1]}"](fake) - 1).square().mean()
+            terms[f"cycle_{source}"] = self.cycle * l1_loss(nets[back](fake), images)
+            terms[f"identity_{source}"] = self.cycle * self.identity * l1_loss(nets[back](images), images)
+        return torch.stack(list(terms.values())).sum(), terms
+
+    def _critics(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+        terms = {}
+        for domain, real, _, into in _directions(batch):
+            fake = nets[f"pool_{domain}"](self._made(nets, batch, into), batch.noise.stream(domain))
+            critic = nets[f"critic_{domain}"]
+            terms[domain] = 0.5 * ((critic(real) - 1).square().mean() + critic(fake).square().mean())
+        return torch.stack(list(terms.values())).sum(), terms
+
+    def _made(self, nets: Nets, batch: Batch, net: str) -> Tensor:
+        if net in batch.shared:
+            return batch.shared.pop(net)
+        source = next(images for _, images, there, _ in _directions(batch) if there == net)
+        with torch.no_grad():
+            made: Tensor = nets[net](source)
+        return made
+
+
+def _directions(batch: Batch) -> tuple[tuple[str, Tensor, str, str], ...]:
+    """(domain, its images, the net out of it, the net into it)."""
+    if batch.other is None:
+        raise ValueError("cyclegan needs a second domain (Batch.other)")
+    return ("a", batch.images, "a_to_b", "b_to_a"), ("b", batch.other, "b_to_a", "a_to_b")
+
+
+def _absorb(nets: Nets, world: World) -> None:
+    for name in ("pool_a", "pool_b"):
+        pool = nets[name]
+        assert isinstance(pool, ImagePool)
+        pool.absorb(world)

@@ -1,0 +1,102 @@
+"""InfoGAN: Chen, Duan, Houthooft, Schulman, Sutskever, Abbeel, "InfoGAN: interpretable representation learning by
+information maximizing generative adversarial nets", NeurIPS 2016, arXiv:1606.03657.
+
+    information:  L_I = E log Q(c | G(z, c)) + H(c) <= I(c; G(z, c))          (eq. 5)
+    critic:       -E log s(D(x)) - E log(1 - s(D(G(z, c)))) - lambda L_I
+    generator:    -E log s(D(G(z, c))) - lambda L_I                            (non-saturating)
+
+c is one categorical code, and continuous ones from U[-1, 1]. Q shares all but the last layer with D: a softmax,
+and a normal of unit variance around each continuous code (the authors' choice for MNIST).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, one_hot, softplus
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Nets
+from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.latents import PRIORS
+from pipeline.families.ranges import require
+
+ROWS = 6  # of a panel
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoGAN(NamedNets):
+    """latent: dimensions of the generator's input: z, then one per category, then the continuous codes.
+
+    categories: of the categorical code. continuous: how many. information: lambda. The other params at the
+    paper's values for MNIST, where the generator's learning rate is five times the critic's.
+    """
+
+    categories: int = 10
+    continuous: int = 2
+    information: float = 1.0
+    latent: int = 74
+    lr: float = 1e-3
+    critic_lr: float | None = 2e-4
+    beta1: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "categories", "continuous", positive=True)
+        require(self, "information", nonnegative=True)
+        if self.latent <= self.categories + self.continuous:
+            raise ValueError("latent: should be greater than categories + continuous, which are part of it")
+
+    def critic_options(self, spec: ImageSpec) -> dict[str, Any]:
+        return {"outputs": 1 + self.categories + self.continuous}
+
+    def latents(self, batch: Batch) -> Tensor:
+        z = PRIORS[self.prior].draw(batch.noise, self.latent - self.categories - self.continuous)
+        category = one_hot(batch.noise.integers("category", self.categories), self.categories)
+        return torch.cat((z, category.float(), batch.noise.uniform("codes", self.continuous) * 2 - 1), dim=1)
+
+    def generate(self, nets: Nets, batch: Batch) -> Tensor:
+        latents = self.latents(batch)
+        batch.shared["codes"] = latents[:, -self.categories - self.continuous :]
+        images: Tensor = nets["generator"](latents, batch.labels)
+        return images
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        on_fake = critic(fake)
+        terms = {"real": softplus(-critic(real)[:, 0]).mean(), "fake": softplus(on_fake[:, 0]).mean()}
+        return terms | self._uninformed(on_fake, batch)
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        on_fake = critic(fake)
+        return {"fooling": softplus(-on_fake[:, 0]).mean()} | self._uninformed(on_fake, batch)
+
+    def information_bound(self, guesses: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """L_I in nats of the categorical code and of the continuous ones; guesses: Q's outputs, both (n, codes)."""
+        logits, means = guesses.split((self.categories, self.continuous), dim=1)
+        category, values = codes.split((self.categories, self.continuous), dim=1)
+        of_category = (log_softmax(logits, dim=1) * category).sum(1).mean() + math.log(self.categories)
+        of_values = -0.5 * (means - values).square() - 0.5 * math.log(2 * math.pi) + math.log(2)
+        return of_category, of_values.sum(1).mean()
+
+    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        latents = self.latents(batch)[:ROWS]
+        first = self.latent - self.continuous
+        walk = torch.linspace(-2, 2, 9, device=latents.device)[:, None]
+        found = {"categories": (first - self.categories, torch.eye(self.categories, device=latents.device))}
+        found |= {f"code_{code + 1}": (first + code, walk) for code in range(self.continuous)}
+        return {name: traversal(nets, latents, *where) for name, where in found.items()}
+
+    def _uninformed(self, on_fake: Tensor, batch: Batch) -> Terms:
+        of_category, of_values = self.information_bound(on_fake[:, 1:], batch.shared["codes"])
+        return {"category": -self.information * of_category, "values": -self.information * of_values}
+
+
+def traversal(nets: Nets, latents: Tensor, first: int, values: Tensor) -> Tensor:
+    """(rows, columns, c, h, w): each row one of the latents (rows, z), each column other values (columns, k) in its
+    dimensions from ``first`` on."""
+    grid = latents[:, None].repeat(1, len(values), 1)
+    grid[:, :, first : first + values.shape[1]] = values
+    images: Tensor = nets["generator"](grid.flatten(0, 1))
+    return images.unflatten(0, (len(latents), len(values)))

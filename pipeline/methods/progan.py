@@ -1,0 +1,86 @@
+"""ProGAN: Karras, Aila, Laine, Lehtinen, "Progressive growing of GANs for improved quality, stability, and
+variation", ICLR 2018, arXiv:1710.10196; the loss is WGAN-GP's (arXiv:1704.00028) with a drift term.
+
+    critic:     E D(G(z)) - E D(x) + lambda E (|grad D(x')|_2 - 1)^2 + e E D(x)^2,   x' between x and G(z)
+    generator:  -E D(G(z))
+
+Both nets begin at 4 to 7 pixels and grow to the data's size: each further level fades in, then trains for as
+long. While it fades in, real images fade from those of the level before alike.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.families.gan import GAN, Critic, Terms
+from pipeline.families.penalties import gradient_penalty
+from pipeline.families.ranges import require
+from pipeline.nets import progan
+from pipeline.nets.layers import doublings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProGAN(GAN):
+    """penalty: lambda; drift: e. growth: share of the budget at whose end the data's size is reached; the paper
+    shows 800,000 images per stage (a level's fade-in or its training) and goes on until nothing improves.
+
+    width: channels at the data's size, doubling with each smaller level, max_width at most. The paper: latent 512,
+    width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4 neighbouring samples.
+    """
+
+    latent: int = 64
+    width: int = 16
+    max_width: int = 128
+    growth: float = 0.5
+    penalty: float = 10.0
+    drift: float = 0.001
+    lr: float = 1e-3
+    beta1: float = 0.0
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "width", "max_width", "growth", positive=True)
+        require(self, "penalty", "drift", nonnegative=True)
+        if self.growth > 1:
+            raise ValueError("growth: should be at most 1, the whole budget")
+
+    def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
+        shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "max_width": self.max_width}
+        return {"generator": progan.Generator(latent=self.latent, **shape), "critic": progan.Critic(**shape)}
+
+    def phases(self) -> tuple[Phase, ...]:
+        return tuple(replace(phase, loss=self._on_faded(phase.loss)) for phase in super().phases())
+
+    def set_progress(self, nets: Nets, clock: Clock) -> None:
+        for net in nets.values():
+            if isinstance(net, progan.Growing):
+                net.set_progress(self.progress(clock, net.steps))
+
+    def progress(self, clock: Clock, steps: int) -> float:
+        """In [0, steps]. One stage trains the first level; then each level has one to fade in and one to train."""
+        stages = clock.fraction / self.growth * (2 * steps + 1)
+        level, inside = divmod(max(stages - 1.0, 0.0), 2.0)
+        return min(level + min(inside, 1.0), float(steps))
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        scores = critic(real)
+        penalty = gradient_penalty(critic, real, fake, batch.noise.uniform("epsilon", 1, 1, 1))
+        return {
+            "distance": critic(fake).mean() - scores.mean(),
+            "penalty": self.penalty * penalty,
+            "drift": self.drift * scores.square().mean(),
+        }
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"score": -critic(fake).mean()}
+
+    def _on_faded(self, loss: Loss) -> Loss:
+        def faded_loss(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+            _, steps = doublings(batch.images.shape[-1])
+            images = progan.faded(batch.images, self.progress(clock, steps))
+            return loss(nets, replace(batch, images=images), clock)
+
+        return faded_loss

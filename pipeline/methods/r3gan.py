@@ -1,0 +1,89 @@
+"""R3GAN: Huang, Gokaslan, Kuleshov, Tompkin, "The GAN is dead; long live the GAN! A modern GAN baseline",
+NeurIPS 2024, arXiv:2501.05441; the relativistic pairing loss is Jolicoeur-Martineau's (arXiv:1807.00734).
+
+    critic:     E f(D(x) - D(G(z))) + gamma / 2 (E |grad D(x)|_2^2 + E |grad D(G(z))|_2^2)      (R1 and R2)
+    generator:  E f(D(G(z)) - D(x)),   f(t) = log(1 + exp(-t)),   each x paired with one G(z)
+
+Over the training gamma and the learning rate fall and Adam's beta2 rises, along a half cosine.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Phase
+from pipeline.families.gan import GAN, Critic, Terms
+from pipeline.families.penalties import r1_penalty
+from pipeline.families.ranges import require
+from pipeline.nets import r3gan
+
+
+@dataclass(frozen=True, kw_only=True)
+class R3GAN(GAN):
+    """gamma, beta2: at the beginning; final_gamma, final_beta2: at the end. The defaults are the authors' for
+    CIFAR-10 (FFHQ at 256 pixels: gamma 150 to 15); their learning rate ends at 5e-5, here at zero.
+
+    width: channels at the data's size, doubling with each halving, max_width at most; blocks: per resolution;
+    group_width: channels per group of the 3 x 3 convolutions; conditional: on the labels. The authors for CIFAR-10:
+    width and max_width 768, conditional, ADA, batches of 512.
+    """
+
+    latent: int = 64
+    width: int = 16
+    max_width: int = 128
+    blocks: int = 2
+    group_width: int = 16
+    conditional: bool = False
+    gamma: float = 0.05
+    final_gamma: float = 0.005
+    lr: float = 2e-4
+    schedule: str = "cosine"
+    beta1: float = 0.0
+    beta2: float = 0.9
+    final_beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "width", "max_width", "blocks", "group_width", positive=True)
+        require(self, "gamma", "final_gamma", nonnegative=True)
+        require(self, "final_beta2", unit=True)
+
+    def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
+        if self.conditional and not spec.classes:
+            raise ValueError("conditional: the data has no labels; set it to false")
+        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "width": self.width}
+        shape |= {"max_width": self.max_width, "blocks": self.blocks, "group_width": self.group_width}
+        shape["classes"] = spec.classes if self.conditional else 0
+        return {"generator": r3gan.Generator(latent=self.latent, **shape), "critic": r3gan.Critic(**shape)}
+
+    def phases(self) -> tuple[Phase, ...]:
+        if not self.optimizer.startswith("adam"):
+            return super().phases()
+        return tuple(replace(phase, settings=self._with_betas(phase.settings)) for phase in super().phases())
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        half_gamma = 0.5 * along_cosine(self.gamma, self.final_gamma, clock)
+        return {
+            "pairing": softplus(critic(fake) - critic(real)).mean(),
+            "r1": half_gamma * r1_penalty(critic, real),
+            "r2": half_gamma * r1_penalty(critic, fake),
+        }
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"pairing": softplus(critic(real) - critic(fake)).mean()}
+
+    def _with_betas(self, settings: Callable[[Clock], dict[str, Any]]) -> Callable[[Clock], dict[str, Any]]:
+        def with_betas(clock: Clock) -> dict[str, Any]:
+            return settings(clock) | {"betas": (self.beta1, along_cosine(self.beta2, self.final_beta2, clock))}
+
+        return with_betas
+
+
+def along_cosine(first: float, last: float, clock: Clock) -> float:
+    """From the one to the other over the budget."""
+    return last + (first - last) * (0.5 + 0.5 * math.cos(math.pi * clock.fraction))

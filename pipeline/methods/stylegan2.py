@@ -1,0 +1,137 @@
+"""StyleGAN2: Karras, Laine, Aittala, Hellsten, Lehtinen, Aila, "Analyzing and improving the image quality of
+StyleGAN", CVPR 2020, arXiv:1912.04958.
+
+    critic:     -E log s(D(x)) - E log(1 - s(D(G(z)))) + gamma / 2 E |grad D(x)|_2^2,   s the sigmoid
+    generator:  -E log s(D(G(z))) + beta E (|J_w^T y|_2 - a)^2,   y ~ N(0, I) over the number of pixels' root,
+                J_w the Jacobian of the image with respect to w, a the running mean of |J_w^T y|_2
+
+Both penalties are lazy: added at every k-th turn only, times k. The path length is the root mean square over an
+image's styles. Style mixing, per image: with some probability the styles from a random layer on are another
+latent's. The truncation of the noise that sampling is given is the paper's psi: w moves to mean w + psi (w - mean w).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.world import World
+from pipeline.families.gan import GAN, Critic, Terms
+from pipeline.families.latents import PRIORS
+from pipeline.families.penalties import r1_penalty
+from pipeline.families.ranges import require
+from pipeline.nets import stylegan2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2(GAN):
+    """gamma: weight of R1, every ``penalty_every`` turns; the paper has 10 at 1024 pixels, and Karras et al.,
+    arXiv:2006.06676, 0.01 at 32. path_weight: beta, every ``path_every`` turns. mixing: probability of style mixing.
+
+    width: channels at the data's size, doubling with each halving, max_width at most. conditional: on the labels.
+    The paper: latent 512, width 32 at 1024 pixels, max_width 512, mapping_layers 8 (2 in arXiv:2006.06676 at 32).
+    """
+
+    latent: int = 64
+    width: int = 16
+    max_width: int = 128
+    mapping_layers: int = 2
+    conditional: bool = False
+    mixing: float = 0.9
+    gamma: float = 1.0
+    penalty_every: int = 16
+    path_weight: float = 2.0
+    path_every: int = 8
+    lr: float = 2e-3
+    beta1: float = 0.0
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "width", "max_width", "mapping_layers", "penalty_every", "path_every", positive=True)
+        require(self, "mixing", "gamma", "path_weight", nonnegative=True)
+
+    def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
+        if self.conditional and not spec.classes:
+            raise ValueError("conditional: the data has no labels; set it to false")
+        shape: dict[str, Any] = {
+            "channels": spec.channels,
+            "size": spec.size,
+            "width": self.width,
+            "max_width": self.max_width,
+        }
+        shape["classes"] = spec.classes if self.conditional else 0
+        return {
+            "generator": stylegan2.Generator(latent=self.latent, mapping_layers=self.mapping_layers, **shape),
+            "critic": stylegan2.Critic(**shape),
+        }
+
+    def phases(self) -> tuple[Phase, ...]:
+        generator, critic = super().phases()
+        return replace(generator, loss=self._with_path_penalty(generator.loss), after=_follow), critic
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        penalty = real.new_zeros(())
+        if clock.turn % self.penalty_every == 0:
+            penalty = 0.5 * self.gamma * self.penalty_every * r1_penalty(critic, real)
+        return {"real": softplus(-critic(real)).mean(), "fake": softplus(critic(fake)).mean(), "r1": penalty}
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"fooling": softplus(-critic(fake)).mean()}
+
+    def latents(self, batch: Batch) -> Tensor:
+        return PRIORS[self.prior].draw(replace(batch.noise, truncation=None), self.latent)
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        generator = _generator(nets)
+        psi = 1.0 if like.noise.truncation is None else like.noise.truncation
+        w = generator.mapping(self.latents(like), like.labels)
+        return _images(generator, generator.repeated(torch.lerp(generator.mapping.average, w, psi)), like)
+
+    def generate(self, nets: Nets, batch: Batch) -> Tensor:
+        return _images(_generator(nets), self._styles(nets, batch), batch)
+
+    def _styles(self, nets: Nets, batch: Batch) -> Tensor:
+        """(n, L, latent): those of one latent, or from a random layer on those of another."""
+        generator, noise = _generator(nets), batch.noise
+        latents = torch.cat((self.latents(batch), self.latents(batch.stream("mixing"))))
+        first, second = generator.mapping(latents, batch.labels.repeat(2)).chunk(2)
+        crossing = 1 + noise.integers("crossing", generator.styles - 1)
+        mixes = noise.uniform("mixes") < self.mixing
+        return generator.mixed(first, second, torch.where(mixes, crossing, generator.styles))
+
+    def _with_path_penalty(self, loss: Loss) -> Loss:
+        def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+            fooling, logs = loss(nets, batch, clock)
+            penalty = torch.zeros_like(fooling)
+            if self.path_weight and clock.turn % self.path_every == 0:
+                penalty = self.path_weight * self.path_every * self._path_penalty(nets, batch.stream("path"))
+            return fooling + penalty, dict(logs) | {"fooling": fooling, "path": penalty}
+
+        return penalized
+
+    def _path_penalty(self, nets: Nets, batch: Batch) -> Tensor:
+        generator = _generator(nets)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            styles = self._styles(nets, batch)
+            images = _images(generator, styles, batch)
+            lengths = stylegan2.path_lengths(images, styles, batch.noise.normal("direction", *images.shape[1:]))
+        generator.path_latest.copy_(lengths.detach().mean())
+        return (lengths - generator.path_mean).square().mean()
+
+
+def _generator(nets: Nets) -> stylegan2.Generator:
+    return cast(stylegan2.Generator, nets["generator"])
+
+
+def _images(generator: stylegan2.Generator, styles: Tensor, batch: Batch) -> Tensor:
+    noise = replace(batch.noise, truncation=None)
+    return generator.synthesis(styles, noise.normal("pixels", sum(generator.noises))).float()
+
+
+def _follow(nets: Nets, world: World) -> None:
+    _generator(nets).follow(world)

@@ -1,0 +1,46 @@
+"""WGAN: Arjovsky, Chintala, Bottou, "Wasserstein generative adversarial networks", ICML 2017, arXiv:1701.07875.
+
+critic:     E D(G(z)) - E D(x),   then every weight of D into [-clip, clip]      (algorithm 1)
+generator:  -E D(G(z))
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from pipeline.core.batch import Batch, Clock
+from pipeline.core.method import Nets, Phase
+from pipeline.core.world import World
+from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.penalties import clip_weights
+from pipeline.families.ranges import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class WGAN(NamedNets):
+    """clip: the bound of the critic's weights. The other params at the paper's values (RMSprop, no momentum)."""
+
+    clip: float = 0.01
+    optimizer: str = "rmsprop"
+    lr: float = 5e-5
+    beta2: float = 0.99
+    critic_steps: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "clip", positive=True)
+
+    def phases(self) -> tuple[Phase, ...]:
+        generator, critic = super().phases()
+
+        def clipped(nets: Nets, world: World) -> None:
+            critic.after(nets, world)
+            clip_weights(nets["critic"], self.clip)
+
+        return generator, replace(critic, after=clipped)
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"distance": critic(fake).mean() - critic(real).mean()}
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
+        return {"score": -critic(fake).mean()}
