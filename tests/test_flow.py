@@ -377,7 +377,7 @@ def test_a_splines_value_and_derivative_are_continuous_at_the_knots_and_the_ends
         knots = made._knots(numbers[: made.bins].flatten(1)).flatten()
         assert knots[0] == -2.0 and knots[-1] == 2.0 and (knots.diff() > 0).all()
         (y0, slope0), (y1, slope1) = (along(made, numbers, knots + side * 1e-9) for side in (-1, 1))
-    assert (y0 - y1).abs().max() < 1e-7 and (slope0 - slope1).abs().max() < 1e-6
+    assert (y0 - y1).abs().max() < 1e-7 and (slope0 - slope1).abs().max() < 1e-5
     assert abs(slope0[0] - 1) < 1e-6 and abs(slope1[-1] - 1) < 1e-6
 
 
@@ -389,7 +389,7 @@ def test_a_spline_of_zeros_is_the_identity() -> None:
     torch.testing.assert_close(slope, torch.ones_like(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 def test_a_splines_inverse_is_exact(scale: float) -> None:
     made = flow.Spline(8, 3.0)
     x, numbers = normal(64, 2, 4, 4) * 2, scale * normal(made.numbers, 64, 2, 4, 4, seed=6)
@@ -542,7 +542,7 @@ def test_a_ring_of_eight_gaussians_is_learnt_to_its_entropy() -> None:
     with torch.no_grad():
         told = float(nats(draw(20_000)).mean())
         points = model.inverse(torch.randn(4000, 2)).flatten(1)
-    assert entropy - 0.03 < told < entropy + 0.15
+    assert entropy - 0.03 < told < entropy + 0.1
     angle = torch.arange(modes) * (2 * math.pi / modes)
     distance, mode = torch.cdist(points, radius * torch.stack((angle.cos(), angle.sin()), 1)).min(1)
     share = torch.bincount(mode, minlength=modes) / len(points)
@@ -578,4 +578,4 @@ def test_tiny_images_are_learnt_to_their_entropy(name: str) -> None:
     batch = Batch(images=to_unit_range(held, CPU), labels=torch.zeros(4000).long(), noise=Noise(1, torch.arange(4000)))
     with torch.no_grad():
         told = float(method.bits_per_dim(state.averaged().eval(), batch).mean())
-    assert entropy - 0.03 < told < entropy + 0.25
+    assert entropy - 0.03 < told < entropy + 0.12

@@ -38,7 +38,7 @@ def made(name: str, **settings: Any) -> Method:
 
 def without_batch_norm(name: str) -> Method:
     """Its variant in which a sample does not depend on its neighbours."""
-    norms = [field.name for field in fields(methods.find(name)) if field.name.endswith("norm")]
+    norms = [f.name for f in fields(methods.find(name)) if f.name.endswith("norm") and isinstance(f.default, str)]
     return made(name, **dict.fromkeys(norms, "none"))
 
 

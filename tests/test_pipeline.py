@@ -3,10 +3,12 @@
 Workers 0 here, so that it takes minutes; the same with Ray is marked slow.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,10 +28,13 @@ RUNS = {
     "wgan_gp": {"method": "wgan_gp", "seed": 1, "width": 8, "latent": 8, **TINY, "images": 12800},
     "vae": {"method": "vae", "seed": 0, "width": 8, "latent": 8, **TINY},
 }
+DERIVED = {
+    "tuned": {"method": "dcgan", "init_from": "dcgan", "freeze": ["critic.layers.0"], "width": 8, "latent": 8, **TINY}
+}
 OUTPUTS = ["weights.safetensors", "train.json", "metrics.json", "history.csv", "samples.png", "panels", "mlflow.json"]
 
 
-def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:
+def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0, derived: dict[str, Any] | None = None) -> Path:
     """The files that git would commit, with small runs, as a git repository of its own."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -43,7 +48,7 @@ def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["runs"] = runs
+    params |= {"runs": runs, "derived": derived or {}}
     params["cluster"]["workers"] = workers
     params["evaluate"] |= {"samples": 64, "reference_samples": 64}
     write_params(folder, params)
@@ -90,20 +95,20 @@ def changed_stages(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = copy_project(tmp_path_factory.mktemp("project"), RUNS)
+    folder = copy_project(tmp_path_factory.mktemp("project"), RUNS, derived=DERIVED)
     (folder / "first.txt").write_text(call(folder, "dvc", "repro"))
     return folder
 
 
 def test_every_output_is_there(project: Path) -> None:
-    for run in RUNS:
+    for run in RUNS | DERIVED:
         for name in OUTPUTS:
             assert (project / "out/runs" / run / name).exists(), f"{run}/{name}"
     for name in ("out/data/spec.json", "out/reference", "out/report.html", "out/leaderboard.csv", "mlflow.db"):
         assert (project / name).exists(), name
     with (project / "out/leaderboard.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
-    assert set(rows) == set(RUNS)
+    assert set(rows) == set(RUNS | DERIVED)
     assert all(float(row["fid_efficientnet_lite0"]) > 0 for row in rows.values())
 
 
@@ -128,6 +133,21 @@ def test_a_change_of_one_run_concerns_only_that_run(project: Path) -> None:
     assert "train@vae" in call(project, "dvc", "repro", "--dry", "train@vae")
     (project / "params.yaml").write_text(before)
     assert not changed_stages(project)
+
+
+def test_a_derived_run_begins_from_the_other_one_and_is_redone_with_it(project: Path) -> None:
+    from pipeline.weights import load_tensors
+
+    tensors = {run: load_tensors(project / "out/runs" / run / "weights.safetensors") for run in ("dcgan", "tuned")}
+    equal = {name for name, tensor in tensors["dcgan"].items() if tensor.equal(tensors["tuned"][name])}
+    assert "critic.layers.0.weight" in equal and "critic.layers.2.weight" not in equal
+    assert "dcgan: 41 of 41 tensors were loaded" in (project / "first.txt").read_text()
+    weights = project / "out/runs/dcgan/weights.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(before + b" ")
+    assert "train_derived@tuned" in changed_stages(project)
+    weights.write_bytes(before)
 
 
 def test_a_change_of_one_method_concerns_only_its_runs(project: Path) -> None:
@@ -168,6 +188,38 @@ def test_a_kill_under_ray_is_resumed_bit_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(tmp_path: Path, workers: int) -> None:
+    """The scratch folder is a file system of its own that another file fills in mid-training."""
+    runs = {"dcgan": RUNS["dcgan"] | {"images": 64_000, "checkpoint_every": 640}}
+    folder = copy_project(tmp_path, runs, workers=workers)
+    scratch = folder / ".genloom"
+    scratch.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(scratch)]).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    try:
+        call(folder, "dvc", "repro", "normalize")
+        command = [sys.executable, "-m", "pipeline.stages.train", "dcgan"]
+        trainer = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for_checkpoint(folder, "dcgan", trainer, ".genloom")
+        with (scratch / "filler").open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        output, _ = trainer.communicate(timeout=300)
+        assert trainer.returncode == 1, output
+        assert re.search("error: .*(disk is full|No space left on device)", output), output
+        assert not (folder / "out/runs/dcgan/train.json").exists()
+        (scratch / "filler").unlink()
+        call(folder, *command)
+        assert_tracked_equals_history(folder, "dcgan", tracked(folder, "dcgan"))
+    finally:
+        subprocess.run(["umount", "-l", str(scratch)], check=True)
+
+
+@pytest.mark.slow
 def test_an_experiment_redoes_only_what_it_changes(project: Path) -> None:
     call(project, "git", "add", "-f", "dvc.lock")
     call(project, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "lock")
@@ -198,10 +250,10 @@ def killed_and_resumed(folder: Path, run: str) -> None:
     call(folder, "git", "checkout", "-q", "params.yaml")
 
 
-def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[bytes]") -> None:
+def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[Any]", scratch: str = ".other") -> None:
     """Until one is there and training goes on."""
     deadline = time.monotonic() + 180
-    while not list(folder.glob(f".other/runs/{run}-*/checkpoints/*/manifest.json")):
+    while not list(folder.glob(f"{scratch}/runs/{run}-*/checkpoints/*/manifest.json")):
         assert trainer.poll() is None, "the trainer ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.01)

@@ -26,6 +26,7 @@ from pipeline.nets.layers import NORMS, UPSAMPLINGS
 from pipeline.nets.named import PAIRS
 
 LEVEL = 2.0 / 255.0  # between two levels of a byte, in [-1, 1]
+SCALE_RATE = 10.0  # a scale moves this much faster than a weight: a step of 0.001 would take thousands to its place
 NEAR_PRIOR = 0.01  # of an encoder's last weights: q(z | x) begins near N(0, I), whatever the net's initialization
 
 
@@ -125,8 +126,13 @@ class Likelihood(nn.Module, ABC):
     def __init__(self, channels: int, scale: float | None) -> None:
         super().__init__()
         if self.has_scale:
-            start = -2.0 if scale is None else math.log(scale)
-            self.log_scale = nn.Parameter(torch.full((channels, 1, 1), start))
+            start = -1.0 if scale is None else math.log(scale)
+            self.raw = nn.Parameter(torch.full((channels, 1, 1), start / SCALE_RATE))
+
+    @property
+    def log_scale(self) -> Tensor:
+        """(c, 1, 1)."""
+        return SCALE_RATE * self.raw
 
     @abstractmethod
     def forward(self, images: Tensor, location: Tensor, noise: Noise) -> Tensor:
@@ -184,11 +190,10 @@ def check_likelihood(method: Any) -> None:
         raise ValueError(f"scale: the {method.likelihood} likelihood has none; leave it out")
 
 
-def trained_nets(method: Any) -> tuple[str, ...]:
-    """The sampled nets that a gradient moves: no codebook, and no likelihood that has nothing to learn."""
+def trained_nets(method: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The nets, and the likelihood where it has something to learn."""
     learned = LIKELIHOODS[method.likelihood].has_scale and method.scale is None
-    still = {"codebook"} | (set() if learned else {"likelihood"})
-    return tuple(name for name in method.sampled if name not in still)
+    return (*names, "likelihood") if learned else names
 
 
 def bound_in_bits(likelihood: str, bound: str, log_probability: Tensor, images: Tensor) -> dict[str, Tensor]:
@@ -229,7 +234,7 @@ class Variational(Optimized):
     likelihood: bernoulli, gaussian or discretized_logistic. scale: of the latter two, in [-1, 1] units; None: learned.
     """
 
-    sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "likelihood")
+    sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
     latent: int = 32
     net: str = "dcgan"
@@ -263,7 +268,7 @@ class Variational(Optimized):
         return {}
 
     def further_nets(self, spec: ImageSpec) -> dict[str, nn.Module]:
-        """Nets beside the three; ``sampled`` names them too."""
+        """Nets beside encoder, decoder and likelihood; ``sampled`` names them too."""
         return {}
 
     def prior(self, nets: Nets, labels: Tensor) -> Gaussian:
@@ -288,7 +293,7 @@ class Variational(Optimized):
         return nn.ModuleDict(nets | self.further_nets(spec))
 
     def phases(self) -> tuple[Phase, ...]:
-        return (self.phase("vae", trained_nets(self), self.loss),)
+        return (self.phase("vae", trained_nets(self, self.sampled), self.loss),)
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         return self.decode(nets, like.noise.normal("latent", self.latent), like.labels)

@@ -21,7 +21,7 @@ from pipeline.families.vae import Elbo, Gaussian
 class CVAE(Elbo):
     """Params: those of the family."""
 
-    sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "likelihood", "prior")
+    sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "prior")
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     def encoder_options(self, spec: ImageSpec) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class VQVAE(Quantized):
     """commitment: beta. decay: of the codebook's averages, per step. revival: codes used less than this share of an
     equal use are drawn anew from the batch; 0: never."""
 
-    sampled: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder", "likelihood")
+    sampled: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder")
 
     commitment: float = 0.25
     decay: float = 0.99
@@ -45,7 +45,7 @@ class VQVAE(Quantized):
         return nn.ModuleDict(self.autoencoder(spec, codebook))
 
     def phases(self) -> tuple[Phase, ...]:
-        return (self.phase("vqvae", trained_nets(self), self._loss, after=move_codebook),)
+        return (self.phase("vqvae", trained_nets(self, ("encoder", "decoder")), self._loss, after=move_codebook),)
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         uniform = like.noise.uniform("codes", self.grid, self.grid)

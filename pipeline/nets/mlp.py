@@ -36,7 +36,6 @@ class Generator(nn.Module):
             *(nn.Linear(width, width), vector_norm(norm_name, width), nn.ReLU(inplace=True)),
             *(nn.Linear(width, channels * size * size), nn.Tanh(), nn.Unflatten(1, (channels, size, size))),
         )
-        self.apply(initialize)
         if spectral:
             add_spectral_norm(self)
 
@@ -71,17 +70,9 @@ class Critic(nn.Module):
             *(nn.Linear(width, width), vector_norm(norm_name, width), nn.LeakyReLU(0.2, inplace=True)),
         )
         self.head = Head(width, outputs, classes if conditioning == "projection" else 0)
-        self.apply(initialize)
         if spectral:
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         scores: Tensor = self.head(self.layers(self.input(images, labels)), labels)
         return scores
-
-
-def initialize(module: nn.Module) -> None:
-    """He et al., arXiv:1502.01852: rectifiers keep the variance, so that images depend on the latents from the start."""
-    if isinstance(module, nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(module.bias)
