@@ -18,7 +18,6 @@ from pipeline.nets.layers import (
     UPSAMPLINGS,
     Head,
     LabelledImages,
-    LabelledLatents,
     LabelledNorm,
     Projection,
     SpectralNorm,
@@ -216,8 +215,6 @@ def test_concatenation_adds_one_map_and_keeps_the_images() -> None:
     assert layer.channels == 4 and torch.equal(joined[:, :3], images)
     assert layer.embedding is not None
     assert torch.equal(joined[:, 3].flatten(1), layer.embedding.weight[[4, 2]])
-    z = torch.randn(2, 6)
-    assert torch.equal(LabelledLatents(6, CLASSES)(z, torch.tensor([4, 2]))[:, :6], z)
 
 
 # Norms.

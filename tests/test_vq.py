@@ -25,6 +25,8 @@ from pipeline.families.vq import move_codebook, straight_through
 from pipeline.nets.codebook import Codebook, draw
 from pipeline.nets.transformer import Transformer
 from pipeline.nets.vq import Decoder, Encoder
+from pipeline.sampler import Sampler
+from pipeline.weights import Trained
 
 SPEC = ImageSpec(channels=1, size=16, classes=10)
 CLOCK = Clock(seen=0, total=1000)
@@ -383,6 +385,17 @@ def test_a_transformer_width_that_its_heads_do_not_divide_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["vqvae", "vq_transformer"])
+def test_sampling_exports_for_any_batch_size(name: str) -> None:
+    method, spec = small(name, grid=2, blocks=0), ImageSpec(channels=1, size=4, classes=10)
+    nets = method.build(spec).eval()
+    sampler = Sampler(Trained(method=method, nets=nets, spec=spec, seen=0, name=name, params={}))
+    example, batch = (torch.arange(3), torch.zeros(3, dtype=torch.int64)), torch.export.Dim("batch")
+    program = torch.export.export(sampler, example, dynamic_shapes=({0: batch}, {0: batch}))
+    seeds, labels = torch.arange(7), torch.arange(7)
+    torch.testing.assert_close(program.module()(seeds, labels), sampler(seeds, labels))
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vq_transformer"])
 def test_the_reported_bound_lies_above_the_exact_bits(name: str) -> None:
     """With 3 codes at 2 x 2 places p(x) is a sum over 81 terms, of which the bound has one."""
     method = small(name, codes=3, grid=2)
@@ -420,7 +433,7 @@ def test_the_transformer_makes_images_of_the_codes_and_independent_codes_do_not(
     own = {"width": 16, "codes": 32, "embedding": 8, "grid": 4, "lr": 2e-3, "schedule": "cosine"}
     vqvae, nets = _learnt(methods.load("vqvae", **own), 40_000)
     reconstructions = vqvae.panels(nets, _held())["reconstructions"]
-    assert (reconstructions[0] - reconstructions[1]).square().mean() < 0.1 * reconstructions[0].var()
+    assert (reconstructions[0] - reconstructions[1]).square().mean() < 0.2 * reconstructions[0].var()
     assert 8 < nets["codebook"].in_use() <= 32
     assert judge(_sampled(vqvae, nets), _held().labels).quality < 0.3
     prior = methods.load("vq_transformer", layers=2, transformer_width=64, warm_up=2000, **own)

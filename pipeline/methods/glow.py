@@ -7,7 +7,7 @@ arXiv:1807.03039.
     flow:      levels x (squeeze, steps, half of the channels leave as z ~ N(mu(h), sigma(h)^2), h those that stay)
     loss:      -log2 p(v) / d + 8,  bits per dimension of dequantized 8-bit images
 
-The paper's CIFAR-10 model (3.35 bits per dimension): levels 3, steps 32, width 512, lr 0.001, batch 64 per GPU.
+The paper's CIFAR-10 model (3.35 bits per dimension): levels 3, steps 32, width 512, lr 0.001, batch 512.
 """
 
 from dataclasses import dataclass

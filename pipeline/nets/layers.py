@@ -29,11 +29,11 @@ def norm(name: str, channels: int, *, affine: bool = True) -> nn.Module:
     return _NORMS[name](channels, affine)
 
 
-def vector_norm(name: str, features: int) -> nn.Module:
+def vector_norm(name: str, features: int, *, affine: bool = True) -> nn.Module:
     """The same of (n, f); ValueError for instance norm, of which a vector has one value each."""
     if name == "instance":
         raise ValueError("instance norm needs images, not vectors; use layer")
-    return nn.BatchNorm1d(features) if name == "batch" else norm(name, features)
+    return nn.BatchNorm1d(features, affine=affine) if name == "batch" else norm(name, features, affine=affine)
 
 
 def groups(channels: int) -> int:
@@ -68,35 +68,27 @@ CONDITIONINGS = ("projection", "concat")
 
 
 class LabelledNorm(nn.Module):
-    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): images (n, c, h, w),
-    labels (n,) -> (n, c, h, w). Under the norm "none" scale and shift alone; without classes the plain norm."""
+    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): (n, c, ...), labels (n,)
+    -> (n, c, ...). Under the norm "none" scale and shift alone; without classes the plain norm.
 
-    def __init__(self, name: str, channels: int, classes: int = 0) -> None:
+    It is how every generator here takes a label. A label that enters beside the latents, before batch norm, lets
+    a generator satisfy the norm by its variation between classes and ignore the latents.
+    """
+
+    def __init__(self, name: str, channels: int, classes: int = 0, plain: Callable[..., nn.Module] = norm) -> None:
         super().__init__()
-        self.norm = norm(name, channels, affine=not classes)
+        self.norm = plain(name, channels, affine=not classes)
         self.modulation = nn.Embedding(classes, 2 * channels) if classes else None
         if self.modulation is not None:
             nn.init.normal_(self.modulation.weight[:, :channels], 1.0, 0.02)
             nn.init.zeros_(self.modulation.weight[:, channels:])
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        images = self.norm(images)
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        values = self.norm(values)
         if self.modulation is None:
-            return images
-        scale, shift = self.modulation(labels)[:, :, None, None].chunk(2, dim=1)
-        return images * scale + shift
-
-
-class LabelledLatents(nn.Module):
-    """(n, z), labels (n,) -> (n, size): with classes, an embedding of the label behind the latents."""
-
-    def __init__(self, latent: int, classes: int = 0) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(classes, latent) if classes else None
-        self.size = 2 * latent if classes else latent
-
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        return latents if self.embedding is None else torch.cat((latents, self.embedding(labels)), dim=1)
+            return values
+        scale, shift = self.modulation(labels).unflatten(1, (2, -1, *(1,) * (values.ndim - 2))).unbind(1)
+        return values * scale + shift
 
 
 class LabelledImages(nn.Module):

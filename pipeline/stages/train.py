@@ -93,16 +93,13 @@ def initial_weights(params: Params, name: str, init_from: str | None) -> Iterato
 
 
 def check_nets(prefix: str, run: Run, method: "Method", dataset: "Dataset", weights: Path | None) -> None:
-    """Builds the nets without memory, so that a shape that does not fit is said before anything starts;
-    says which weights will be loaded, and refuses to train on nets that would miss theirs."""
-    import torch
-
+    """Builds the nets once, so that a shape that does not fit is said before anything starts; says which
+    weights will be loaded, and refuses to train on nets that would miss theirs."""
     from pipeline.core import transfer
     from pipeline.weights import load_tensors
 
     try:
-        with torch.device("meta"):
-            nets = method.build(dataset.spec)
+        nets = method.build(dataset.spec)
         transfer.moving(nets, method.phases(), run.freeze)
     except ValueError as error:
         raise errors.UserError(f"params.yaml: {prefix.removesuffix('.')}: {error}") from None
