@@ -27,9 +27,9 @@ def params(tmp_path: Path, change: dict[str, Any]) -> Path:
 
 def read_all(path: Path) -> None:
     checked = read_params(path)
-    for name in checked.runs:
+    for name in checked.all_runs:
         run, own = read_run(checked, name, path)
-        configure(run, own, f"runs.{name}.", path)
+        configure(run, own, f"{checked.section(name)}.{name}.", path)
 
 
 def test_the_projects_params_are_right(tmp_path: Path) -> None:
@@ -59,6 +59,13 @@ def test_the_projects_params_are_right(tmp_path: Path) -> None:
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least 1"),
         ({"data": 3}, "data", "mapping"),
+        ({"runs.vae.init_from": "dcgan"}, "runs.vae.init_from", "section derived"),
+        ({"derived.vae": {"method": "vae", "init_from": "dcgan"}}, "derived.vae", "give it another one"),
+        ({"derived.x": {"method": "vae", "init_from": "vea"}}, "derived.x.init_from", "Did you mean 'vae'"),
+        ({"derived.x": {"method": "vae"}}, "derived.x.init_from", "name the run"),
+        ({"derived.x": {"method": "vae", "init_from": "vae", "lrr": 1}}, "derived.x.lrr", "Did you mean 'lr'"),
+        ({"runs.vae.precision": "fp16"}, "runs.vae.precision", "'fp32' or 'bf16'"),
+        ({"runs.vae.domains": ["a"]}, "runs.vae.domains.1", "required"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, change: dict[str, Any], key: str, remedy: str) -> None:

@@ -32,7 +32,7 @@ CLOCK = Clock(seen=0, total=1000)
 def made(name: str, **settings: Any) -> Method:
     """The method, small."""
     own = {field.name for field in fields(methods.find(name))}
-    small = {"width": 8, "latent": 6, "categories": 3, "continuous": 1, "blocks": 1, "pool": 4}
+    small = {"width": 8, "latent": 6, "categories": 3, "continuous": 1, "blocks": 1, "pool": 4, "levels": 2, "steps": 1}
     return methods.load(name, **{key: value for key, value in (small | settings).items() if key in own})
 
 

@@ -9,11 +9,15 @@ from conftest import toy_batch
 from torch import nn
 
 from pipeline import methods
+from pipeline.config import Run
 from pipeline.core import transfer
 from pipeline.core.batch import Clock, ImageSpec
 from pipeline.core.loop import descend
 from pipeline.core.state import State
 from pipeline.core.world import World
+from pipeline.data.shards import Dataset
+from pipeline.errors import UserError
+from pipeline.stages.train import check_data, check_nets
 from pipeline.training import sample
 from pipeline.weights import load_tensors, save_weights
 
@@ -80,3 +84,41 @@ def test_a_frozen_name_that_is_none_and_a_phase_with_nothing_left_are_refused() 
         fresh(freeze=("crtic",))
     with pytest.raises(ValueError, match="freeze: nothing is left to train in the phase 'critic'"):
         fresh(freeze=("critic",))
+
+
+def dataset(*classes: str) -> Dataset:
+    spec = ImageSpec(channels=1, size=16, classes=len(classes))
+    return Dataset(spec=spec, info={"classes": list(classes)}, splits={})
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "classes", "message"),
+    [
+        ("cgan", {}, ("all",), r"runs.x.method: cgan needs labels, but data.source has 1 class"),
+        (
+            "cyclegan",
+            {},
+            ("horse", "deer"),
+            r"runs.x.domains: name two classes .*for example \[horse, deer\]",
+        ),
+        ("dcgan", {"domains": ("horse", "deer")}, ("horse", "deer"), r"runs.x.domains: leave it out: dcgan has one"),
+        ("cyclegan", {"domains": ("horse", "dear")}, ("horse", "deer"), r"no class 'dear' in the data. .*'deer'"),
+    ],
+)
+def test_what_the_data_does_not_bring_is_said(
+    method: str, settings: dict[str, Any], classes: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_data("runs.x.", Run(method=method, **settings), methods.load(method), dataset(*classes))
+
+
+def test_a_method_that_starts_from_trained_nets_is_refused_without_them_and_with_others(tmp_path: Path) -> None:
+    method, run = methods.load("vq_transformer"), Run(method="vq_transformer", init_from="vqvae")
+    with pytest.raises(UserError, match=r"needs trained weights of encoder, codebook, decoder.*put it under derived"):
+        check_nets("runs.x.", run, method, dataset("a", "b"), None)
+    other = methods.load("vqvae", codes=16)
+    state = State.fresh(other, dataset("a", "b").spec, 0, CPU)
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, name="vqvae", params={}, spec=SPEC, seen=0, nets=state.nets, ema=state.ema)
+    with pytest.raises(UserError, match=r"of another shape \(codebook.*Give both runs the same sizes"):
+        check_nets("runs.x.", run, method, dataset("a", "b"), path)
