@@ -30,7 +30,6 @@ class Sampler(nn.Module):
         images = torch.zeros(shape, device=seeds.device)
         return self.method.sample(self.nets, Batch(images=images, labels=labels, noise=Noise(seed=0, ids=seeds)))
 
-
     def examples(self, count: int) -> dict[str, Tensor]:
         """Inputs of ``forward`` by name."""
         return {"seeds": torch.arange(count), "labels": torch.zeros(count, dtype=torch.int64)}

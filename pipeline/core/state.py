@@ -88,7 +88,8 @@ class State:
         keep = 0.5 ** (images / half_life) if half_life > 0 else 0.0
         for name, average in self.ema.items():
             floats, others = _paired(average, self.nets[name])
-            torch._foreach_lerp_([mean for mean, _ in floats], [new for _, new in floats], 1.0 - keep)
+            if floats:
+                torch._foreach_lerp_([mean for mean, _ in floats], [new for _, new in floats], 1.0 - keep)
             for mean, new in others:
                 mean.copy_(new)
 

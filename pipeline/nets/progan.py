@@ -181,7 +181,11 @@ def _activated(maps: Tensor) -> Tensor:
 
 
 class Critic(Growing):
-    """(n, c, s, s) -> (n, 1): pairs of convolutions, average pooling, the minibatch's deviation near the end."""
+    """(n, c, s, s) -> (n, 1): pairs of convolutions, average pooling, the minibatch's deviation near the end.
+
+    A pixel of level k is 2^(steps - k) pixels of the data wide, and a critic's gradient with respect to these that much
+    smaller; the score is larger by as much, so that WGAN-GP's bound on the gradient is as near at every level.
+    """
 
     def __init__(self, *, channels: int, size: int, width: int, max_width: int) -> None:
         base, steps = doublings(size)
@@ -202,7 +206,7 @@ class Critic(Growing):
                 maps = self.faded(self._features(avg_pool2d(images, 2), level), maps)
         maps = leaky_relu(self.last(minibatch_stddev(maps)), SLOPE)
         scores: Tensor = self.score(leaky_relu(self.hidden(maps.flatten(1)), SLOPE))
-        return scores
+        return scores * 2 ** (self.steps - self.progress)
 
     def _features(self, images: Tensor, level: int) -> Tensor:
         return leaky_relu(self.from_image[level](images), SLOPE)
