@@ -337,7 +337,7 @@ def test_a_conditional_critic_is_given_the_batchs_labels(conditioning: str) -> N
     state.nets.eval()
     for phase in state.phases:
         loss, other = (phase.loss(state.nets, b.stream("x"), CLOCK)[0] for b in (batch, wrong))
-        assert abs(float(loss - other)) > 1e-5
+        assert abs(float(loss - other)) > 1e-6  # untrained scores are small; unused labels change nothing
     assert not torch.equal(method.sample(state.nets, batch), method.sample(state.nets, wrong))
 
 
