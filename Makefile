@@ -45,6 +45,7 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 bench: $(READY) ## the benchmarks of bench/README.md
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/ray_cost.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/startup.py
 
 clean: ## drop scratch: checkpoints and journals of finished and interrupted runs
