@@ -500,6 +500,17 @@ def test_evaluation_is_deterministic_and_independent_of_the_batch_size(project: 
     assert seeded["fid_efficientnet_lite0"] != pytest.approx(first["fid_efficientnet_lite0"], rel=1e-2)
 
 
+def test_a_translation_is_compared_with_the_domain_it_translates_into(project: Dataset) -> None:
+    """The first class's images as they are: far from themselves only if measured against the second class."""
+    model, info = trained(Copying(), project.spec), {**project.info, "classes": [str(k) for k in range(10)]}
+    whole = replace(project, info=info)
+    settings = replace(SETTINGS, samples=20)
+    same, how = evaluate_stage.evaluate(model, whole.of_class("1"), settings, whole.of_class("1"))
+    other, _ = evaluate_stage.evaluate(model, whole.of_class("1"), settings, whole.of_class("2"))
+    assert how["fid_efficientnet_lite0"]["reference"]["class"] == 1
+    assert same["fid_efficientnet_lite0"] < 0.5 * other["fid_efficientnet_lite0"]
+
+
 def test_evaluate_writes_numbers_protocol_and_journal(project: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(Copying(), project.spec)
 
@@ -510,6 +521,7 @@ def test_evaluate_writes_numbers_protocol_and_journal(project: Dataset, monkeypa
 
     monkeypatch.setattr(evaluate_stage, "reopen", reopened)
     monkeypatch.setattr("pipeline.weights.load_weights", lambda path, device: model)
+    monkeypatch.setattr(evaluate_stage, "read_train_json", lambda name: {"params": {"domains": None}})
     evaluate_stage.main("toy")
     metrics = json.loads(Path("out/runs/toy/metrics.json").read_text())
     assert metrics and all(isinstance(value, float) for value in metrics.values())

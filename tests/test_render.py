@@ -183,6 +183,7 @@ def test_render_draws_every_picture_and_journals_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "read_params", lambda: params)
     monkeypatch.setattr(stage, "reopen", reopened)
+    monkeypatch.setattr(stage, "read_train_json", lambda name: {"params": {"domains": None}})
     monkeypatch.setattr("pipeline.data.shards.open_dataset", lambda path: Dataset(spec=spec, info={}, splits=splits))
     monkeypatch.setattr("pipeline.weights.load_weights", lambda path: trained)
     folder = Path("out/runs/toy")

@@ -196,7 +196,7 @@ def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], wor
     from pipeline.weights import save_weights
 
     content = job.checkpoints.load(job.checkpoints.newest() or 0, torch.device("cpu"))
-    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"))
+    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
     state.load_state_dict(content["state"])
     folder = run_folder(name)
     record(journal, content["history"], job.snapshots)
