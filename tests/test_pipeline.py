@@ -141,7 +141,7 @@ def test_a_derived_run_begins_from_the_other_one_and_is_redone_with_it(project: 
     tensors = {run: load_tensors(project / "out/runs" / run / "weights.safetensors") for run in ("dcgan", "tuned")}
     equal = {name for name, tensor in tensors["dcgan"].items() if tensor.equal(tensors["tuned"][name])}
     assert "critic.layers.0.weight" in equal and "critic.layers.2.weight" not in equal
-    assert "dcgan: 41 of 41 tensors were loaded" in (project / "first.txt").read_text()
+    assert re.search(r"dcgan: (\d+) of \1 tensors were loaded\n", (project / "first.txt").read_text())
     weights = project / "out/runs/dcgan/weights.safetensors"
     before = weights.read_bytes()
     weights.unlink()
