@@ -40,9 +40,11 @@ class Run:
     batch_size is global: N workers take batch_size / N each. ema_half_life: images after which a
     weight's share in the average has halved. The three cadences are in images too.
 
-    precision: of the nets' arithmetic. flip, crop (pixels), rotation (degrees): augmentation of the data.
-    domains: two classes, for methods that translate the first into the second. init_from: a weights file or an
-    MLflow model URI to begin from (under ``derived``: a run); freeze: nets or patterns of parameter names.
+    precision: of the nets' arithmetic. sync_batch_norm: over the global batch, so that the number of workers
+    changes nothing; off, each worker normalizes its own share. flip, crop (pixels), rotation (degrees):
+    augmentation of the data. domains: two classes, for methods that translate the first into the second.
+    init_from: a weights file or an MLflow model URI to begin from (under ``derived``: a run); freeze: nets or
+    patterns of parameter names.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Run:
     snapshot_every: Positive = 5_000
     checkpoint_every: Positive = 10_000
     precision: Literal["fp32", "bf16"] = "fp32"
+    sync_batch_norm: bool = True
     flip: bool = False
     crop: Count = 0
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0

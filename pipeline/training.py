@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import Run
+from pipeline.core import batch_norm
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
 from pipeline.core.loop import fit
 from pipeline.core.method import Method, Nets
@@ -111,6 +112,8 @@ def train(
     first, second = domains(dataset, run.domains)
     initial = load_tensors(job.initial) if job.initial.exists() else None
     state = State.fresh(job.method, dataset.spec, run.seed, world.device, initial=initial, freeze=run.freeze)
+    if run.sync_batch_norm:
+        batch_norm.synchronize(state.nets, world)
     progress = _resume(job, state, world)
     progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
     report(progress.history)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,13 @@ class World:
             parts = flat.split([tensor.numel() for tensor in group])
             torch._foreach_copy_(group, [part.view_as(t) for part, t in zip(parts, group, strict=True)])
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over the ranks of a tensor that each has; differentiable, twice too.
+
+        The derivative is of the sum of the ranks' losses: ``average`` divides gradients by the world's size.
+        """
+        return tensor if self.size == 1 else _mean(tensor, self.size)
+
     def gathered(self, tensor: Tensor) -> Tensor:
         """(size * n, ...): all ranks' tensors of the same shape (n, ...), in the order of the ranks."""
         if self.size == 1:
@@ -61,3 +69,23 @@ class World:
         shared = torch.tensor(value, dtype=torch.int64, device=self.device)
         dist.broadcast(shared, src=0)
         return int(shared.item())
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over the ranks is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, size: int) -> Tensor:
+        ctx.size = size
+        shared = tensor.contiguous().clone()
+        dist.all_reduce(shared)
+        return shared / size
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _mean(gradients[0], ctx.size), None
+
+
+def _mean(tensor: Tensor, size: int) -> Tensor:
+    result: Tensor = _Mean.apply(tensor, size)
+    return result

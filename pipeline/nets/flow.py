@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid, pixel_shuffle, softmax, softplus
 from torch.nn.utils.parametrizations import weight_norm
 
+from pipeline.core.batch_norm import BatchStatistics
 from pipeline.core.world import World
 from pipeline.nets.layers import as_weights_lie, norm
 
@@ -165,7 +166,7 @@ def initialize(net: nn.Module, world: World, forward: Callable[[], object]) -> N
             handle.remove()
 
 
-class BatchNorm(Bijection):
+class BatchNorm(Bijection, BatchStatistics):
     """y = (x - mean) / sqrt(variance + eps) (Dinh et al., arXiv:1605.08803, section 3.7): of the batch in
     training, of running averages in evaluation; the inverse takes the running ones in both."""
 
@@ -187,7 +188,7 @@ class BatchNorm(Bijection):
         return y * (self.variance + self.eps).sqrt() + self.mean
 
     def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        variance, mean = torch.var_mean(x, (0, 2, 3), keepdim=True, correction=0)
+        mean, variance = (moment[None, :, None, None] for moment in self.moments(x, (0, 2, 3)))
         with torch.no_grad():
             self.mean.lerp_(mean, self.momentum)
             self.variance.lerp_(variance, self.momentum)
