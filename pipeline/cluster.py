@@ -11,9 +11,11 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline.config import Cluster
 from pipeline.errors import UserError
@@ -44,6 +46,7 @@ LOCAL_ENVIRONMENT = {
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
 COLLECTIVE_TIMEOUT_SECONDS = 300
+EXIT_SECONDS = 5.0
 
 
 def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path) -> None:
@@ -90,7 +93,16 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
     try:
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
+        started = psutil.Process().children(recursive=True) if cluster.address is None else []
         ray.shutdown()
+        _end(started)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Ends what a cluster of this machine left behind: now and then an actor hangs in its exit and keeps a GB."""
+    for process in psutil.wait_procs(processes, timeout=EXIT_SECONDS)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _knock(address: str | None) -> None:
