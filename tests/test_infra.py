@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import takewhile
@@ -470,7 +472,7 @@ def test_the_page_names_files_and_options_that_exist() -> None:
             parsed(cli.commands[words[1]], words[2:])
 
 
-# ---- The pipeline on the real server and database
+# ---- The pipeline on the real server and database, and an S3 store
 
 
 @dataclass(frozen=True)
@@ -510,33 +512,65 @@ def database() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def server(database: dict[str, str], tmp_path: Path) -> Iterator[Server]:
-    """infra/mlflow/serve.sh on that database, artifacts in a folder."""
+def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """An S3 server with the buckets of compose.yaml: moto speaks the protocol, and forgets all at the end."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    variables = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    store = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    store.start()
+    uri = "http://{}:{}".format(*store.get_host_and_port())
+    for bucket in ("mlflow", "dvc"):
+        boto3.client("s3", endpoint_url=uri).create_bucket(Bucket=bucket)
+    yield variables | {"MLFLOW_S3_ENDPOINT_URL": uri}
+    store.stop()
+
+
+@pytest.fixture
+def server(database: dict[str, str], objects: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    """infra/mlflow/serve.sh on that database, artifacts in that store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = database | {
-        "MLFLOW_AUTH_ADMIN_PASSWORD": "of-this-test-alone",
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-this-test-alone",
-        "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts"),
-        "MLFLOW_PORT": str(port),
-        "MLFLOW_WORKERS": "1",
-    }
+    variables = (
+        database
+        | objects
+        | {
+            "MLFLOW_AUTH_ADMIN_PASSWORD": "of-this-test-alone",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-this-test-alone",
+            "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow",
+            "MLFLOW_PORT": str(port),
+            "MLFLOW_WORKERS": "1",
+        }
+    )
     uri = f"http://127.0.0.1:{port}"
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [INFRA / "mlflow/serve.sh"], cwd=tmp_path, env=environment() | variables, stdout=log, stderr=log
+            [INFRA / "mlflow/serve.sh"],
+            cwd=tmp_path,
+            env=environment() | variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         _await(f"{uri}/health", process, tmp_path / "server.log")
         yield Server(uri, {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "of-this-test-alone"})
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(60)
+        finally:
+            with suppress(ProcessLookupError):  # its children, if it left any
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _await(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(120):
+    end = time.monotonic() + 240  # seconds where the machine is idle
+    while time.monotonic() < end:
         assert process.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(url, timeout=2)
@@ -548,7 +582,11 @@ def _await(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 @pytest.mark.slow
 def test_the_pipeline_on_the_real_server_and_database(
-    server: Server, database: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    database: dict[str, str],
+    objects: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -563,7 +601,30 @@ def test_the_pipeline_on_the_real_server_and_database(
     for name, value in server.variables.items():
         monkeypatch.setenv(name, value)
     assert client.get_run(run_id).data.metrics["fid_efficientnet_lite0"] > 0
-    assert "weights.safetensors" in {file.path for file in client.list_artifacts(run_id)}
-    assert list((tmp_path / "artifacts").rglob("weights.safetensors")) and not (project / "mlflow.db").exists()
     query = f"select count(*) from metrics where run_uuid = '{run_id}'"
     assert int(run(_postgres("psql"), "-At", "-c", query, **database)) >= 10
+    weights = Path(client.download_artifacts(run_id, "weights.safetensors", str(tmp_path)))
+    assert weights.read_bytes() == (project / "out/runs/vae/weights.safetensors").read_bytes()
+    assert any("weights.safetensors" in key for key in keys(objects, "mlflow"))
+    assert not (project / "mlflow.db").exists()
+
+
+def keys(objects: dict[str, str], bucket: str) -> list[str]:
+    import boto3
+
+    found = boto3.client("s3", endpoint_url=objects["MLFLOW_S3_ENDPOINT_URL"]).list_objects_v2(Bucket=bucket)
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+@pytest.mark.slow
+def test_push_and_pull_through_an_s3_store(small: Path, objects: dict[str, str], tmp_path: Path) -> None:
+    for name in ("project", "other"):
+        run("git", "clone", "-q", str(small), str(tmp_path / name))
+        run("dvc", "remote", "add", "store", "s3://dvc", "--default", "--force", cwd=tmp_path / name)
+        run("dvc", "remote", "modify", "store", "endpointurl", objects["MLFLOW_S3_ENDPOINT_URL"], cwd=tmp_path / name)
+    run("dvc", "repro", cwd=tmp_path / "project", MLFLOW_TRACKING_URI="there")
+    run("dvc", "push", cwd=tmp_path / "project")
+    assert keys(objects, "dvc")
+    shutil.copy(tmp_path / "project/dvc.lock", tmp_path / "other/dvc.lock")
+    run("dvc", "pull", cwd=tmp_path / "other")
+    assert (tmp_path / "other/out.txt").read_text() == "there\n"

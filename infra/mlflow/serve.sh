@@ -8,6 +8,8 @@ set -euo pipefail
 : "${PGDATABASE:?}" "${MLFLOW_AUTH_ADMIN_PASSWORD:?}" "${MLFLOW_FLASK_SERVER_SECRET_KEY:?}"
 MLFLOW_AUTH_CONFIG_PATH="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/auth.ini"
 export MLFLOW_AUTH_CONFIG_PATH
+# Workers for jobs of language models' evaluation; nobody here submits any.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 exec mlflow server \
     --app-name basic-auth \
     --host "${MLFLOW_HOST:-127.0.0.1}" \
