@@ -17,6 +17,7 @@ from pipeline.nets.layers import (
     NORMS,
     UPSAMPLINGS,
     Head,
+    LabelledFeatures,
     LabelledImages,
     LabelledNorm,
     Projection,
@@ -215,6 +216,31 @@ def test_concatenation_adds_one_map_and_keeps_the_images() -> None:
     assert layer.channels == 4 and torch.equal(joined[:, :3], images)
     assert layer.embedding is not None
     assert torch.equal(joined[:, 3].flatten(1), layer.embedding.weight[[4, 2]])
+
+
+def test_without_a_norm_the_labels_embedding_is_concatenation() -> None:
+    """A linear layer of (z, one-hot label) is a linear layer of z and an embedding, summed."""
+    linear, layer, labels = nn.Linear(LATENT, 9), LabelledFeatures(9, CLASSES), torch.tensor([4, 0, 2])
+    assert layer.embedding is not None
+    joined = nn.Linear(LATENT + CLASSES, 9)
+    with torch.no_grad():
+        joined.weight.copy_(torch.cat((linear.weight, layer.embedding.weight.t()), dim=1))
+        joined.bias.copy_(linear.bias)
+    expected = joined(torch.cat((latents(), nn.functional.one_hot(labels, CLASSES)), dim=1))
+    torch.testing.assert_close(layer(linear(latents()), labels), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_however_strong_a_label_is_the_latents_keep_their_variance(name: str) -> None:
+    """Where the label enters, the latents' own variation is normalized already: a class is not one image."""
+    generator, _ = pair(name, generator={"classes": CLASSES})
+    labels = torch.arange(200) % CLASSES
+    for module in generator.modules():
+        if isinstance(module, nn.Embedding):
+            module.weight.data.mul_(3)
+    images = generator(latents(200), labels)
+    within = torch.stack([images[labels == label].var(0).mean() for label in range(CLASSES)]).mean()
+    assert within > 0.1 * images.var(0).mean()
 
 
 # Norms.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pipeline.nets.layers import (
     Head,
+    LabelledFeatures,
     LabelledImages,
-    LabelledNorm,
     Projection,
     add_spectral_norm,
     as_weights_lie,
@@ -24,7 +24,7 @@ MAX_FACTOR = 8  # channels grow to at most 8 times the width
 
 class Generator(nn.Module):
     """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, learned upsampling (the paper's: transposed convolutions of
-    4 x 4), ReLU, tanh. With classes, the norms have the scale and shift of the class, labels (n,)."""
+    4 x 4), ReLU, tanh. With classes, an embedding of the label (n,) is added to the normalized projection."""
 
     def __init__(
         self,
@@ -42,22 +42,23 @@ class Generator(nn.Module):
         base, steps = doublings(size)
         widths = [width * min(2**k, MAX_FACTOR) for k in reversed(range(steps))]
         bias = norm_name == "none"
-        self.project = nn.Linear(latent, widths[0] * base * base, bias=bias)
         self.grid = (widths[0], base, base)
-        self.norms = nn.ModuleList(LabelledNorm(norm_name, channels, classes) for channels in widths)
-        self.layers = nn.ModuleList(
-            upsample(upsampling, before, after, bias=bias) for before, after in pairwise(widths)
-        )
-        self.layers.append(upsample(upsampling, widths[-1], channels))
+        self.project = nn.Linear(latent, widths[0] * base * base, bias=bias)
+        self.norm = norm(norm_name, widths[0])
+        self.label = LabelledFeatures(widths[0] * base * base, classes)
+        layers: list[nn.Module] = [nn.ReLU()]
+        for before, after in pairwise(widths):
+            layers += [upsample(upsampling, before, after, bias=bias), norm(norm_name, after), nn.ReLU(inplace=True)]
+        layers += [upsample(upsampling, widths[-1], channels), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
         self.apply(initialize)
         if spectral:
             add_spectral_norm(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        images = as_weights_lie(self.project(latents).unflatten(1, self.grid), self)
-        for normalize, layer in zip(self.norms, self.layers, strict=True):
-            images = layer(normalize(images, labels).relu())
-        return images.tanh()
+        grid = self.label(self.norm(self.project(latents).unflatten(1, self.grid)), labels)
+        images: Tensor = self.layers(as_weights_lie(grid, self.layers))
+        return images
 
 
 class Critic(nn.Module):
@@ -105,6 +106,6 @@ def initialize(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if isinstance(bias := getattr(module, "bias", None), Tensor):
             nn.init.zeros_(bias)
-    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d) and module.affine:
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)

@@ -29,11 +29,11 @@ def norm(name: str, channels: int, *, affine: bool = True) -> nn.Module:
     return _NORMS[name](channels, affine)
 
 
-def vector_norm(name: str, features: int, *, affine: bool = True) -> nn.Module:
+def vector_norm(name: str, features: int) -> nn.Module:
     """The same of (n, f); ValueError for instance norm, of which a vector has one value each."""
     if name == "instance":
         raise ValueError("instance norm needs images, not vectors; use layer")
-    return nn.BatchNorm1d(features, affine=affine) if name == "batch" else norm(name, features, affine=affine)
+    return nn.BatchNorm1d(features) if name == "batch" else norm(name, features)
 
 
 def groups(channels: int) -> int:
@@ -68,27 +68,41 @@ CONDITIONINGS = ("projection", "concat")
 
 
 class LabelledNorm(nn.Module):
-    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): (n, c, ...), labels (n,)
-    -> (n, c, ...). Under the norm "none" scale and shift alone; without classes the plain norm.
+    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): images (n, c, h, w),
+    labels (n,) -> (n, c, h, w). Under the norm "none" scale and shift alone; without classes the plain norm."""
 
-    It is how every generator here takes a label. A label that enters beside the latents, before batch norm, lets
-    a generator satisfy the norm by its variation between classes and ignore the latents.
-    """
-
-    def __init__(self, name: str, channels: int, classes: int = 0, plain: Callable[..., nn.Module] = norm) -> None:
+    def __init__(self, name: str, channels: int, classes: int = 0) -> None:
         super().__init__()
-        self.norm = plain(name, channels, affine=not classes)
+        self.norm = norm(name, channels, affine=not classes)
         self.modulation = nn.Embedding(classes, 2 * channels) if classes else None
         if self.modulation is not None:
             nn.init.normal_(self.modulation.weight[:, :channels], 1.0, 0.02)
             nn.init.zeros_(self.modulation.weight[:, channels:])
 
-    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
-        values = self.norm(values)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        images = self.norm(images)
         if self.modulation is None:
-            return values
-        scale, shift = self.modulation(labels).unflatten(1, (2, -1, *(1,) * (values.ndim - 2))).unbind(1)
-        return values * scale + shift
+            return images
+        scale, shift = self.modulation(labels)[:, :, None, None].chunk(2, dim=1)
+        return images * scale + shift
+
+
+class LabelledFeatures(nn.Module):
+    """(n, ...), labels (n,) -> (n, ...): with classes, the sum with an embedding of the label.
+
+    A linear layer of latents and label concatenated is this sum, but for one thing: the sum comes after the first
+    norm. Before it the label's weights, which learn faster, crowd the latents out of the normalized variance, and
+    every class collapses to one image.
+    """
+
+    def __init__(self, features: int, classes: int = 0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, features) if classes else None
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, 0.0, 0.3)
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        return features if self.embedding is None else features + self.embedding(labels).view(features.shape)
 
 
 class LabelledImages(nn.Module):

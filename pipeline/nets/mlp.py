@@ -8,13 +8,13 @@ Legend: n samples, z latent dimensions, c image channels, s image size, w units 
 
 from torch import Tensor, nn
 
-from pipeline.nets.layers import Head, LabelledImages, LabelledNorm, add_spectral_norm, vector_norm
+from pipeline.nets.layers import Head, LabelledFeatures, LabelledImages, add_spectral_norm, vector_norm
 
 
 class Generator(nn.Module):
     """(n, z) -> (n, c, s, s) in [-1, 1]: two hidden layers, tanh. There is nothing to upsample.
 
-    With classes, the norms have the scale and shift of the class, labels (n,).
+    With classes, an embedding of the label (n,) is added to the first layer's normalized features.
     """
 
     def __init__(
@@ -30,19 +30,18 @@ class Generator(nn.Module):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        self.shape = (channels, size, size)
-        self.layer1, self.layer2 = nn.Linear(latent, width), nn.Linear(width, width)
-        self.norm1 = LabelledNorm(norm_name, width, classes, plain=vector_norm)
-        self.norm2 = LabelledNorm(norm_name, width, classes, plain=vector_norm)
-        self.output = nn.Linear(width, channels * size * size)
+        self.first = nn.Sequential(nn.Linear(latent, width), vector_norm(norm_name, width))
+        self.label = LabelledFeatures(width, classes)
+        self.layers = nn.Sequential(
+            *(nn.ReLU(), nn.Linear(width, width), vector_norm(norm_name, width), nn.ReLU(inplace=True)),
+            *(nn.Linear(width, channels * size * size), nn.Tanh(), nn.Unflatten(1, (channels, size, size))),
+        )
         if spectral:
             add_spectral_norm(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        hidden = self.norm1(self.layer1(latents), labels).relu()
-        hidden = self.norm2(self.layer2(hidden), labels).relu()
-        images: Tensor = self.output(hidden).tanh()
-        return images.unflatten(1, self.shape)
+        images: Tensor = self.layers(self.label(self.first(latents), labels))
+        return images
 
 
 class Critic(nn.Module):
