@@ -51,7 +51,7 @@ def sync(
     from pipeline.files import project_root
 
     params = read_params()
-    found = sorted((project_root() / params.cluster.storage / "runs").glob(f"*/{journal.NAME}"))
+    found = sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}"))
     waiting = [file.parent for file in found if everything or not tracking.is_synced(file.parent, params.tracking)]
     problems: list[str] = []
     for folder in waiting:

@@ -17,6 +17,7 @@ import torch
 from pipeline.files import atomic_folder, sha256_of
 
 KEPT = 2
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,20 @@ class Checkpoints:
             state = temporary / "state.pt"
             torch.save(content, state)
             manifest = {"key": self.key, "seen": seen, "files": {state.name: sha256_of(state)}}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2))
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
         for old in self._existing()[:-KEPT]:
             self._drop(old)
 
     def newest(self) -> int | None:
         """Images seen at the newest whole checkpoint; a damaged one is passed over, and it is said."""
-        for seen in reversed(self._existing()):
-            problem = self._problem(seen)
-            if problem is None:
-                return seen
+        return next((seen for seen in reversed(self._existing()) if self.is_whole(seen)), None)
+
+    def is_whole(self, seen: int) -> bool:
+        """Whether that checkpoint is this run's and every file has its hash; what is wrong is said."""
+        problem = self._problem(seen)
+        if problem is not None:
             warnings.warn(f"{self._path(seen)}: {problem}; taking the checkpoint before it", stacklevel=2)
-        return None
+        return problem is None
 
     def load(self, seen: int, device: torch.device) -> dict[str, Any]:
         """The content of a checkpoint that ``newest`` named."""
@@ -52,7 +55,7 @@ class Checkpoints:
 
     def _problem(self, seen: int) -> str | None:
         try:
-            manifest = json.loads((self._path(seen) / "manifest.json").read_text())
+            manifest = json.loads((self._path(seen) / MANIFEST).read_text())
             if manifest["key"] != self.key:
                 return "it belongs to another run"
             for name, digest in manifest["files"].items():
@@ -67,10 +70,15 @@ class Checkpoints:
         return sorted(int(path.name) for path in folder.glob("[0-9]*")) if folder.exists() else []
 
     def _path(self, seen: int) -> Path:
-        return self.folder / "checkpoints" / f"{seen:012d}"
+        return self.folder / name_of(seen)
 
     def _drop(self, seen: int) -> None:
         # The manifest goes first: a folder that is half deleted is no checkpoint.
-        for name in ("manifest.json", "state.pt"):
+        for name in (MANIFEST, "state.pt"):
             (self._path(seen) / name).unlink(missing_ok=True)
         self._path(seen).rmdir()
+
+
+def name_of(seen: int) -> str:
+    """A checkpoint's folder, below its run's."""
+    return f"checkpoints/{seen:012d}"

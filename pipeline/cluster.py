@@ -3,11 +3,16 @@
 Ray starts and restarts the workers; what they resume from are this program's own checkpoints, so a
 worker's, a node's or the driver's death costs the time since the last one, and a damaged file of
 Ray's own costs nothing: every start of the trainer has a new name.
+
+Nodes of a cluster get this program's code and, where they do not see the project's folder, the data from Ray.
 """
 
+import faulthandler
 import logging
+import math
 import os
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +22,10 @@ from typing import Any
 
 import psutil
 
+import pipeline
+from pipeline import nodes
 from pipeline.config import Cluster
+from pipeline.console import print_table
 from pipeline.errors import UserError
 from pipeline.journal import Journal
 from pipeline.training import DivergedError, Job, Row, record
@@ -45,7 +53,8 @@ LOCAL_ENVIRONMENT = {
 # one arena for all threads lets training.keep_freed_memory work there too.
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
-COLLECTIVE_TIMEOUT_SECONDS = 300
+HEALTH_SECONDS = 120  # a worker that does not answer Ray for so long is replaced
+PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
 EXIT_SECONDS = 5.0
 
 
@@ -53,20 +62,67 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path) -> None:
     """Runs ``train`` on ``cluster.workers`` workers; rows reach the journal on the driver's node as they come."""
     if cluster.address is None:
         _check_cpus(cluster, os.cpu_count() or 1, "this machine")
-    _check_batch(job.run.batch_size, cluster.workers)
-    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if cluster.address is None else {})).items():
+    _check_batch(job.run.batch_size, cluster)
+    health = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(min(cluster.stall_seconds, HEALTH_SECONDS))}
+    for name, value in (ENVIRONMENT | health | (LOCAL_ENVIRONMENT if cluster.address is None else {})).items():
         os.environ.setdefault(name, value)
     with _connected(cluster) as resources:
+        if cluster.address is not None:
+            preflight(cluster, Path(job.store))
         scaling, threads = _scaling(cluster, resources)
         _fit(job, cluster, scaling, threads, journal_folder)
+        if job.mirror:
+            job.mirror.fetch_newest(job.checkpoints.is_whole)
 
 
-def _check_batch(batch_size: int, workers: int) -> None:
-    """Every worker takes the same share of a global batch."""
-    if batch_size % workers:
+def preflight(cluster: Cluster, store: Path) -> None:
+    """Asks every node of a running cluster for what training needs, shows it, and raises before anything is
+    scheduled where something is missing."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    store.mkdir(parents=True, exist_ok=True)
+    ask, alive = ray.remote(num_cpus=0)(nodes.facts), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    with tempfile.NamedTemporaryFile(dir=store, prefix="preflight-") as token:
+        name = Path(token.name).name
+        here = nodes.facts("here", 0, str(store), name)
+        asked = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), name
+            )
+            for node in alive
+        ]
+        try:
+            found = ray.get(asked, timeout=PREFLIGHT_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            raise UserError(
+                f"params.yaml: cluster.address: not all {len(alive)} nodes of {cluster.address} answered within "
+                f"{PREFLIGHT_SECONDS:.0f} s. `ray status` shows them; mend or stop those that hang."
+            ) from None
+    print_table(
+        ("node", "host", "CPUs", "GPUs", "python", "torch", "ray", "cluster.storage"),
+        [
+            (n.address, n.host, str(n.cpus), ", ".join(n.gpus) or "none", n.versions["python"], n.versions["torch"])
+            + (n.versions["ray"], n.storage if cluster.url is None else cluster.url)
+            for n in found
+        ],
+    )
+    wrong = nodes.problems(found, here.versions, cluster.url)
+    if wrong:
+        raise UserError("the cluster is not fit to train on: " + "\n  ".join(["", *wrong]))
+
+
+def _check_batch(batch_size: int, cluster: Cluster) -> None:
+    """Every worker takes the same share of a global batch, however many there are."""
+    numbers = range(cluster.least, cluster.most + 1)
+    if not numbers:
+        raise UserError(f"params.yaml: cluster.workers: [{cluster.least}, {cluster.most}]: the least comes first.")
+    uneven = [number for number in numbers if batch_size % number]
+    if uneven:
+        multiple = math.lcm(*numbers)
         raise UserError(
-            f"params.yaml: cluster.workers: {workers} workers cannot share a batch_size of {batch_size} equally; "
-            f"make the run's batch_size a multiple of {workers}."
+            f"params.yaml: cluster.workers: {uneven[0]} workers cannot share a batch_size of {batch_size} equally; "
+            f"make the run's batch_size a multiple of {multiple}."
         )
 
 
@@ -76,6 +132,11 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.WARNING)
+    if (cluster.address or "").startswith("ray://"):
+        raise UserError(
+            f"params.yaml: cluster.address: '{cluster.address}' is a Ray client's address. Run `dvc repro` on a node "
+            "of the cluster, with cluster.address: auto; docs/clusters.md shows how."
+        )
     try:
         _knock(cluster.address)
         ray.init(
@@ -83,7 +144,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             include_dashboard=False if cluster.address is None else None,
             log_to_driver=False,
             configure_logging=False,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())} | WORKER_ENVIRONMENT},
+            runtime_env=_runtime_env(cluster),
         )
     except (ConnectionError, TimeoutError, socket.gaierror, ValueError) as error:
         raise UserError(
@@ -96,6 +157,21 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
         started = psutil.Process().children(recursive=True) if cluster.address is None else []
         ray.shutdown()
         _end(started)
+
+
+def _runtime_env(cluster: Cluster) -> dict[str, Any]:
+    """What Ray's processes get: this program's code, by its place or, on a cluster, as a copy."""
+    if cluster.address is None:
+        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(Path.cwd())}}
+    code = [str(Path(pipeline.__file__).parent)]
+    return {"env_vars": WORKER_ENVIRONMENT, "py_modules": code, "worker_process_setup_hook": _name_interface}
+
+
+def _name_interface() -> None:
+    """In every process that Ray starts on a cluster: the head's address tells which network joins the nodes."""
+    import ray
+
+    nodes.name_interface(ray.get_runtime_context().gcs_address.rpartition(":")[0])
 
 
 def _end(processes: list[psutil.Process]) -> None:
@@ -118,16 +194,16 @@ def _scaling(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:
 
     cpus = int(resources.get("CPU", 0))
     _check_cpus(cluster, cpus, "the cluster")
-    threads = cluster.cpus_per_worker or max(cpus // cluster.workers, 1)
+    threads = cluster.cpus_per_worker or max(cpus // cluster.most, 1)
     gpus = resources.get("GPU", 0)
-    wanted = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(gpus >= cluster.workers)
-    if wanted * cluster.workers > gpus:
+    wanted = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(gpus >= cluster.least)
+    if wanted * cluster.least > gpus:
         raise UserError(
-            f"params.yaml: cluster.gpus_per_worker: {cluster.workers} workers with {wanted:g} GPUs each were asked "
+            f"params.yaml: cluster.gpus_per_worker: {cluster.least} workers with {wanted:g} GPUs each were asked "
             f"for, but the cluster has {gpus:g}. Lower cluster.workers or cluster.gpus_per_worker."
         )
     return ScalingConfig(
-        num_workers=cluster.workers,
+        num_workers=cluster.workers,  # type: ignore[arg-type]  # a pair is elastic: Ray's hints are behind
         use_gpu=wanted > 0,
         resources_per_worker={"CPU": threads} | ({"GPU": wanted} if wanted else {}),
     ), threads
@@ -135,37 +211,61 @@ def _scaling(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:
 
 def _check_cpus(cluster: Cluster, cpus: int, who: str) -> None:
     each = cluster.cpus_per_worker or 1
-    if cluster.workers * each > cpus:
+    if cluster.least * each > cpus:
         raise UserError(
-            f"params.yaml: cluster.workers: {cluster.workers} workers with {each} CPU each were asked for, but {who} "
+            f"params.yaml: cluster.workers: {cluster.least} workers with {each} CPU each were asked for, but {who} "
             f"has {cpus}. Set cluster.workers to at most {cpus // each}, or join a larger cluster with cluster.address."
         )
 
 
 def _fit(job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder: Path) -> None:
-    from ray.train import FailureConfig, RunConfig, TrainingFailedError
+    """Trains to the end. Ray's controller restarts workers; if it dies itself, another one takes its place."""
+    import ray
+    from ray.train import TrainingFailedError
+
+    files = {} if cluster.address is None else nodes.parcel(job, ray.put)
+    _diverged(job).unlink(missing_ok=True)
+    for left in reversed(range(cluster.max_failures + 1)):
+        try:
+            _trainer(job, cluster, scaling, threads, journal_folder, files).fit()
+            break
+        except TrainingFailedError as error:
+            raise UserError(_reason(error, cluster)) from error
+        except ray.exceptions.RayActorError as error:
+            if not left:
+                raise UserError(
+                    f"Ray's controller died {cluster.max_failures + 1} times. The last checkpoint is kept: look into "
+                    "Ray's logs (/tmp/ray/session_latest/logs), and run `dvc repro` again."
+                ) from error
+            print("Ray's controller died; training starts again from the last checkpoint", flush=True)
+    if _diverged(job).exists():
+        raise DivergedError(_diverged(job).read_text())
+
+
+def _trainer(
+    job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder: Path, files: dict[str, Any]
+) -> Any:
+    from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "threads": threads},
+        train_loop_config={
+            "job": job,
+            "threads": threads,
+            "stall_seconds": cluster.stall_seconds,
+            "files": files,
+        },
         scaling_config=scaling,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+        torch_config=TorchConfig(timeout_s=cluster.stall_seconds),
         run_config=RunConfig(
             # Never the name of an earlier start: Ray would take its state, finished or damaged, for ours.
             name=f"{job.key[:16]}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(Path(job.store).absolute() / "ray"),
-            callbacks=[_to_journal(journal_folder, job.snapshots)],
+            storage_path=job.url or str(Path(job.store).absolute() / "ray"),
+            callbacks=[_to_journal(journal_folder, job)],
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    _diverged(job).unlink(missing_ok=True)
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise UserError(_reason(error, cluster)) from error
-    if _diverged(job).exists():
-        raise DivergedError(_diverged(job).read_text())
 
 
 def _diverged(job: Job) -> Path:
@@ -182,7 +282,7 @@ def _reason(error: Exception, cluster: Cluster) -> str:
     )
 
 
-def _to_journal(folder: Path, snapshots: Path) -> Any:
+def _to_journal(folder: Path, job: Job) -> Any:
     """A callback on Ray's controller, which runs on the driver's node."""
     from ray.train import UserCallback
 
@@ -190,8 +290,14 @@ def _to_journal(folder: Path, snapshots: Path) -> Any:
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             # An exception here would end the training: what fails now, the driver records at the end.
             try:
+                if message := metrics[0].get("diverged"):
+                    _diverged(job).write_text(message)
+                if job.mirror:
+                    for row in metrics[0]["rows"]:
+                        if row["snapshot"]:
+                            job.mirror.fetch(f"snapshots/{row['snapshot']}")
                 with Journal.open(folder) as journal:
-                    record(journal, metrics[0]["rows"], snapshots)
+                    record(journal, metrics[0]["rows"], job.snapshots)
             except Exception as error:
                 print(f"journal {folder}: {error!r}", flush=True)
 
@@ -200,6 +306,7 @@ def _to_journal(folder: Path, snapshots: Path) -> Any:
 
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray worker runs."""
+    import ray
     import torch
     from ray import train as ray_train
     from ray.train.torch import get_device
@@ -208,29 +315,36 @@ def _worker(config: dict[str, Any]) -> None:
     from pipeline.training import train
 
     torch.set_num_threads(config["threads"])
+    job = nodes.unpacked(config["job"], config["files"], ray.get)
     world = World.joined(get_device())
-    reporter = _Reporter(world, ray_train.report)
+    reporter = _Reporter(world, ray_train.report, config["stall_seconds"])
     try:
-        train(config["job"], world, reporter)
+        train(job, world, reporter)
+        reporter.flush()
     except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
-        if world.rank == 0:
-            _diverged(config["job"]).write_text(str(error))
-    reporter.flush()
+        reporter.flush(diverged=str(error))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class _Reporter:
-    """Collects rows and reports them together, all ranks at the same moment, at most every few seconds."""
+    """Collects rows and reports them together, all ranks at the same moment, at most every few seconds.
 
-    def __init__(self, world: Any, report: Callable[[dict[str, Any]], None]) -> None:
-        self.world, self.report = world, report
+    A worker whose next row does not come in time says where it hangs and ends itself, so that Ray starts another.
+    """
+
+    def __init__(self, world: Any, report: Callable[[dict[str, Any]], None], stall_seconds: float) -> None:
+        self.world, self.report, self.stall_seconds = world, report, stall_seconds
         self.rows: list[Row] = []
         self.last = time.monotonic()
+        faulthandler.dump_traceback_later(stall_seconds, exit=True)
 
     def __call__(self, rows: list[Row]) -> None:
+        faulthandler.dump_traceback_later(self.stall_seconds, exit=True)  # anew
         self.rows += rows
         if self.world.from_first(int(time.monotonic() - self.last >= REPORT_SECONDS)):
             self.flush()
 
-    def flush(self) -> None:
-        self.report({"rows": self.rows} if self.world.rank == 0 else {})
+    def flush(self, **more: str) -> None:
+        self.report({"rows": self.rows, **more} if self.world.rank == 0 else {})
         self.rows, self.last = [], time.monotonic()

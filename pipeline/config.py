@@ -67,14 +67,42 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Where training runs: 0 workers means in this process, without Ray. Never part of a result's key."""
+    """Where training runs. Never part of a result's key.
 
-    workers: Count = 1
+    workers: 0 means in this process, without Ray; [least, most]: as many of them as the cluster has room for, more or
+    fewer as nodes come and go. address: of a running cluster; null: one of this machine alone, while it trains.
+    storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
+    for checkpoints where nodes share no folder. stall_seconds: without a word from the workers for so long, they are
+    taken for hung, and training starts again from the last checkpoint.
+    """
+
+    workers: Count | tuple[Positive, Positive] = 1
     address: str | None = None
     cpus_per_worker: Positive | None = None
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     storage: str = ".genloom"
     max_failures: Count = 3
+    stall_seconds: Positive = 600
+
+    @property
+    def least(self) -> int:
+        """Workers that training needs."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that training makes use of."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def scratch(self) -> str:
+        """The folder of this machine's journals and checkpoints."""
+        return self.storage if self.url is None else ".genloom"
+
+    @property
+    def url(self) -> str | None:
+        """Where checkpoints are kept too, if storage is no folder."""
+        return self.storage.rstrip("/") if "://" in self.storage else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +239,9 @@ def checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
     try:
         return TypeAdapter(cls).validate_python(_numbers(raw))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = max(error.errors(), key=lambda found: len(found["loc"]))  # of a union, the branch that fits best
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        parts = [str(part) for part in first["loc"]]
+        parts = [str(part) for part in first["loc"] if not str(part).startswith(("constrained-", "tuple["))]
         if first["type"] == "value_error":  # from a __post_init__, whose message begins with the field
             field, _, message = message.partition(": ")
             parts.append(field)

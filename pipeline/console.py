@@ -1,6 +1,6 @@
 """What a stage shows a person while it works. The only importer of rich."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -49,6 +49,17 @@ def training_bar(name: str, total: int) -> Iterator[Callable[[int, Mapping[str, 
                 console.print(f"{name}: {seen:,} of {total:,} images, {_summary(values)}", highlight=False)
 
         yield show
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """To standard error, as wide as it needs to be where that is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console(stderr=True, soft_wrap=True).print(table)
 
 
 def _summary(values: Mapping[str, float]) -> str:

@@ -202,7 +202,7 @@ def _run(reference: Reference, params: Params, unknown: list[str]) -> dict[str, 
 
 
 def _journals(params: Params) -> Iterator[Path]:
-    for path in sorted((project_root() / params.cluster.storage / "runs").glob(f"*/{journal.NAME}")):
+    for path in sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}")):
         yield path.parent
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import Checkpoints
+from pipeline.checkpoint import Checkpoints, name_of
 from pipeline.config import Run
 from pipeline.core import batch_norm
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
@@ -31,8 +31,9 @@ from pipeline.core.world import World
 from pipeline.data.augment import Augmentation
 from pipeline.data.shards import Split, domains, open_dataset
 from pipeline.data.stream import batches
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, locked
 from pipeline.journal import Journal
+from pipeline.mirror import Mirror
 from pipeline.render.grid import grid
 from pipeline.weights import load_tensors
 
@@ -40,17 +41,22 @@ Row = dict[str, Any]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
 SNAPSHOT_GRID = 8  # rows and columns
+FETCH_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run, ready to be sent to any process: its settings, its method, and absolute folders."""
+    """A run, ready to be sent to any process: its settings, its method, and absolute folders.
+
+    url: where checkpoints and snapshots are kept too; None: all nodes see the folder ``store``.
+    """
 
     key: str
     run: Run
     method: Method
     data: str
     store: str
+    url: str | None = None
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -65,6 +71,11 @@ class Job:
     @property
     def snapshots(self) -> Path:
         return Path(self.store) / "snapshots"
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """What ``url`` names."""
+        return Mirror(self.url, Path(self.store)) if self.url else None
 
     @property
     def initial(self) -> Path:
@@ -199,14 +210,21 @@ def _save(job: Job, state: State, world: World, progress: Progress) -> None:
     state.synchronize(world)
     if world.rank == 0:
         job.checkpoints.save(state.seen, {"state": state.state_dict(), **vars(progress)})
+        if job.mirror:
+            job.mirror.send(name_of(state.seen))
 
 
 def _resume(job: Job, state: State, world: World) -> Progress:
     """Rank 0 chooses the checkpoint, so that all ranks load the same one."""
+    if job.mirror and world.rank == 0:
+        job.mirror.fetch_newest(job.checkpoints.is_whole)
     found = job.checkpoints.newest() if world.rank == 0 else None
     seen = world.from_first(-1 if found is None else found)
     if seen < 0:
         return Progress()
+    if job.mirror:
+        with locked(Path(job.store) / "fetching", wait=FETCH_SECONDS):  # once per node
+            job.mirror.fetch(name_of(seen))
     content = job.checkpoints.load(seen, world.device)
     state.load_state_dict(content.pop("state"))
     return Progress(**content)
@@ -231,6 +249,8 @@ def _snapshot(job: Job, state: State, fixed: Batch) -> str:
     name = f"{state.seen:09d}.png"
     with atomic_file(job.snapshots / name) as temporary:
         grid(to_uint8(sample(job.method, state.averaged(), fixed)), columns=SNAPSHOT_GRID).save(temporary)
+    if job.mirror:
+        job.mirror.send(f"snapshots/{name}")
     return name
 
 

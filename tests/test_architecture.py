@@ -19,7 +19,7 @@ LAYERS = [
     ["methods"],
     ["weights", "sampler", "genloom_pyfunc"],
     ["evaluate", "render"],
-    ["journal", "live", "tracking", "checkpoint", "training", "cluster", "lineage"],
+    ["journal", "live", "tracking", "checkpoint", "mirror", "training", "nodes", "cluster", "lineage"],
     ["stages"],
     ["__main__"],
 ]

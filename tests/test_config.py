@@ -65,6 +65,8 @@ def test_the_projects_params_are_right(tmp_path: Path) -> None:
         ({"derived.x": {"method": "vae"}}, "derived.x.init_from", "name the run"),
         ({"derived.x": {"method": "vae", "init_from": "vae", "lrr": 1}}, "derived.x.lrr", "Did you mean 'lr'"),
         ({"runs.vae.precision": "fp16"}, "runs.vae.precision", "'fp32' or 'bf16'"),
+        ({"cluster.workers": [0, 2]}, "cluster.workers.0", "greater than 0"),
+        ({"cluster.workers": [2]}, "cluster.workers.1", "required"),
         ({"runs.vae.domains": ["a"]}, "runs.vae.domains.1", "required"),
     ],
 )

@@ -18,7 +18,7 @@ from pipeline.stages.paths import run_folder
 
 def scratch_folder(params: Params, name: str, key: str) -> Path:
     """A run's journal, checkpoints and snapshots: outside the outs, which DVC deletes before a rerun."""
-    return project_root() / params.cluster.storage / "runs" / f"{name}-{key[:16]}"
+    return project_root() / params.cluster.scratch / "runs" / f"{name}-{key[:16]}"
 
 
 def content_key(

@@ -18,10 +18,10 @@ def main() -> None:
     """Brings the source that data.source names to out/raw, whole and checked.
 
     If that fails, out/raw stays as it was; what has arrived of an interrupted download is kept in
-    <cluster.storage>/downloads, and the next call goes on from there.
+    <scratch>/downloads, and the next call goes on from there.
     """
     params = read_params()
-    partial = project_root() / params.cluster.storage / "downloads" / params.data.source
+    partial = project_root() / params.cluster.scratch / "downloads" / params.data.source
     try:
         with locked(partial.with_suffix(".lock")):
             _download(params.data, partial)

@@ -42,7 +42,8 @@ def main(run: str) -> None:
         check_nets(prefix, settings, method, dataset, weights)
         key = content_key(run, params, dataset.digest, sha256_of(weights) if weights else None)
         scratch = scratch_folder(params, run, key)
-        job = Job(key=key, run=settings, method=method, data=str(DATA.absolute()), store=str(scratch))
+        url = params.cluster.url and f"{params.cluster.url}/runs/{scratch.name}"
+        job = Job(key=key, run=settings, method=method, data=str(DATA.absolute()), store=str(scratch), url=url)
         with exclusive(scratch):
             if weights and not job.initial.exists():
                 with atomic_file(job.initial) as temporary:
@@ -129,7 +130,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
             with watching(folder, name, job.finished_at):
                 train(params, job)
             with Journal.open(folder) as journal:
-                publish(name, job, dataset, flat, params.cluster.workers, journal)
+                publish(name, job, dataset, flat, params.cluster.most, journal)
         except BaseException as error:
             with Journal.open(folder) as journal:
                 journal.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
@@ -141,11 +142,13 @@ def train(params: Params, job: "Job") -> None:
     """To the end of the budget, or with an exception that says why not."""
     from pipeline.training import DivergedError
 
+    if job.mirror:
+        job.mirror.fetch_newest(job.checkpoints.is_whole)
     if job.checkpoints.newest() == job.finished_at:
         print(f"this very training is finished ({job.store}): publishing it", flush=True)
         return
     try:
-        if params.cluster.workers:
+        if params.cluster.most:
             from pipeline.cluster import train_on_ray
 
             train_on_ray(job, params.cluster, Path(job.store))
@@ -199,6 +202,9 @@ def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], wor
     state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
     state.load_state_dict(content["state"])
     folder = run_folder(name)
+    for row in content["history"] if job.mirror else []:
+        if row["snapshot"] and job.mirror:
+            job.mirror.fetch(f"snapshots/{row['snapshot']}")
     record(journal, content["history"], job.snapshots)
     save_weights(
         folder / "weights.safetensors",

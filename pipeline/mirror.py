@@ -1,0 +1,102 @@
+"""A run's checkpoints and snapshots kept at a URL too, for nodes that share no folder: any that fsspec takes.
+
+What is there is complete or absent, as on disk: a checkpoint's manifest is written last and removed first.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.checkpoint import KEPT, MANIFEST
+from pipeline.errors import UserError
+from pipeline.files import atomic_file, atomic_folder
+
+PATIENCE_SECONDS = 240.0  # less than the other ranks wait for a collective operation
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """url: of the run's folder there; folder: the run's folder on this node."""
+
+    url: str
+    folder: Path
+
+    def send(self, name: str) -> None:
+        """Copies checkpoint ``name`` or a file (path below the folder) there; retried while the storage is away."""
+        source = self.folder / name
+        files = [source] if source.is_file() else sorted(source.iterdir(), key=lambda file: file.name == MANIFEST)
+        for file in files:
+            self._patiently(partial(_put, source=file, name=str(file.relative_to(self.folder))))
+        self._patiently(_drop_old)
+
+    def fetch_newest(self, is_whole: Callable[[int], bool]) -> None:
+        """Brings the newest checkpoint there that is whole (images seen -> bool) to this node."""
+        for name in reversed(self._patiently(_checkpoints)):
+            if self.fetch(f"checkpoints/{name}") and is_whole(int(name)):
+                return
+
+    def fetch(self, name: str) -> bool:
+        """Brings a file, or a checkpoint's folder; False where it is not there (any more)."""
+        target = self.folder / name
+        if target.exists():
+            return True
+        try:
+            self._patiently(partial(_get, name=name, target=target))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _patiently(self, action: Callable[[Any, str], T]) -> T:
+        """``action(filesystem, root)``, again and again while the storage does not answer; UserError in the end."""
+        import fsspec
+
+        begin, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                filesystem, root = fsspec.url_to_fs(self.url)
+                return action(filesystem, root)
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                # Every file system has its own errors; what is wrong for good is wrong after five minutes too.
+                if time.monotonic() - begin > PATIENCE_SECONDS:
+                    raise UserError(
+                        f"params.yaml: cluster.storage: {self.url} did not answer for {PATIENCE_SECONDS:.0f} s "
+                        f"({error}). The last checkpoint there is kept: mend the storage and run `dvc repro` again."
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+
+def _put(filesystem: Any, root: str, source: Path, name: str) -> None:
+    target = f"{root}/{name}"
+    filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+    filesystem.put_file(str(source), target)
+
+
+def _get(filesystem: Any, root: str, name: str, target: Path) -> None:
+    source = f"{root}/{name}"
+    filesystem.invalidate_cache()
+    if filesystem.isdir(source):
+        with atomic_folder(target) as temporary:
+            for path in filesystem.ls(source, detail=False):
+                filesystem.get_file(path, str(temporary / path.rsplit("/", 1)[1]))
+    else:
+        with atomic_file(target) as temporary:
+            filesystem.get_file(source, str(temporary))
+
+
+def _checkpoints(filesystem: Any, root: str) -> list[str]:
+    """Names of the complete ones, oldest first."""
+    filesystem.invalidate_cache()
+    return sorted(path.split("/")[-2] for path in filesystem.glob(f"{root}/checkpoints/*/{MANIFEST}"))
+
+
+def _drop_old(filesystem: Any, root: str) -> None:
+    for name in _checkpoints(filesystem, root)[:-KEPT]:
+        filesystem.rm_file(f"{root}/checkpoints/{name}/{MANIFEST}")
+        filesystem.rm(f"{root}/checkpoints/{name}", recursive=True)

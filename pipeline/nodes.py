@@ -1,0 +1,131 @@
+"""What training needs of every node of a cluster, asked before anything is scheduled; and bringing it what it lacks."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.files import atomic_file, atomic_folder, locked
+from pipeline.training import Job
+
+PACKAGES = ("torch", "ray", "numpy", "safetensors")
+INTERFACES = {"gloo": "GLOO_SOCKET_IFNAME", "nccl": "NCCL_SOCKET_IFNAME"}
+UNPACK_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One node: its address; versions by package; CPUs that Ray may use; names of its GPUs; whether it sees the run's
+    folder and may write there (else why not)."""
+
+    address: str
+    host: str
+    versions: Mapping[str, str]
+    cpus: int
+    gpus: tuple[str, ...]
+    storage: str
+
+
+def facts(address: str, cpus: int, store: str, token: str) -> Facts:
+    """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``."""
+    import torch
+
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    gpus = tuple(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
+    return Facts(
+        address=address,
+        host=socket.gethostname(),
+        versions=versions,
+        cpus=cpus,
+        gpus=gpus,
+        storage=_storage(Path(store), token),
+    )
+
+
+def _storage(store: Path, token: str) -> str:
+    """ "shared", "absent", or why it cannot be written."""
+    if not (store / token).exists():
+        return "absent"
+    try:
+        with atomic_file(store / f"{token}.{socket.gethostname()}.{os.getpid()}") as temporary:
+            temporary.write_text("written")
+        for path in store.glob(f"{token}.{socket.gethostname()}.*"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        return f"not writable ({error.strerror})"
+    return "shared"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError:
+        return True
+
+
+def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None) -> list[str]:
+    """What would go wrong later, a sentence each."""
+    found = []
+    for node in nodes:
+        other = {name: version for name, version in node.versions.items() if not _agree(name, version, driver[name])}
+        if other:
+            differences = ", ".join(f"{name} {version} (here {driver[name]})" for name, version in other.items())
+            found.append(f"node {node.address} has {differences}; install requirements.lock there.")
+        if url is None and node.storage != "shared":
+            found.append(
+                f"node {node.address}: cluster.storage is {node.storage} there. Name a folder that every node may "
+                "write, or a URL (s3://...)."
+            )
+    return found
+
+
+def _agree(name: str, there: str, here: str) -> bool:
+    """Python may differ in its last number; a package may not."""
+    return there.split(".")[:2] == here.split(".")[:2] if name == "python" else there == here
+
+
+def name_interface(peer: str) -> None:
+    """Names the interface towards ``peer`` for collective operations, where the host's name means this machine alone:
+    Gloo would listen on 127.0.0.1, and no other node could reach it (Debian's /etc/hosts is made so)."""
+    if os.environ.get(INTERFACES["gloo"]) or not _is_loopback(socket.gethostname()):
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing, but chooses a route
+        probe.connect((peer, 9))
+        own = probe.getsockname()[0]
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(known.address == own for known in addresses):
+            for variable in INTERFACES.values():
+                os.environ.setdefault(variable, interface)
+
+
+def parcel(job: Job, put: Callable[[bytes], Any]) -> dict[str, Any]:
+    """The files that a worker reads, by name, each as what ``put`` makes of its bytes."""
+    files = {f"data/{path.name}": path for path in sorted(Path(job.data).iterdir())}
+    if job.initial.exists():
+        files["initial.safetensors"] = job.initial
+    return {name: put(path.read_bytes()) for name, path in files.items()}
+
+
+def unpacked(job: Job, files: Mapping[str, Any], get: Callable[[Any], bytes]) -> Job:
+    """The job with folders that exist on this node: those of the driver where it sees them, else copies, made by the
+    first worker of the node."""
+    if Path(job.data).exists() and Path(job.store).exists():
+        return job
+    base = Path.home() / ".cache" / "genloom" / job.key[:16]
+    here = replace(job, data=str(base / "data"), store=str(base))
+    with locked(base / "unpacking", wait=UNPACK_SECONDS):
+        if not Path(here.data).exists():
+            with atomic_folder(Path(here.data)) as temporary:
+                for name in (name for name in files if name.startswith("data/")):
+                    (temporary / name.removeprefix("data/")).write_bytes(get(files[name]))
+        if "initial.safetensors" in files and not here.initial.exists():
+            with atomic_file(here.initial) as path:
+                path.write_bytes(get(files["initial.safetensors"]))
+    return here
