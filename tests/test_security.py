@@ -1,0 +1,133 @@
+"""What SECURITY.md says: nothing runs code that it reads, nothing leaves its folder, nothing listens to the world."""
+
+import ast
+import io
+import os
+import pickle
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from test_data import origin
+
+from pipeline import __main__ as command
+from pipeline.checkpoint import Checkpoints, name_of
+from pipeline.data.normalize import normalize
+from pipeline.data.sources import image_folder
+from pipeline.errors import UserError
+from pipeline.files import sha256_of, write_json
+
+PIPELINE = Path(__file__).parent.parent / "pipeline"
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> object:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_even_with_the_right_hash(tmp_path: Path) -> None:
+    checkpoints, marker = Checkpoints(tmp_path, "key"), tmp_path / "marker"
+    folder = tmp_path / name_of(5)
+    folder.mkdir(parents=True)
+    torch.save({"state": Evil(marker)}, folder / "state.pt")
+    manifest = {"key": "key", "seen": 5, "files": {"state.pt": sha256_of(folder / "state.pt")}}
+    write_json(folder / "manifest.json", manifest)
+    assert checkpoints.newest() == 5
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoints.load(5, torch.device("cpu"))
+    assert not marker.exists()
+    torch.load(folder / "state.pt", weights_only=False)  # the file is as evil as this test believes
+    assert marker.exists()
+
+
+def test_only_one_module_unpickles_and_torch_loads_weights_only() -> None:
+    """Of all code; that module's unpickler knows arrays alone (test_data.py)."""
+    for path in PIPELINE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        dangerous = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & names
+        assert not dangerous or path == PIPELINE / "data/sources/cifar10.py", path
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            text = ast.unparse(call)
+            if text.startswith("torch.load("):
+                assert "weights_only=True" in text, f"{path}: {text}"
+            if ".load(" in text and text.startswith("np."):
+                assert "allow_pickle=False" in text, f"{path}: {text}"
+            assert not text.startswith(("eval(", "exec(", "os.system(", "yaml.load(")), f"{path}: {text}"
+
+
+def png(value: int = 9) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), value).save(file, "PNG")
+    return file.getvalue()
+
+
+def into(folder: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+    """A zip archive of those members and symbolic links."""
+    path = folder / "images.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        for name, target in (links or {}).items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(entry, target)
+    return path
+
+
+def normalized(tmp_path: Path, archive: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    image_folder.SOURCE.download(origin(tmp_path, path=archive), tmp_path / "raw")
+    with image_folder.SOURCE.open(tmp_path / "raw") as dataset:
+        normalize(dataset, tmp_path / "out" / "data", source="x", channels=1, size=8, test_fraction=0.5)
+
+
+def test_a_member_that_points_outside_writes_nothing_there(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    members = {f"cats/{k}.png": png() for k in range(4)}
+    archive = into(inner, members | {"../../cats/out.png": png(), "/cats/root.png": png()})
+    before = {path for path in tmp_path.rglob("*") if inner not in path.parents and path != inner}
+    try:
+        normalized(inner, archive)
+    except UserError as error:
+        assert "images.zip" in str(error)
+    assert {path for path in tmp_path.rglob("*") if inner not in path.parents and path != inner} == before
+    assert not Path("/cats").exists()
+
+
+def test_a_link_in_an_archive_is_not_followed(tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 200).save(tmp_path / "secret.png")
+    archive = into(
+        tmp_path, {f"cats/{k}.png": png() for k in range(4)}, {"cats/link.png": str(tmp_path / "secret.png")}
+    )
+    with pytest.raises(UserError, match=r"cats/link\.png' is no readable image"):
+        normalized(tmp_path, archive)
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_bomb_in_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folder, "_MOST_BYTES", 2**20)
+    archive = into(tmp_path, {f"cats/{k}.png": png() for k in range(4)} | {"cats/bomb.png": bytes(2**24)})
+    assert archive.stat().st_size < 2**16
+    with pytest.raises(UserError, match=r"cats/bomb\.png"):
+        normalized(tmp_path, archive)
+
+
+def test_the_pages_listen_on_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    started: list[list[str]] = []
+    monkeypatch.setattr(command.os, "execv", lambda file, arguments: started.append(arguments))
+    command.ui(port=5987)
+    (arguments,) = started
+    assert arguments[0] == sys.executable and arguments[arguments.index("--host") + 1] == "127.0.0.1"
