@@ -13,9 +13,11 @@ import math
 import os
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,8 +60,11 @@ PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
 EXIT_SECONDS = 5.0
 
 
-def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path) -> None:
-    """Runs ``train`` on ``cluster.workers`` workers; rows reach the journal on the driver's node as they come."""
+def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    """Runs ``train`` on ``cluster.workers`` workers; rows reach the journal on the driver's node as they come.
+
+    Once ``stop`` says so, the workers end at their next log window, at a checkpoint.
+    """
     if cluster.address is None:
         _check_cpus(cluster, os.cpu_count() or 1, "this machine")
     _check_batch(job.run.batch_size, cluster)
@@ -70,7 +75,7 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path) -> None:
         if cluster.address is not None:
             preflight(cluster, Path(job.store))
         scaling, threads = _scaling(cluster, resources)
-        _fit(job, cluster, scaling, threads, journal_folder)
+        _fit(job, cluster, scaling, threads, journal_folder, stop)
         if job.mirror:
             job.mirror.fetch_newest(job.checkpoints.is_whole)
 
@@ -218,7 +223,9 @@ def _check_cpus(cluster: Cluster, cpus: int, who: str) -> None:
         )
 
 
-def _fit(job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder: Path) -> None:
+def _fit(
+    job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder: Path, stop: Callable[[], bool]
+) -> None:
     """Trains to the end. Ray's controller restarts workers; if it dies itself, another one takes its place."""
     import ray
     from ray.train import TrainingFailedError
@@ -226,8 +233,12 @@ def _fit(job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder:
     files = {} if cluster.address is None else nodes.parcel(job, ray.put)
     _diverged(job).unlink(missing_ok=True)
     for left in reversed(range(cluster.max_failures + 1)):
+        # Never the name of an earlier start: Ray would take its state, finished or damaged, for ours.
+        name = f"{job.key[:16]}-{uuid.uuid4().hex[:8]}"
+        settings = {"job": job, "name": name, "threads": threads, "stall_seconds": cluster.stall_seconds}
+        trainer = _trainer(name, settings | {"files": files}, cluster, scaling, _to_journal(journal_folder, job))
         try:
-            _trainer(job, cluster, scaling, threads, journal_folder, files).fit()
+            _run(trainer, name, stop)
             break
         except TrainingFailedError as error:
             raise UserError(_reason(error, cluster)) from error
@@ -242,27 +253,53 @@ def _fit(job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder:
         raise DivergedError(_diverged(job).read_text())
 
 
-def _trainer(
-    job: Job, cluster: Cluster, scaling: Any, threads: int, journal_folder: Path, files: dict[str, Any]
-) -> Any:
+def _run(trainer: Any, name: str, stop: Callable[[], bool]) -> None:
+    """``trainer.fit()`` in a thread, so that this one hears signals; workers see a request to stop in Ray's store."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    fit: Future[Any] = Future()
+    threading.Thread(target=_into, args=(fit, trainer.fit), daemon=True).start()  # a second Ctrl-C does not wait for it
+    asked = False
+    while not wait([fit], timeout=0.5).done:
+        if stop() and not asked:
+            asked = True
+            print("stopping at the next checkpoint; once more ends at once", flush=True)
+            _internal_kv_put(_stop_key(name), b"1", overwrite=True)
+    _internal_kv_del(_stop_key(name))
+    fit.result()
+
+
+def _into(future: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _stop_key(name: str) -> bytes:
+    return f"genloom-stop-{name}".encode()
+
+
+def _is_asked_to_stop(name: str) -> bool:
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    return bool(_internal_kv_exists(_stop_key(name)))
+
+
+def _trainer(name: str, settings: dict[str, Any], cluster: Cluster, scaling: Any, to_journal: Any) -> Any:
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    job: Job = settings["job"]
     return TorchTrainer(
         _worker,
-        train_loop_config={
-            "job": job,
-            "threads": threads,
-            "stall_seconds": cluster.stall_seconds,
-            "files": files,
-        },
+        train_loop_config=settings,
         scaling_config=scaling,
         torch_config=TorchConfig(timeout_s=cluster.stall_seconds),
         run_config=RunConfig(
-            # Never the name of an earlier start: Ray would take its state, finished or damaged, for ours.
-            name=f"{job.key[:16]}-{uuid.uuid4().hex[:8]}",
+            name=name,
             storage_path=job.url or str(Path(job.store).absolute() / "ray"),
-            callbacks=[_to_journal(journal_folder, job)],
+            callbacks=[to_journal],
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
@@ -319,7 +356,7 @@ def _worker(config: dict[str, Any]) -> None:
     world = World.joined(get_device())
     reporter = _Reporter(world, ray_train.report, config["stall_seconds"])
     try:
-        train(job, world, reporter)
+        train(job, world, reporter, lambda: world.rank == 0 and _is_asked_to_stop(config["name"]))
         reporter.flush()
     except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
         reporter.flush(diverged=str(error))

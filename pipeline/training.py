@@ -85,12 +85,14 @@ class Job:
 
 @dataclass
 class Progress:
-    """What a checkpoint holds beside the state: all rows so far, and the cost so far."""
+    """What a checkpoint holds beside the state: all rows so far, the cost so far, and who has trained: pairs of
+    images seen and the number of processes from there on."""
 
     history: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     device: str = "cpu"
+    worlds: list[tuple[int, int]] = field(default_factory=list)
 
 
 class DivergedError(Exception):
@@ -127,6 +129,8 @@ def train(
         batch_norm.synchronize(state.nets, world)
     progress = _resume(job, state, world)
     progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    if not progress.worlds or progress.worlds[-1][1] != world.size:
+        progress.worlds.append((state.seen, world.size))
     report(progress.history)
     stream = batches(
         first.splits["train"],

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import torch
 from namespaces import Namespaces, project, python, reason_not
 
 RUN = "dcgan"
@@ -32,10 +33,17 @@ PATIENCE = 300.0
 class Training:
     """One project, trained by `python -m pipeline.stages.train` on node 0, started again whenever it was killed."""
 
-    def __init__(self, folder: Path, nodes: Namespaces, images: int) -> None:
+    def __init__(self, folder: Path, nodes: Namespaces, images: int, **own: object) -> None:
+        """own: of the params' section cluster."""
         settings = SETTINGS | CADENCE | {"images": images}
-        cluster = {"workers": 2, "address": f"{nodes.address(0)}:6379", "cpus_per_worker": 1, "max_failures": 100}
-        self.folder, self.nodes = project(folder, {RUN: settings}, cluster | {"stall_seconds": 60}), nodes
+        cluster = {
+            "workers": 2,
+            "stall_seconds": 60,
+            "address": f"{nodes.address(0)}:6379",
+            "cpus_per_worker": 1,
+            "max_failures": 100,
+        }
+        self.folder, self.nodes = project(folder, {RUN: settings}, cluster | own), nodes
         for stage in ("download", "normalize"):
             if python(self.folder, "-m", f"pipeline.stages.{stage}", stderr=subprocess.DEVNULL).wait():
                 raise RuntimeError(f"stage {stage} failed")
@@ -55,6 +63,12 @@ class Training:
         """Images seen at the newest row of the journal."""
         rows = [json.loads(line) for file in self.folder.glob(".genloom/runs/*/journal.jsonl") for line in lines(file)]
         return max((row["step"] for row in rows if row["kind"] == "metrics" and row["once"]), default=0)
+
+    @property
+    def worlds(self) -> list[tuple[int, int]]:
+        """(images seen, workers from there on), from the newest checkpoint."""
+        newest = max(self.folder.glob(".genloom/runs/*/checkpoints/*/state.pt"), default=None)
+        return torch.load(newest, weights_only=True)["worlds"] if newest else []
 
     def until(self, enough: Callable[[], bool], what: str) -> float:
         """Seconds until ``enough()``; a driver that was killed starts again, as a person would."""

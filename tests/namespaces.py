@@ -112,6 +112,7 @@ class Namespaces:
             if Path(f"/run/netns/{PREFIX}{node}").exists():
                 self.kill(node)
                 subprocess.run(["ip", "netns", "delete", f"{PREFIX}{node}"], capture_output=True)
+                subprocess.run(["ip", "link", "delete", f"glveth{node}"], capture_output=True)
         subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True)
         time.sleep(0.5)
 

@@ -130,7 +130,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
             with watching(folder, name, job.finished_at):
                 train(params, job)
             with Journal.open(folder) as journal:
-                publish(name, job, dataset, flat, params.cluster.most, journal)
+                publish(name, job, dataset, flat, journal)
         except BaseException as error:
             with Journal.open(folder) as journal:
                 journal.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
@@ -148,12 +148,15 @@ def train(params: Params, job: "Job") -> None:
         print(f"this very training is finished ({job.store}): publishing it", flush=True)
         return
     try:
-        if params.cluster.most:
-            from pipeline.cluster import train_on_ray
+        with stop_on_signals() as stop:
+            if params.cluster.most:
+                from pipeline.cluster import train_on_ray
 
-            train_on_ray(job, params.cluster, Path(job.store))
-        else:
-            train_here(job)
+                train_on_ray(job, params.cluster, Path(job.store), stop)
+            else:
+                train_here(job, stop)
+            if stop() and job.checkpoints.newest() != job.finished_at:
+                raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
     except DivergedError as error:
         raise errors.UserError(
             f"training diverged: {error}. Lower the learning rate (runs.<run>.lr) or change the seed; "
@@ -161,16 +164,14 @@ def train(params: Params, job: "Job") -> None:
         ) from error
 
 
-def train_here(job: "Job") -> None:
+def train_here(job: "Job", stop: Callable[[], bool]) -> None:
     """The same loop in this process, without Ray."""
     from pipeline.core.world import World, default_device
     from pipeline.journal import Journal
     from pipeline.training import record, train
 
-    with Journal.open(Path(job.store)) as journal, stop_on_signals() as stop:
+    with Journal.open(Path(job.store)) as journal:
         train(job, World(device=default_device()), lambda rows: record(journal, rows, job.snapshots), stop)
-        if stop():
-            raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
 
 
 @contextmanager
@@ -190,7 +191,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], workers: int, journal: "Journal") -> None:
+def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], journal: "Journal") -> None:
     """The finished checkpoint to out/runs/<run>: weights, history, snapshots, train.json last."""
     import torch
 
@@ -228,7 +229,10 @@ def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], wor
         folder / "train.json",
         {"run": name, "method": job.run.method, "key": job.key, "params": flat, "seen": state.seen}
         | {"spec": asdict(dataset.spec), "dataset": dict(dataset.info), "torch": torch.__version__}
-        | {"workers": workers, "device": content["device"]}
+        | {
+            "workers": [{"from": seen, "workers": size} for seen, size in content["worlds"]],
+            "device": content["device"],
+        }
         | cost,
     )
     journal.metrics({f"cost/{key}": value for key, value in cost.items() if key != "parameters"}, step=state.seen)
