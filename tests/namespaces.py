@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import psutil
 import yaml
 
 NETWORK, BRIDGE, PREFIX, PORT = "10.77.0", "genloom0", "genloom-node", 6379
-RAY = shutil.which("ray") or "ray"
+RAY = str(Path(sys.executable).with_name("ray"))
 # One token for all nodes and drivers: without it a head makes one for itself, and no node can join.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "RAY_worker_niceness": "0"}
@@ -138,7 +139,5 @@ def project(folder: Path, runs: dict[str, dict[str, object]], cluster: dict[str,
 
 def python(folder: Path, *arguments: str, inside: Sequence[str] = (), **options: object) -> "subprocess.Popen[str]":
     """``python <arguments>`` in the project, on the node whose prefix ``inside`` is."""
-    import sys
-
     env = os.environ | QUIET | TOKEN | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen([*inside, sys.executable, *arguments], cwd=folder, env=env, text=True, **options)  # type: ignore[call-overload,no-any-return]

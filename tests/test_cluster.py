@@ -15,6 +15,7 @@ from pipeline.core.world import World
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.journal import Journal
+from pipeline.stages.common import exclusive
 from pipeline.training import DivergedError, Job, record, train
 
 
@@ -92,6 +93,29 @@ def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path) -> None:
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=key)
     with Journal.open(Path(work.store)) as journal:
         assert [row["step"] for row in journal.rows()] == [64, 128, 192, 256]
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_whatever_has_become_of_rays_own_files(tmp_path: Path) -> None:
+    """Ray reads its snapshots when a name is used again, and a half-written one would end every later start."""
+    through = trained_here(job(tmp_path / "alone", images=20_000))
+    work = job(tmp_path / "ray", images=20_000)
+    with Journal.open(Path(work.store)) as journal:
+        journal.start(name="toy", key="key", params={}, tags={})
+    train_on_ray(work, Cluster(workers=1), Path(work.store), stop=lambda: work.checkpoints.newest() is not None)
+    assert work.checkpoints.newest() not in (None, work.finished_at)
+    files = [file for file in (Path(work.store) / "ray").rglob("*") if file.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    train_on_ray(work, Cluster(workers=1), Path(work.store))
+    assert all(torch.equal(through[key], value) for key, value in weights(work).items())
+
+
+def test_a_run_has_one_trainer(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run"), pytest.raises(UserError, match="another process is training this run"):
+        with exclusive(tmp_path / "run"):
+            pass
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
