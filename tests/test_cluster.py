@@ -113,9 +113,9 @@ def test_a_stopped_training_goes_on_whatever_has_become_of_rays_own_files(tmp_pa
 
 
 def test_a_run_has_one_trainer(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "run"), pytest.raises(UserError, match="another process is training this run"):
-        with exclusive(tmp_path / "run"):
-            pass
+    refused = pytest.raises(UserError, match="another process is training this run")
+    with exclusive(tmp_path / "run"), refused, exclusive(tmp_path / "run"):
+        pass
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
