@@ -328,6 +328,21 @@ def test_noise_reaches_every_layer_of_the_synthesis() -> None:
         part.zero_()
 
 
+def test_without_noise_the_latents_alone_make_the_image() -> None:
+    noisy, still = made("stylegan2"), made("stylegan2", noise=False)
+    nets = stepped(noisy)[0].nets.eval()
+    for layer in nets["generator"].modules():
+        if isinstance(layer, stylegan2.StyledConv):
+            nn.init.ones_(layer.strength)
+    batch = toy_batch(4)
+    images = still.sample(nets, batch)
+    torch.testing.assert_close(images, nets["generator"](still.latents(batch), batch.labels), rtol=0, atol=1e-6)
+    assert (noisy.sample(nets, batch) - images).abs().max() > 1e-2
+    state, _ = stepped(still)
+    strengths = [layer.strength for layer in state.nets["generator"].modules() if hasattr(layer, "strength")]
+    assert strengths and all(float(strength) == 0 for strength in strengths)
+
+
 # ---- BigGAN
 
 

@@ -31,6 +31,7 @@ from pipeline.nets import stylegan2
 class StyleGAN2(GAN):
     """gamma: weight of R1, every ``penalty_every`` turns; the paper has 10 at 1024 pixels, and Karras et al.,
     arXiv:2006.06676, 0.01 at 32. path_weight: beta, every ``path_every`` turns. mixing: probability of style mixing.
+    noise: whether each layer's map gets noise of a learned strength; without it the latents alone vary the images.
 
     width: channels at the data's size, doubling with each halving, max_width at most. conditional: on the labels.
     The paper: latent 512, width 32 at 1024 pixels, max_width 512, mapping_layers 8 (2 in arXiv:2006.06676 at 32).
@@ -42,6 +43,7 @@ class StyleGAN2(GAN):
     mapping_layers: int = 2
     conditional: bool = False
     mixing: float = 0.9
+    noise: bool = True
     gamma: float = 1.0
     penalty_every: int = 16
     path_weight: float = 2.0
@@ -90,10 +92,10 @@ class StyleGAN2(GAN):
         generator = _generator(nets)
         psi = 1.0 if like.noise.truncation is None else like.noise.truncation
         w = generator.mapping(self.latents(like), like.labels)
-        return _images(generator, generator.repeated(torch.lerp(generator.mapping.average, w, psi)), like)
+        return self._images(generator, generator.repeated(torch.lerp(generator.mapping.average, w, psi)), like)
 
     def generate(self, nets: Nets, batch: Batch) -> Tensor:
-        return _images(_generator(nets), self._styles(nets, batch), batch)
+        return self._images(_generator(nets), self._styles(nets, batch), batch)
 
     def _styles(self, nets: Nets, batch: Batch) -> Tensor:
         """(n, L, latent): those of one latent, or from a random layer on those of another."""
@@ -103,6 +105,11 @@ class StyleGAN2(GAN):
         crossing = 1 + noise.integers("crossing", generator.styles - 1)
         mixes = noise.uniform("mixes") < self.mixing
         return generator.mixed(first, second, torch.where(mixes, crossing, generator.styles))
+
+    def _images(self, generator: stylegan2.Generator, styles: Tensor, batch: Batch) -> Tensor:
+        untruncated = replace(batch.noise, truncation=None)
+        noise = untruncated.normal("pixels", sum(generator.noises)) if self.noise else None
+        return generator.synthesis(styles, noise).float()
 
     def _with_path_penalty(self, loss: Loss) -> Loss:
         def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
@@ -118,7 +125,7 @@ class StyleGAN2(GAN):
         generator = _generator(nets)
         with torch.autocast(batch.images.device.type, enabled=False):
             styles = self._styles(nets, batch)
-            images = _images(generator, styles, batch)
+            images = self._images(generator, styles, batch)
             lengths = stylegan2.path_lengths(images, styles, batch.noise.normal("direction", *images.shape[1:]))
         generator.path_latest.copy_(lengths.detach().mean())
         return (lengths - generator.path_mean).square().mean()
@@ -126,11 +133,6 @@ class StyleGAN2(GAN):
 
 def _generator(nets: Nets) -> stylegan2.Generator:
     return cast(stylegan2.Generator, nets["generator"])
-
-
-def _images(generator: stylegan2.Generator, styles: Tensor, batch: Batch) -> Tensor:
-    noise = replace(batch.noise, truncation=None)
-    return generator.synthesis(styles, noise.normal("pixels", sum(generator.noises))).float()
 
 
 def _follow(nets: Nets, world: World) -> None:
