@@ -16,14 +16,21 @@ from pipeline.core.loop import fit
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
+from pipeline.data.shards import Split
 from pipeline.data.stream import batches
 from pipeline.training import sample
 
 SMALL: dict[str, Any] = {"width": 16, "latent": 16}
+LARGE: dict[str, Any] = {"width": 8, "latent": 16}  # at learning rates for some hundred steps, see docs/methods.md
+CONDITIONAL = LARGE | {"conditional": True}
+STYLE: dict[str, Any] = {"mixing": 0.0, "path_weight": 0.0, "noise": False, "gamma": 1.0, "penalty_every": 4}
+R3: dict[str, Any] = {"blocks": 1, "group_width": 4, "gamma": 1.0, "final_gamma": 0.1}
 # method: settings, images, least quality, least number of modes
+# Measured qualities, of seeds 0 and 1 where two: dcgan 0.54 (6 modes), cgan 0.99, acgan 1.00, progan 0.81 and 0.83,
+# biggan 1.00 and 1.00, stylegan2 0.98 and 0.95, r3gan 1.00 and 1.00; all 8 modes where not said.
 CASES: dict[str, tuple[dict[str, Any], int, float, int]] = {
     "gan": ({"width": 128, "latent": 16, "critic_norm": "layer", "lr": 5e-4}, 150_000, 0.5, 5),
-    "dcgan": (SMALL, 100_000, 0.5, 4),
+    "dcgan": (SMALL, 100_000, 0.3, 4),
     "lsgan": (SMALL, 100_000, 0.5, 4),
     "wgan": (SMALL | {"lr": 5e-4}, 200_000, 0.3, 5),
     "wgan_gp": (SMALL | {"lr": 5e-4}, 100_000, 0.5, 7),
@@ -32,10 +39,11 @@ CASES: dict[str, tuple[dict[str, Any], int, float, int]] = {
     "cgan": (SMALL | {"net": "dcgan", "critic_steps": 1}, 80_000, 0.8, 8),
     "acgan": (SMALL, 80_000, 0.8, 8),
     "infogan": ({"width": 16, "latent": 32, "categories": 8}, 80_000, 0.5, 5),
+    "progan": (LARGE | {"lr": 1e-2}, 64_000, 0.5, 7),
+    "biggan": (LARGE | {"critic_steps": 1, "lr": 1e-3, "critic_lr": 1e-3}, 40_000, 0.7, 8),
+    "stylegan2": (CONDITIONAL | STYLE | {"lr": 2.5e-3, "critic_lr": 5e-3}, 40_000, 0.7, 8),
+    "r3gan": (CONDITIONAL | R3 | {"lr": 2e-3}, 24_000, 0.7, 8),
 }
-
-# Their bounds are to be measured: in a minute of a CPU they have not found the modes.
-NOT_YET = {"progan", "biggan", "stylegan2", "r3gan"}
 
 
 @pytest.mark.slow
@@ -53,7 +61,7 @@ def test_a_gan_finds_the_modes_of_the_ring(name: str) -> None:
     assert untrained.quality < 0.05
     assert quality <= trained.quality <= 1.0
     assert modes <= trained.modes <= MODES
-    if "labels" in method.needs:
+    if "labels" in method.needs or settings.get("conditional"):
         assert 0.8 < trained.agreement <= 1.0 and 0.5 < trained.balance <= 1.0
 
 
@@ -63,10 +71,36 @@ def found(method: Any, state: State) -> Any:
     return judge(sample(method, state.averaged(), like), like.labels)
 
 
-def test_every_gan_has_a_toy_or_is_named_as_lacking_one() -> None:
+def test_every_gan_has_a_toy() -> None:
     from pipeline.families.gan import GAN
 
-    assert {name for name in methods.names() if issubclass(methods.find(name), GAN)} == set(CASES) | NOT_YET
+    assert {name for name in methods.names() if issubclass(methods.find(name), GAN)} == set(CASES)
+
+
+@pytest.mark.slow
+def test_cyclegan_finds_the_modes_of_the_other_ring_and_the_way_back() -> None:
+    """Bright blobs on dark, and dark ones on bright. Which mode becomes which the data leave open, so only the way back
+    is held to the label: an unpaired translation may turn the ring."""
+    method = methods.load("cyclegan", width=8, blocks=1, lr=1e-3)
+    state = State.fresh(method, ImageSpec(channels=1, size=16, classes=MODES), 0, torch.device("cpu"))
+    assert all(one.quality < 0.05 for one in there_and_back(state))
+    dark = ring(4096, seed=1)
+    bright = Split(tuple(255 - images for images in dark.shards), dark.labels)
+    stream = batches(ring(4096), seed=0, batch_size=16, world=World(), other=bright)
+    for _ in fit(method, state, stream, World(), seed=0, total=9_000, ema_half_life=1_000.0):
+        pass
+    there, back = there_and_back(state)
+    print("cyclegan", there, back)
+    assert 0.7 <= there.quality <= 1.0 and 5 <= there.modes <= MODES
+    assert 0.95 <= back.quality <= 1.0 and back.modes == MODES and 0.95 <= back.agreement <= 1.0
+
+
+@torch.no_grad()
+def there_and_back(state: State) -> tuple[Any, Any]:
+    """What is found of translations, turned bright on dark for the judge, and of these translated back."""
+    nets, images, labels = state.averaged(), ring(1024, seed=9).images(range(1024)), torch.arange(1024) % MODES
+    translated = nets["a_to_b"](images.float() / 127.5 - 1)
+    return judge(-translated, labels), judge(nets["b_to_a"](translated), labels)
 
 
 def test_the_judge_of_toys_tells_real_images_from_one_mode_and_from_none() -> None:
