@@ -36,7 +36,6 @@ from pipeline.training import DivergedError, Job, Row, record
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # A cluster of this machine alone, which lives as long as the training. Its workers train at the priority that
@@ -55,6 +54,7 @@ LOCAL_ENVIRONMENT = {
 # one arena for all threads lets training.keep_freed_memory work there too.
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
+START_SECONDS = 300
 HEALTH_SECONDS = 120  # a worker that does not answer Ray for so long is replaced
 PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
 EXIT_SECONDS = 5.0
@@ -68,8 +68,14 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
     if cluster.address is None:
         _check_cpus(cluster, os.cpu_count() or 1, "this machine")
     _check_batch(job.run.batch_size, cluster)
-    health = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(min(cluster.stall_seconds, HEALTH_SECONDS))}
-    for name, value in (ENVIRONMENT | health | (LOCAL_ENVIRONMENT if cluster.address is None else {})).items():
+    waits = {
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(min(cluster.stall_seconds, HEALTH_SECONDS)),
+        # Where fewer would do, Ray is not to wait long for room on a node whose death it has not noticed yet.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(
+            START_SECONDS if cluster.least == cluster.most else HEALTH_SECONDS
+        ),
+    }
+    for name, value in (ENVIRONMENT | waits | (LOCAL_ENVIRONMENT if cluster.address is None else {})).items():
         os.environ.setdefault(name, value)
     with _connected(cluster) as resources:
         if cluster.address is not None:
@@ -97,13 +103,7 @@ def preflight(cluster: Cluster, store: Path) -> None:
             )
             for node in alive
         ]
-        try:
-            found = ray.get(asked, timeout=PREFLIGHT_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            raise UserError(
-                f"params.yaml: cluster.address: not all {len(alive)} nodes of {cluster.address} answered within "
-                f"{PREFLIGHT_SECONDS:.0f} s. `ray status` shows them; mend or stop those that hang."
-            ) from None
+        found = _answers(asked, str(cluster.address))
     print_table(
         ("node", "host", "CPUs", "GPUs", "python", "torch", "ray", "cluster.storage"),
         [
@@ -115,6 +115,24 @@ def preflight(cluster: Cluster, store: Path) -> None:
     wrong = nodes.problems(found, here.versions, cluster.url)
     if wrong:
         raise UserError("the cluster is not fit to train on: " + "\n  ".join(["", *wrong]))
+
+
+def _answers(asked: list[Any], address: str) -> list[nodes.Facts]:
+    """Of the nodes that are still there; a node that has died is no obstacle, one that does not answer is."""
+    import ray
+
+    found, deadline = [], time.monotonic() + PREFLIGHT_SECONDS
+    for answer in asked:
+        try:
+            found.append(ray.get(answer, timeout=max(deadline - time.monotonic(), 0.1)))
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
+            continue
+        except ray.exceptions.GetTimeoutError:
+            raise UserError(
+                f"params.yaml: cluster.address: not all {len(asked)} nodes of {address} answered within "
+                f"{PREFLIGHT_SECONDS:.0f} s. `ray status` shows them; mend or stop those that hang."
+            ) from None
+    return found
 
 
 def _check_batch(batch_size: int, cluster: Cluster) -> None:

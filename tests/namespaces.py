@@ -125,7 +125,7 @@ def _ip(*arguments: str) -> None:
 def project(folder: Path, runs: dict[str, dict[str, object]], cluster: dict[str, object], images: int = 1000) -> Path:
     """A project with this one's code, the given runs and the embedded digits, normalized at 16 pixels."""
     root = Path(__file__).parent.parent
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(root / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(root / name, folder)
