@@ -49,6 +49,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_event_stats": "0",
     "RAY_core_worker_internal_heartbeat_ms": "10000",
     "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one helper less: nobody tells Ray of this machine's end
+    "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 # Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
 # one arena for all threads lets training.keep_freed_memory work there too.
