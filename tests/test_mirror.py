@@ -1,11 +1,14 @@
 """Checkpoints at a URL: complete or absent there too; nodes that share no folder; storage that is away for a while."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
 from test_cluster import job, trained_here, weights
 
 from pipeline import mirror, nodes
@@ -67,6 +70,27 @@ def test_a_damaged_copy_is_passed_over(tmp_path: Path, damage: str) -> None:
         trained_here(other)
     again = weights(other)
     assert all(torch.equal(expected[key], again[key]) for key in expected)
+
+
+def test_an_s3_bucket_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        address = "http://{}:{}".format(*server.get_host_and_port())
+        secrets = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": address}
+        for name, value in (secrets | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="toys")
+        through = trained_here(job(tmp_path / "alone"))
+        interrupted(replace(mirrored(tmp_path), url="s3://toys/runs/toy"))
+        other = replace(mirrored(tmp_path, "another"), url="s3://toys/runs/toy")
+        resumed = trained_here(other)
+        assert all(torch.equal(through[key], resumed[key]) for key in through)
+        keys = [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket="toys")["Contents"]]
+        assert len([key for key in keys if key.endswith(MANIFEST)]) == 2
+        assert "runs/toy/snapshots/000000256.png" in keys
+    finally:
+        server.stop()
 
 
 def test_without_its_manifest_a_copy_is_none(tmp_path: Path) -> None:
