@@ -25,6 +25,7 @@ from pipeline.tracking import (
     STATE,
     code_tags,
     fetch_runs,
+    fetch_weights,
     is_synced,
     redacted,
     resolve,
@@ -372,6 +373,23 @@ def check_model(uri: str, model_id: str, project: Path, folder: Path) -> None:
         for name, count in (("seven", 7), ("five", 5), ("one", 1)):
             assert loaded[name].dtype == np.float32
             np.testing.assert_allclose(loaded[name], direct[:count].numpy(), rtol=0, atol=1e-5)
+
+
+def test_weights_to_begin_from_come_by_model_or_by_run(project: Path, weights: Path) -> None:
+    tracking = Tracking()
+    with begin(project / "run") as opened:
+        opened.artifact(weights)
+        opened.model(weights)
+        opened.finish("FINISHED")
+    sync(project / "run", tracking)
+    uri = resolve(tracking).uri
+    ((model, _),) = snapshot(uri)["models"]
+    run = in_mlflow(uri).info.run_id
+    for number, name in enumerate([f"models:/{model}", f"runs:/{run}", f"runs:/{run}/model"]):
+        (project / str(number)).mkdir()
+        assert fetch_weights(name, tracking, project / str(number)).read_bytes() == weights.read_bytes()
+    with pytest.raises(UserError, match=r"init_from: no weights of 'models:/m-nothing' in MLflow"):
+        fetch_weights("models:/m-nothing", tracking, project)
 
 
 def test_a_run_goes_on_in_the_same_mlflow_run_even_from_a_fresh_clone(project: Path) -> None:
