@@ -221,7 +221,6 @@ def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(tmp_pat
 
 @pytest.mark.slow
 def test_an_experiment_redoes_only_what_it_changes(project: Path) -> None:
-    call(project, "dvc", "checkout", "--force")  # a test before this one trained a run again, at another cost
     call(project, "git", "add", "-f", "dvc.lock")
     call(project, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "lock")
     output = call(project, "dvc", "exp", "run", "-S", "runs.vae.seed=3")
@@ -231,6 +230,8 @@ def test_an_experiment_redoes_only_what_it_changes(project: Path) -> None:
 
 def killed_and_resumed(folder: Path, run: str) -> None:
     """Trains the run anew in other scratch, kills the driver mid-train, repeats the command, compares all."""
+    published = folder / "out/runs" / run
+    shutil.copytree(published, folder / "published")
     wanted = digest(folder / "out/runs" / run / "weights.safetensors")
     history = (folder / "out/runs" / run / "history.csv").read_text()
     params = yaml.safe_load((folder / "params.yaml").read_text())
@@ -249,6 +250,9 @@ def killed_and_resumed(folder: Path, run: str) -> None:
     assert (folder / "out/runs" / run / "history.csv").read_text() == history
     assert_tracked_equals_history(folder, run, tracked(folder, run, "other.db"))
     call(folder, "git", "checkout", "-q", "params.yaml")
+    # As it was: another MLflow run and another cost are a change to DVC.
+    shutil.rmtree(published)
+    (folder / "published").rename(published)
 
 
 def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[Any]", scratch: str = ".other") -> None:
