@@ -34,22 +34,24 @@ def toy_data(folder: Path, size: int, count: int = 4096) -> None:
     write_json(folder / "spec.json", {"channels": 1, "size": size, "classes": ["0"], "splits": splits, "digest": "toy"})
 
 
-def measured(workers: int, data: Path, store: Path, images: int, width: int) -> tuple[float, float]:
-    """(images/s of training, seconds of everything else)."""
+def measured(workers: int, folder: Path, images: int, width: int, threads: int | None = None) -> tuple[float, float]:
+    """(images/s of training, seconds of everything else) on ``folder/data``; ``threads`` for each process."""
+    store = folder / str(workers)
     run = Run(method="dcgan", images=images, checkpoint_every=images // 4, snapshot_every=images // 8)
-    job = Job(key="bench", run=run, method=methods.load("dcgan", width=width), data=str(data), store=str(store))
+    method = methods.load("dcgan", width=width)
+    job = Job(key="bench", run=run, method=method, data=str(folder / "data"), store=str(store))
     with Journal.open(store) as journal:
         journal.start(name="bench", key="bench", params={}, tags={})
     begin = time.monotonic()
     if workers:
-        train_on_ray(job, Cluster(workers=workers), store)
+        train_on_ray(job, Cluster(workers=workers, cpus_per_worker=threads), store)
     else:
+        torch.set_num_threads(threads or torch.get_num_threads())
         with Journal.open(store) as journal:
             train(job, World(), lambda rows: record(journal, rows, job.snapshots))
     total = time.monotonic() - begin
-    seen = job.checkpoints.newest() or 0
-    seconds = job.checkpoints.load(seen, torch.device("cpu"))["seconds"]
-    return seen / seconds, total - seconds
+    seconds = job.checkpoints.load(job.finished_at, torch.device("cpu"))["seconds"]
+    return job.finished_at / seconds, total - seconds
 
 
 def main(images: int, width: int, size: int, rounds: int) -> None:
@@ -59,7 +61,7 @@ def main(images: int, width: int, size: int, rounds: int) -> None:
             toy_data(Path(folder) / "data", size)
             speeds = []
             for workers in (0, 1):
-                speed, overhead = measured(workers, Path(folder) / "data", Path(folder) / str(workers), images, width)
+                speed, overhead = measured(workers, Path(folder), images, width)
                 print(
                     f"round {number}: workers {workers}: {speed:.0f} images/s, {overhead:.1f} s around it", flush=True
                 )

@@ -15,29 +15,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from ray_cost import toy_data
+from ray_cost import measured, toy_data
 
-from pipeline import methods
-from pipeline.cluster import train_on_ray
-from pipeline.config import Cluster, Run
 from pipeline.core.world import World
-from pipeline.journal import Journal
-from pipeline.training import Job, record, train
-
-
-def measured(workers: int, data: Path, store: Path, images: int, width: int) -> float:
-    """images/s of the training alone."""
-    run = Run(method="dcgan", images=images, checkpoint_every=images, snapshot_every=images)
-    job = Job(key="bench", run=run, method=methods.load("dcgan", width=width), data=str(data), store=str(store))
-    with Journal.open(store) as journal:
-        journal.start(name="bench", key="bench", params={}, tags={})
-    if workers:
-        train_on_ray(job, Cluster(workers=workers, cpus_per_worker=1), store)
-    else:
-        torch.set_num_threads(1)
-        with Journal.open(store) as journal:
-            train(job, World(), lambda rows: record(journal, rows, job.snapshots))
-    return job.finished_at / job.checkpoints.load(job.finished_at, torch.device("cpu"))["seconds"]
 
 
 def all_reduce(rank: int, size: int, folder: str, count: int, queue: "mp.SimpleQueue[float]") -> None:
@@ -60,7 +40,7 @@ def main(images: int, width: int, workers: list[int]) -> None:
         toy_data(Path(folder) / "data", 32)
         alone = 0.0
         for number in (0, *workers):
-            speed = measured(number, Path(folder) / "data", Path(folder) / str(number), images, width)
+            speed, _ = measured(number, Path(folder), images, width, threads=1)
             alone = alone or speed
             ideal = alone * max(number, 1)
             print(f"workers {number}: {speed:5.0f} images/s, ideal {ideal:5.0f}, ratio {speed / ideal:.2f}", flush=True)

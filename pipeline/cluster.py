@@ -84,8 +84,6 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
             preflight(cluster, Path(job.store))
         scaling, threads = _scaling(cluster, resources)
         _fit(job, cluster, scaling, threads, journal_folder, stop)
-        if job.mirror:
-            job.mirror.fetch_newest(job.checkpoints.is_whole)
 
 
 def preflight(cluster: Cluster, store: Path) -> None:
@@ -250,7 +248,7 @@ def _fit(
     import ray
     from ray.train import TrainingFailedError
 
-    files = {} if cluster.address is None else nodes.parcel(job, ray.put)
+    files = nodes.parcel(job, ray.put) if job.url else {}  # without a URL all nodes see the driver's folders
     _diverged(job).unlink(missing_ok=True)
     for left in reversed(range(cluster.max_failures + 1)):
         # Never the name of an earlier start: Ray would take its state, finished or damaged, for ours.
@@ -349,10 +347,7 @@ def _to_journal(folder: Path, job: Job) -> Any:
             try:
                 if message := metrics[0].get("diverged"):
                     _diverged(job).write_text(message)
-                if job.mirror:
-                    for row in metrics[0]["rows"]:
-                        if row["snapshot"]:
-                            job.mirror.fetch(f"snapshots/{row['snapshot']}")
+                job.fetch_snapshots(metrics[0]["rows"])
                 with Journal.open(folder) as journal:
                     record(journal, metrics[0]["rows"], job.snapshots)
             except Exception as error:

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -54,10 +55,8 @@ def _storage(store: Path, token: str) -> str:
     if not (store / token).exists():
         return "absent"
     try:
-        with atomic_file(store / f"{token}.{socket.gethostname()}.{os.getpid()}") as temporary:
-            temporary.write_text("written")
-        for path in store.glob(f"{token}.{socket.gethostname()}.*"):
-            path.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=store) as file:
+            file.write(b"written")
     except OSError as error:
         return f"not writable ({error.strerror})"
     return "shared"
@@ -116,7 +115,7 @@ def parcel(job: Job, put: Callable[[bytes], Any]) -> dict[str, Any]:
 def unpacked(job: Job, files: Mapping[str, Any], get: Callable[[Any], bytes]) -> Job:
     """The job with folders that exist on this node: those of the driver where it sees them, else copies, made by the
     first worker of the node."""
-    if Path(job.data).exists() and Path(job.store).exists():
+    if not files or (Path(job.data).exists() and Path(job.store).exists()):
         return job
     base = Path.home() / ".cache" / "genloom" / job.key[:16]
     here = replace(job, data=str(base / "data"), store=str(base))

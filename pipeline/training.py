@@ -77,6 +77,19 @@ class Job:
         """What ``url`` names."""
         return Mirror(self.url, Path(self.store)) if self.url else None
 
+    def newest(self) -> int | None:
+        """Images seen at the newest whole checkpoint, brought to this node first if it lies at ``url``."""
+        if self.mirror:
+            self.mirror.fetch_newest(self.checkpoints.is_whole)
+        return self.checkpoints.newest()
+
+    def fetch_snapshots(self, rows: list[Row]) -> None:
+        """Brings the rows' pictures to this node, if they lie at ``url``."""
+        if self.mirror:
+            for row in rows:
+                if row["snapshot"]:
+                    self.mirror.fetch(f"snapshots/{row['snapshot']}")
+
     @property
     def initial(self) -> Path:
         """A copy of the weights that training begins from, if there are any."""
@@ -220,9 +233,7 @@ def _save(job: Job, state: State, world: World, progress: Progress) -> None:
 
 def _resume(job: Job, state: State, world: World) -> Progress:
     """Rank 0 chooses the checkpoint, so that all ranks load the same one."""
-    if job.mirror and world.rank == 0:
-        job.mirror.fetch_newest(job.checkpoints.is_whole)
-    found = job.checkpoints.newest() if world.rank == 0 else None
+    found = job.newest() if world.rank == 0 else None
     seen = world.from_first(-1 if found is None else found)
     if seen < 0:
         return Progress()

@@ -23,6 +23,8 @@ import psutil
 import torch
 from namespaces import Namespaces, project, python, reason_not
 
+from pipeline.journal import NAME, read
+
 RUN = "dcgan"
 SETTINGS = {"method": "dcgan", "seed": 0, "batch_size": 16, "width": 16, "latent": 16}
 CADENCE = {"log_every": 400, "snapshot_every": 4000, "checkpoint_every": 800}
@@ -61,7 +63,7 @@ class Training:
     @property
     def seen(self) -> int:
         """Images seen at the newest row of the journal."""
-        rows = [json.loads(line) for file in self.folder.glob(".genloom/runs/*/journal.jsonl") for line in lines(file)]
+        rows = [row for file in self.folder.glob(f".genloom/runs/*/{NAME}") for row, _ in read(file)]
         return max((row["step"] for row in rows if row["kind"] == "metrics" and row["once"]), default=0)
 
     @property
@@ -91,11 +93,6 @@ class Training:
 
     def weights(self) -> bytes:
         return (self.folder / f"out/runs/{RUN}/weights.safetensors").read_bytes()
-
-
-def lines(file: Path) -> list[str]:
-    """Whole lines alone: the last may be under way."""
-    return [line for line in file.read_text().split("\n")[:-1] if line]
 
 
 def points(folder: Path) -> dict[str, list[int]]:

@@ -41,12 +41,12 @@ class SynchronizedBatchNorm(_BatchNorm, BatchStatistics):
         x = input.float()
         mean, variance = self.moments(x, [axis for axis in range(x.ndim) if axis != 1])
         self._follow(mean.detach(), variance.detach(), self.world.size * x.numel() // x.shape[1])
-        scale, shift = (variance + self.eps).rsqrt(), -mean
-        shape = (1, -1, *(1,) * (x.ndim - 2))
-        x = (x + shift.view(shape)) * scale.view(shape)
+        scale = (variance + self.eps).rsqrt()
         if self.affine:
-            x = x * self.weight.view(shape) + self.bias.view(shape)
-        return x.to(input.dtype)
+            scale = scale * self.weight
+        shift = self.bias - mean * scale if self.affine else -mean * scale
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(input.dtype)  # one pass over the images
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:

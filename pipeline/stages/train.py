@@ -142,9 +142,7 @@ def train(params: Params, job: "Job") -> None:
     """To the end of the budget, or with an exception that says why not."""
     from pipeline.training import DivergedError
 
-    if job.mirror:
-        job.mirror.fetch_newest(job.checkpoints.is_whole)
-    if job.checkpoints.newest() == job.finished_at:
+    if job.newest() == job.finished_at:
         print(f"this very training is finished ({job.store}): publishing it", flush=True)
         return
     try:
@@ -155,7 +153,7 @@ def train(params: Params, job: "Job") -> None:
                 train_on_ray(job, params.cluster, Path(job.store), stop)
             else:
                 train_here(job, stop)
-            if stop() and job.checkpoints.newest() != job.finished_at:
+            if stop() and job.newest() != job.finished_at:
                 raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
     except DivergedError as error:
         raise errors.UserError(
@@ -199,13 +197,11 @@ def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], jou
     from pipeline.training import record
     from pipeline.weights import save_weights
 
-    content = job.checkpoints.load(job.checkpoints.newest() or 0, torch.device("cpu"))
+    content = job.checkpoints.load(job.newest() or 0, torch.device("cpu"))
     state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
     state.load_state_dict(content["state"])
     folder = run_folder(name)
-    for row in content["history"] if job.mirror else []:
-        if row["snapshot"] and job.mirror:
-            job.mirror.fetch(f"snapshots/{row['snapshot']}")
+    job.fetch_snapshots(content["history"])
     record(journal, content["history"], job.snapshots)
     save_weights(
         folder / "weights.safetensors",
