@@ -70,7 +70,10 @@ class Training:
     def worlds(self) -> list[tuple[int, int]]:
         """(images seen, workers from there on), from the newest checkpoint."""
         newest = max(self.folder.glob(".genloom/runs/*/checkpoints/*/state.pt"), default=None)
-        return torch.load(newest, weights_only=True)["worlds"] if newest else []
+        try:
+            return torch.load(newest, weights_only=True)["worlds"] if newest else []
+        except (OSError, RuntimeError):  # a newer one has just replaced it
+            return []
 
     def until(self, enough: Callable[[], bool], what: str) -> float:
         """Seconds until ``enough()``; a driver that was killed starts again, as a person would."""

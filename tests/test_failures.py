@@ -42,14 +42,14 @@ def test_faults_at_random_moments_change_nothing(tmp_path: Path) -> None:
 
 def test_nodes_that_come_and_go_change_the_number_of_workers(tmp_path: Path, nodes: Namespaces) -> None:
     nodes.kill(2)
-    training = Training(tmp_path, nodes, images=100_000, workers=[1, 2])
+    training = Training(tmp_path, nodes, images=300_000, workers=[1, 2])  # Ray looks for room once a minute
     training.until(lambda: [size for _, size in training.worlds] == [1], "one worker trains")
     nodes.start(2)
     training.until(lambda: [size for _, size in training.worlds] == [1, 2], "another one joins")
     nodes.kill(2)
     training.finish()
     assert [part["workers"] for part in published(training)["workers"]] == [1, 2, 1]
-    assert published(training)["seen"] == 100_000
+    assert published(training)["seen"] == 300_000
 
 
 @pytest.mark.parametrize("workers", [1, 2])
