@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -55,6 +56,9 @@ LOCAL_ENVIRONMENT = {
 # Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
 # one arena for all threads lets training.keep_freed_memory work there too.
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+# Ray's thread in a worker asks for the GIL a hundred times a second. After Python's 5 ms, training would stop until
+# that thread has found a free core; within this time it gets the GIL in a backward pass, which lets go of it.
+SWITCH_SECONDS = 0.2
 REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
 START_SECONDS = 300
 HEALTH_SECONDS = 120  # a worker that does not answer Ray for so long is replaced
@@ -366,6 +370,7 @@ def _worker(config: dict[str, Any]) -> None:
     from pipeline.core.world import World
     from pipeline.training import train
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(config["threads"])
     job = nodes.unpacked(config["job"], config["files"], ray.get)
     world = World.joined(get_device())
