@@ -69,6 +69,7 @@ def layer(name: str) -> Bijection:
         "tanh_affine": lambda: flow.Coupling(net(2, 4), flow.TanhAffine(2)),
         "swapped": lambda: flow.Coupling(net(2, 4), flow.TanhAffine(2), swap=True),
         "sigmoid_affine": lambda: flow.Coupling(flow.ConvNet(2, 4, width=8, actnorm=True), flow.SigmoidAffine()),
+        "bounded_affine": lambda: flow.Coupling(flow.ConvNet(2, 4, width=8, actnorm=True), flow.SigmoidAffine(0.5)),
         "standardize": lambda: flow.Coupling(flow.ConvZeros(2, 4), flow.Standardize()),
         "spline": lambda: flow.Coupling(net(2, 22), flow.Spline(4, 2.0)),
         "checkerboard": lambda: flow.Checkerboard(net(4, 8), flow.TanhAffine(4), stays=0),
@@ -80,7 +81,7 @@ def layer(name: str) -> Bijection:
 
 LAYERS = [
     *("center", "squeeze", "actnorm", "batch_norm", "invertible_conv", "tanh_affine", "swapped", "sigmoid_affine"),
-    *("standardize", "spline", "checkerboard", "other_colour", "chain"),
+    *("bounded_affine", "standardize", "spline", "checkerboard", "other_colour", "chain"),
 ]
 
 
@@ -492,6 +493,18 @@ def test_dropout_is_off_where_densities_are_told() -> None:
     assert not torch.equal(one, two)
 
 
+def test_a_bounded_coupling_grows_by_at_most_its_bound_on_the_way_back() -> None:
+    raw = torch.tensor([-1e4, -50.0, 0.0, 50.0])
+    numbers, x = torch.stack([torch.zeros(4), raw]), torch.ones(4)
+    for least in (0.0, 0.25, 0.5):
+        element = flow.SigmoidAffine(least)
+        y, log_scale = element(x, numbers)
+        torch.testing.assert_close(y, least + (1 - least) * (raw + 2).sigmoid())
+        torch.testing.assert_close(log_scale.exp(), y)
+    torch.testing.assert_close(flow.SigmoidAffine(0.5).inverse(x, numbers)[0], torch.tensor(2.0))
+    assert flow.SigmoidAffine(0.0).inverse(x, numbers)[0].isinf()
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -503,6 +516,7 @@ def test_dropout_is_off_where_densities_are_told() -> None:
         ("glow", {"preprocessing": "log"}),
         ("realnvp", {"flow_norm": "layer"}),
         ("glow", {"steps": 0}),
+        ("glow", {"least_scale": 1.0}),
     ],
 )
 def test_wrong_params_are_named(name: str, settings: dict[str, object]) -> None:

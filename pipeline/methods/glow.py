@@ -22,6 +22,9 @@ from pipeline.nets import flow
 class Glow(Flow):
     """steps: steps of flow per level. net_norm: actnorm or none, in the couplings' networks.
 
+    least_scale: c in [0, 1); the couplings' scale is c + (1 - c) sigmoid(s(x1) + 2), in the paper c = 0. Above 0 a
+    coupling's inverse grows by at most 1 / c, which keeps samples finite where the paper's overflow.
+
     class_conditional: a prior per class of the last level's latents, so that classes can be sampled.
     """
 
@@ -29,12 +32,14 @@ class Glow(Flow):
     width: int = 64
     lr: float = 1e-3
     net_norm: str = "actnorm"
+    least_scale: float = 0.0
     class_conditional: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "steps", positive=True)
         require(self, "net_norm", among=("actnorm", "none"))
+        require(self, "least_scale", unit=True)
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], flow.LearnedPrior]:
         if self.class_conditional and spec.classes == 0:
@@ -50,4 +55,5 @@ class Glow(Flow):
 
     def _step(self, channels: int) -> list[flow.Bijection]:
         net = flow.ConvNet(channels // 2, channels, width=self.width, actnorm=self.net_norm == "actnorm")
-        return [flow.ActNorm(channels), flow.InvertibleConv(channels), flow.Coupling(net, flow.SigmoidAffine())]
+        coupling = flow.Coupling(net, flow.SigmoidAffine(self.least_scale))
+        return [flow.ActNorm(channels), flow.InvertibleConv(channels), coupling]

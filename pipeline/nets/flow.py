@@ -285,17 +285,31 @@ class TanhAffine(Element):
 
 
 class SigmoidAffine(Element):
-    """y = (x + t) sigmoid(s + 2): Glow's, whose scale is at most 1."""
+    """y = (x + t) (c + (1 - c) sigmoid(s + 2)): Glow's with c = 0, whose scale is at most 1 and at least c.
+
+    With c > 0 the inverse grows by at most 1 / c: it cannot overflow where training pressed a scale towards 0.
+    """
 
     numbers = 2
 
+    def __init__(self, least: float = 0.0) -> None:
+        super().__init__()
+        self.least = least
+
     def forward(self, x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = numbers
-        return (x + shift) * (raw + 2.0).sigmoid(), logsigmoid(raw + 2.0)
+        log_scale = self._log_scale(raw)
+        return (x + shift) * log_scale.exp(), log_scale
 
     def inverse(self, y: Tensor, numbers: Tensor) -> Tensor:
         shift, raw = numbers
-        return y * (1.0 + (-raw - 2.0).exp()) - shift
+        return y * (-self._log_scale(raw)).exp() - shift
+
+    def _log_scale(self, raw: Tensor) -> Tensor:
+        of_sigmoid = logsigmoid(raw + 2.0)
+        if self.least == 0.0:
+            return of_sigmoid
+        return torch.logaddexp(of_sigmoid + math.log1p(-self.least), raw.new_tensor(self.least).log())
 
 
 class Standardize(Element):
