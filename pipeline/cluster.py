@@ -31,7 +31,7 @@ from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.errors import UserError
 from pipeline.journal import Journal
-from pipeline.training import DivergedError, Job, Row, record
+from pipeline.training import DivergedError, Job, Row, out_of_memory, record
 
 # Set before Ray is imported, as it reads them then; what the user has set wins.
 ENVIRONMENT = {
@@ -263,6 +263,8 @@ def _fit(
             _run(trainer, name, stop)
             break
         except TrainingFailedError as error:
+            if line := out_of_memory(error):
+                raise MemoryError(line) from error
             raise UserError(_reason(error, cluster)) from error
         except ray.exceptions.RayActorError as error:
             if not left:

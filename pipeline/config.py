@@ -44,7 +44,8 @@ class Run:
     changes nothing; off, each worker normalizes its own share. flip, crop (pixels), rotation (degrees):
     augmentation of the data. domains: two classes, for methods that translate the first into the second.
     init_from: a weights file or an MLflow model URI to begin from (under ``derived``: a run); freeze: nets or
-    patterns of parameter names.
+    patterns of parameter names. non_finite: what a loss or gradient that is no number does: stop ends the run, skip
+    leaves out the step, as a loss scaler does.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Run:
     checkpoint_every: Positive = 10_000
     precision: Literal["fp32", "bf16"] = "fp32"
     sync_batch_norm: bool = True
+    non_finite: Literal["stop", "skip"] = "stop"
     flip: bool = False
     crop: Count = 0
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0

@@ -40,6 +40,7 @@ from pipeline.weights import load_tensors
 Row = dict[str, Any]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
+_SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "running low on memory", "MemoryError")
 SNAPSHOT_GRID = 8  # rows and columns
 FETCH_SECONDS = 600.0
 
@@ -112,6 +113,12 @@ class DivergedError(Exception):
     """A loss or gradient is no longer finite; the last checkpoint is from before."""
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """The line that says so, where it was memory that ended training: torch's, numpy's, Ray's or Python's own."""
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return next((line[:300] for line in lines if any(phrase in line for phrase in _SHORT_OF_MEMORY)), None)
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep the memory of freed tensors for the next ones.
 
@@ -163,6 +170,7 @@ def train(
         total=run.images,
         ema_half_life=run.ema_half_life,
         precision=run.precision,
+        skip_non_finite=run.non_finite == "skip",
     )
     fixed = _fixed_batch(first.splits["train"], dataset.spec, world.device)
     if state.seen == 0 and world.rank == 0:
@@ -174,7 +182,7 @@ def train(
         finished = state.seen >= job.run.images
         if not (finished or _crossed(window.begin, state.seen, job.run.log_every)):
             continue
-        row = window.close(state.seen, world)
+        row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
         stopping = bool(world.from_first(int(stop())))
         if world.rank == 0 and (finished or _crossed(window.begin, state.seen, job.run.snapshot_every)):
             row["snapshot"] = _snapshot(job, state, fixed)
@@ -203,13 +211,13 @@ class Window:
         else:
             torch._foreach_add_(list(self.sums.values()), [logs[name] for name in self.sums])
 
-    def close(self, seen: int, world: World) -> Row:
-        """The means over the window and the ranks; raises DivergedError, on all ranks alike."""
+    def close(self, seen: int, world: World, may_diverge: bool = False) -> Row:
+        """The means over the window and the ranks; raises DivergedError, on all ranks alike, unless they may."""
         means = torch.stack(list(self.sums.values())).double() / self.turns
         world.average([means])
         values = dict(zip(self.sums, means.tolist(), strict=True))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
+        if bad and not may_diverge:
             raise DivergedError(f"{', '.join(bad)} was not finite between {self.begin:,} and {seen:,} images")
         values["images_per_second"] = (seen - self.begin) / (time.monotonic() - self.started)
         return {"seen": seen, "time": time.time_ns() // 1_000_000, "values": values, "snapshot": None}

@@ -1,9 +1,14 @@
 """What a cluster cannot give is said at once; two Ray workers train what one process trains."""
 
+import resource
+import sys
 import time
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import toy_split
@@ -16,7 +21,8 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.journal import Journal
 from pipeline.stages.common import exclusive
-from pipeline.training import DivergedError, Job, record, train
+from pipeline.stages.train import train as train_stage
+from pipeline.training import DivergedError, Job, out_of_memory, record, train
 
 
 def job(folder: Path, batch_size: int = 16, images: int = 256, **settings: object) -> Job:
@@ -69,6 +75,61 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_last_checkpoint(t
         trained_here(work)
     newest = work.checkpoints.newest()
     assert newest is None or newest < work.finished_at
+
+
+def test_a_loss_that_is_not_finite_goes_on_where_asked(tmp_path: Path) -> None:
+    work = job(tmp_path, images=512, lr=1e30)
+    skipping = replace(work, run=replace(work.run, non_finite="skip"))
+    assert all(value.isfinite().all() for value in trained_here(skipping).values())
+    rows = skipping.checkpoints.load(skipping.finished_at, torch.device("cpu"))["history"]
+    assert rows and not all(np.isfinite(row["values"]["critic/loss"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "CUDA out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "can't allocate memory"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("1 worker(s) were killed due to the node running low on memory. Memory"), "running low"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (UserError("no such file"), None),
+    ],
+)
+def test_what_ended_training_for_want_of_memory_is_known(error: Exception, found: str | None) -> None:
+    line = out_of_memory(error)
+    assert line is None if found is None else found in str(line)
+
+
+def _trains_in_little_memory(folder: Path, room: int) -> None:
+    """In a process of its own, whose address space may grow by ``room`` bytes alone."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
+    try:
+        train_stage(Cluster(workers=0), job(folder, batch_size=200_000, images=400_000))
+    except UserError as error:
+        (folder / "said").write_text(str(error))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space through /proc")
+def test_too_little_memory_ends_in_advice(tmp_path: Path) -> None:
+    process = get_context("spawn").Process(target=_trains_in_little_memory, args=(tmp_path, 2**29))
+    process.start()
+    process.join(120)
+    said = (tmp_path / "said").read_text()
+    assert "more memory than there is" in said and "runs.<run>.batch_size" in said
+
+
+@pytest.mark.slow
+def test_a_worker_that_ray_ends_for_its_memory_ends_in_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = psutil.virtual_memory()
+    limit = (memory.total - memory.available + 4e9) / memory.total  # a cluster of one worker takes 2 GB
+    monkeypatch.setenv("RAY_memory_usage_threshold", str(min(limit, 0.95)))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "200")
+    work = job(tmp_path, batch_size=40_000, images=400_000)
+    work = replace(work, method=replace(work.method, width=64))  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"more memory than there is \(.*running low on memory"):
+        train_stage(Cluster(workers=1, max_failures=0), work)
 
 
 def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> None:

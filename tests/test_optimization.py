@@ -155,3 +155,18 @@ def test_bf16_is_near_fp32_and_its_losses_are_float32(name: str) -> None:
         assert rough.dtype == torch.float32, key
         torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02, msg=lambda text, key=key: f"{key}: {text}")
     assert any(not torch.equal(found["fp32"][key], found["bf16"][key]) for key in found["fp32"]), "bf16 was not used"
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_asked() -> None:
+    method = Linear(optimizer="sgd")
+    state = State.fresh(method, ImageSpec(channels=1, size=16), 0, CPU)
+    optimizer, clock, batch = state.optimizers["fall"], Clock(seen=0, total=100), toy_batch(2)
+    spoilt = replace(state.phases[0], loss=lambda *all: (state.phases[0].loss(*all)[0] * math.inf, {}))
+    before = state.nets["vector"].weight.detach().clone()
+    logs = descend(spoilt, state.nets, optimizer, batch, clock, World(), skip_non_finite=True)
+    assert not logs["fall/gradient_norm"].isfinite()
+    assert torch.equal(state.nets["vector"].weight, before)
+    descend(state.phases[0], state.nets, optimizer, batch, clock, World(), skip_non_finite=True)
+    assert not torch.equal(state.nets["vector"].weight, before)
+    descend(spoilt, state.nets, optimizer, batch, clock, World())
+    assert not state.nets["vector"].weight.isfinite().all()

@@ -23,6 +23,7 @@ def fit(
     total: int,
     ema_half_life: float,
     precision: str = "fp32",
+    skip_non_finite: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Trains until ``total`` images were seen; yields each turn's logs (0-d tensors on the device).
 
@@ -31,6 +32,7 @@ def fit(
     begins at ``state.seen``. Seeds torch's global generator before each turn, for what draws from it
     (dropout); everything else draws from the batch's own noise. precision: fp32, or bf16: the nets
     compute under autocast, and what they return is float32 again, so losses and penalties stay in fp32.
+    skip_non_finite: a step whose gradients are not all finite is left out; asks the device at each step.
     """
     draws = max(phase.repeats for phase in state.phases)
     while state.seen < total:
@@ -46,7 +48,7 @@ def fit(
         for phase in state.phases:
             for batch in fresh[: phase.repeats]:
                 optimizer = state.optimizers[phase.name]
-                logs |= descend(phase, state.nets, optimizer, batch, clock, world, precision)
+                logs |= descend(phase, state.nets, optimizer, batch, clock, world, precision, skip_non_finite)
         state.seen += shown
         state.update_average(shown, ema_half_life)
         method.set_progress(state.ema, Clock(seen=state.seen, total=total))
@@ -61,6 +63,7 @@ def descend(
     clock: Clock,
     world: World,
     precision: str = "fp32",
+    skip_non_finite: bool = False,
 ) -> dict[str, Tensor]:
     """One optimizer step of a phase on one batch; returns its logs, the loss and the gradient's norm.
 
@@ -80,8 +83,9 @@ def descend(
     gradients = [p.grad for p in parameters if p.grad is not None]
     world.average(gradients)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    phase.before(parameters)
-    optimizer.step()
+    if not skip_non_finite or norm.isfinite():
+        phase.before(parameters)
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         phase.after(nets, world)

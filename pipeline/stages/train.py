@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipeline import errors
-from pipeline.config import Params, Run, read_params, read_run
+from pipeline.config import Cluster, Params, Run, read_params, read_run
 from pipeline.files import atomic_file, atomic_folder, sha256_of, write_json
 from pipeline.stages.common import content_key, exclusive, scratch_folder
 from pipeline.stages.paths import DATA, run_folder
@@ -128,7 +128,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     with shipping(folder, params.tracking):
         try:
             with watching(folder, name, job.finished_at):
-                train(params, job)
+                train(params.cluster, job)
             with Journal.open(folder) as journal:
                 publish(name, job, dataset, flat, journal)
         except BaseException as error:
@@ -138,27 +138,37 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     write_json(run_folder(name) / "mlflow.json", run_reference(folder, params.tracking))
 
 
-def train(params: Params, job: "Job") -> None:
+def train(cluster: Cluster, job: "Job") -> None:
     """To the end of the budget, or with an exception that says why not."""
-    from pipeline.training import DivergedError
+    from pipeline.training import DivergedError, out_of_memory
 
     if job.newest() == job.finished_at:
         print(f"this very training is finished ({job.store}): publishing it", flush=True)
         return
     try:
         with stop_on_signals() as stop:
-            if params.cluster.most:
+            if cluster.most:
                 from pipeline.cluster import train_on_ray
 
-                train_on_ray(job, params.cluster, Path(job.store), stop)
+                train_on_ray(job, cluster, Path(job.store), stop)
             else:
                 train_here(job, stop)
             if stop() and job.newest() != job.finished_at:
                 raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
     except DivergedError as error:
         raise errors.UserError(
-            f"training diverged: {error}. Lower the learning rate (runs.<run>.lr) or change the seed; "
-            f"the last good checkpoint and the pictures are in {job.store}."
+            f"training diverged: {error}. Lower the learning rate (runs.<run>.lr), change the seed, or "
+            "have such steps left out (runs.<run>.non_finite: skip). The last good checkpoint and the pictures are in "
+            f"{job.store}."
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        line = out_of_memory(error)
+        if line is None:
+            raise
+        raise errors.UserError(
+            f"training needs more memory than there is ({line}). Lower runs.<run>.batch_size or the net's width, or "
+            "share the batch among more workers (cluster.workers, on more machines or GPUs); on a GPU "
+            "runs.<run>.precision: bf16 saves about half of the activations. The last checkpoint is kept."
         ) from error
 
 
