@@ -108,6 +108,12 @@ class Namespaces:
         """ "down" cuts the node off; "up" joins it again."""
         _ip("-n", f"{PREFIX}{node}", "link", "set", "eth0", state)
 
+    def throttle(self, node: int, rate: str | None) -> None:
+        """What the node sends passes at ``rate`` ("4mbit") at most; None: as fast as it can again."""
+        queue = ["replace", *f"dev eth0 root tbf rate {rate} burst 32k latency 400ms".split()]
+        command = queue if rate else ["delete", "dev", "eth0", "root"]
+        subprocess.run(self.inside(node, "tc", "qdisc", *command), check=True, capture_output=True)
+
     def _remove(self) -> None:
         for node in range(16):
             if Path(f"/run/netns/{PREFIX}{node}").exists():

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -62,6 +63,22 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, nodes: Namespaces, work
     before = training.seen
     assert training.until(lambda: training.seen > before + 800, "it trains again") < 150
     training.finish()
+
+
+def test_a_slow_link_slows_training_and_stops_nothing(tmp_path: Path, nodes: Namespaces) -> None:
+    training = Training(tmp_path, nodes, images=40_000, stall_seconds=60)
+    training.until(lambda: training.seen >= 4000, "it trains")
+    for node in (1, 2):
+        nodes.throttle(node, "4mbit")
+    before = training.seen
+    training.until(lambda: training.seen >= before + 2000, "it trains on, slowly")
+    for node in (1, 2):
+        nodes.throttle(node, None)
+    training.finish()
+    speeds = dict(training.speeds())
+    slow = [speed for step, speed in speeds.items() if before + 400 < step <= before + 1600]
+    assert max(slow) < 0.5 * median(speeds.values()), speeds
+    assert training.starts == 1 and "failed" not in Path(training.log.name).read_text()
 
 
 def test_a_preemption_notice_or_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path, nodes: Namespaces) -> None:
