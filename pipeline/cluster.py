@@ -11,6 +11,7 @@ import faulthandler
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -166,13 +167,14 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
         )
     try:
         _knock(cluster.address)
-        ray.init(
-            address=cluster.address or "local",
-            include_dashboard=False if cluster.address is None else None,
-            log_to_driver=False,
-            configure_logging=False,
-            runtime_env=_runtime_env(cluster),
-        )
+        with _own_signal_handlers():
+            ray.init(
+                address=cluster.address or "local",
+                include_dashboard=False if cluster.address is None else None,
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env=_runtime_env(cluster),
+            )
     except (ConnectionError, TimeoutError, socket.gaierror, ValueError) as error:
         raise UserError(
             f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
@@ -184,6 +186,16 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
         started = psutil.Process().children(recursive=True) if cluster.address is None else []
         ray.shutdown()
         _end(started)
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray takes SIGTERM for a crash and aborts: after the block, this program's handlers hold again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _runtime_env(cluster: Cluster) -> dict[str, Any]:

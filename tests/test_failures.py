@@ -85,7 +85,8 @@ def test_a_preemption_notice_or_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_pa
     training = Training(tmp_path, nodes, images=200_000)
     training.until(lambda: bool(training.worlds), "a checkpoint is there")
     training.driver.send_signal(signal.SIGTERM)
-    assert training.driver.wait(60) != 0
+    assert training.driver.wait(60) == 1
+    assert "stopped at a checkpoint" in Path(training.log.name).read_text()
     deadline = time.monotonic() + 30
     while nodes.processes(1, "ray::RayTrainWorker") or nodes.processes(2, "ray::RayTrainWorker"):
         assert time.monotonic() < deadline, "a worker goes on"
