@@ -285,8 +285,23 @@ def _fit(
                     "Ray's logs (/tmp/ray/session_latest/logs), and run `dvc repro` again."
                 ) from error
             print("Ray's controller died; training starts again from the last checkpoint", flush=True)
+            _release()
     if _diverged(job).exists():
         raise DivergedError(_diverged(job).read_text())
+
+
+def _release() -> None:
+    """Gives back what a dead controller reserved: Ray keeps it until the driver ends. (Ray's own cleaner asks Ray's
+    dashboard, which is not always there.)"""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    own = ray.get_runtime_context().get_job_id()  # the end of the id of what a job reserves
+    for name, group in placement_group_table().items():
+        if name.endswith(own) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
 
 
 def _run(trainer: Any, name: str, stop: Callable[[], bool]) -> None:

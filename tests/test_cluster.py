@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import threading
 import time
 from dataclasses import replace
 from multiprocessing import get_context
@@ -130,6 +131,26 @@ def test_a_worker_that_ray_ends_for_its_memory_ends_in_advice(tmp_path: Path, mo
     work = replace(work, method=replace(work.method, width=64))  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"more memory than there is \(.*running low on memory"):
         train_stage(Cluster(workers=1, max_failures=0), work)
+
+
+def _kill_the_controller(work: Job) -> None:
+    """Once there is a checkpoint."""
+    while work.checkpoints.newest() is None:
+        time.sleep(0.1)
+    for process in psutil.Process().children(recursive=True):
+        if "ray::TrainController" in " ".join(process.cmdline()):
+            process.kill()
+
+
+@pytest.mark.slow
+def test_the_driver_starts_another_controller_where_one_dies(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    work = job(tmp_path, images=8_000)
+    with Journal.open(Path(work.store)) as journal:
+        journal.start(name="toy", key="key", params={}, tags={})
+    threading.Thread(target=_kill_the_controller, args=(work,), daemon=True).start()
+    train_on_ray(work, Cluster(workers=1), Path(work.store))
+    assert work.checkpoints.newest() == work.finished_at
+    assert capfd.readouterr().out.count("controller died") == 1
 
 
 def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> None:
