@@ -75,7 +75,8 @@ class Cluster:
     fewer as nodes come and go. address: of a running cluster; null: one of this machine alone, while it trains.
     storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
     for checkpoints where nodes share no folder. stall_seconds: without a word from the workers for so long, they are
-    taken for hung, and training starts again from the last checkpoint.
+    taken for hung, and training starts again from the last checkpoint. shard: each worker keeps a share of parameters,
+    gradients, moving averages and optimizer state, for models of which all that does not fit on each.
     """
 
     workers: Count | tuple[Positive, Positive] = 1
@@ -85,6 +86,7 @@ class Cluster:
     storage: str = ".genloom"
     max_failures: Count = 3
     stall_seconds: Positive = 600
+    shard: bool = False
 
     @property
     def least(self) -> int:

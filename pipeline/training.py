@@ -50,6 +50,7 @@ class Job:
     """A run, ready to be sent to any process: its settings, its method, and absolute folders.
 
     url: where checkpoints and snapshots are kept too; None: all nodes see the folder ``store``.
+    shard: each process keeps a share of the state, not all of it.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Job:
     data: str
     store: str
     url: str | None = None
+    shard: bool = False
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -147,6 +149,8 @@ def train(
     state = State.fresh(job.method, dataset.spec, run.seed, world.device, initial=initial, freeze=run.freeze)
     if run.sync_batch_norm:
         batch_norm.synchronize(state.nets, world)
+    if job.shard:
+        state.shard(world)
     progress = _resume(job, state, world)
     progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
     if not progress.worlds or progress.worlds[-1][1] != world.size:
@@ -173,8 +177,8 @@ def train(
         skip_non_finite=run.non_finite == "skip",
     )
     fixed = _fixed_batch(first.splits["train"], dataset.spec, world.device)
-    if state.seen == 0 and world.rank == 0:
-        _snapshot(job, state, fixed)
+    if state.seen == 0:
+        _snapshot(job, state, world, fixed)
     started = time.monotonic() - progress.seconds
     window = Window(state.seen)
     for logs in turns:
@@ -184,8 +188,8 @@ def train(
             continue
         row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
         stopping = bool(world.from_first(int(stop())))
-        if world.rank == 0 and (finished or _crossed(window.begin, state.seen, job.run.snapshot_every)):
-            row["snapshot"] = _snapshot(job, state, fixed)
+        if finished or _crossed(window.begin, state.seen, job.run.snapshot_every):
+            row["snapshot"] = _snapshot(job, state, world, fixed)
         progress.history.append(row)
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory(world.device))
         progress.seconds = time.monotonic() - started
@@ -233,8 +237,9 @@ def record(journal: Journal, rows: list[Row], snapshots: Path) -> None:
 
 def _save(job: Job, state: State, world: World, progress: Progress) -> None:
     state.synchronize(world)
+    content = {"state": state.state_dict(), **vars(progress)}  # collective, if sharded
     if world.rank == 0:
-        job.checkpoints.save(state.seen, {"state": state.state_dict(), **vars(progress)})
+        job.checkpoints.save(state.seen, content)
         if job.mirror:
             job.mirror.send(name_of(state.seen))
 
@@ -248,7 +253,7 @@ def _resume(job: Job, state: State, world: World) -> Progress:
     if job.mirror:
         with locked(Path(job.store) / "fetching", wait=FETCH_SECONDS):  # once per node
             job.mirror.fetch(name_of(seen))
-    content = job.checkpoints.load(seen, world.device)
+    content = job.checkpoints.load(seen, torch.device("cpu"))  # whole, where the device may hold a share
     state.load_state_dict(content.pop("state"))
     return Progress(**content)
 
@@ -267,11 +272,14 @@ def _fixed_batch(split: Split, spec: ImageSpec, device: torch.device) -> Batch:
     )
 
 
-def _snapshot(job: Job, state: State, fixed: Batch) -> str:
-    """Renders the fixed batch with the averaged nets; returns the file's name."""
-    name = f"{state.seen:09d}.png"
-    with atomic_file(job.snapshots / name) as temporary:
-        grid(to_uint8(sample(job.method, state.averaged(), fixed)), columns=SNAPSHOT_GRID).save(temporary)
+def _snapshot(job: Job, state: State, world: World, fixed: Batch) -> str | None:
+    """Rank 0 renders the fixed batch with the averaged nets; returns the file's name, to the other ranks None."""
+    nets, name = state.averaged(), f"{state.seen:09d}.png"
+    with state.shards.whole(nets.values()):
+        if world.rank:
+            return None
+        with atomic_file(job.snapshots / name) as temporary:
+            grid(to_uint8(sample(job.method, nets, fixed)), columns=SNAPSHOT_GRID).save(temporary)
     if job.mirror:
         job.mirror.send(f"snapshots/{name}")
     return name

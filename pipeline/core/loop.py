@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
-from pipeline.core.method import Method, Nets, Phase
+from pipeline.core.method import Method, Nets, Phase, nothing_after
+from pipeline.core.shard import UNSHARDED, Shards
 from pipeline.core.state import State
 from pipeline.core.world import World
 
@@ -38,7 +39,8 @@ def fit(
     while state.seen < total:
         fresh = [next(batches) for _ in range(draws)]
         if state.seen == 0:
-            method.initialize(state.nets, fresh[0], world)
+            with state.shards.whole(state.nets.values()):
+                method.initialize(state.nets, fresh[0], world)
             state.update_average(0, half_life=0.0)  # the average begins where the nets do
         shown = draws * len(fresh[0]) * world.size
         clock = Clock(seen=state.seen, total=total, turn=state.seen // shown)
@@ -48,7 +50,9 @@ def fit(
         for phase in state.phases:
             for batch in fresh[: phase.repeats]:
                 optimizer = state.optimizers[phase.name]
-                logs |= descend(phase, state.nets, optimizer, batch, clock, world, precision, skip_non_finite)
+                logs |= descend(
+                    phase, state.nets, optimizer, batch, clock, world, precision, state.shards, skip_non_finite
+                )
         state.seen += shown
         state.update_average(shown, ema_half_life)
         method.set_progress(state.ema, Clock(seen=state.seen, total=total))
@@ -63,6 +67,7 @@ def descend(
     clock: Clock,
     world: World,
     precision: str = "fp32",
+    shards: Shards = UNSHARDED,
     skip_non_finite: bool = False,
 ) -> dict[str, Tensor]:
     """One optimizer step of a phase on one batch; returns its logs, the loss and the gradient's norm.
@@ -76,19 +81,20 @@ def descend(
         parameters += group["params"]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    world.average(gradients)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    with shards.whole(nets.values()):
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        world.average([p.grad for p in parameters if p.grad is not None])  # shards took theirs as they came
+    norm = shards.norm([p.grad for p in parameters if p.grad is not None])
     if not skip_non_finite or norm.isfinite():
-        phase.before(parameters)
+        phase.before(parameters, shards.norm)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        phase.after(nets, world)
+    if phase.after is not nothing_after:
+        with torch.no_grad(), shards.whole(nets[name] for name in phase.trains):
+            phase.after(nets, world)
     named = {"loss": loss, **logs, "gradient_norm": norm}
     return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.shard import Norm
 from pipeline.core.world import World
 
 Nets = nn.ModuleDict
@@ -21,7 +22,7 @@ def constant_settings(clock: Clock) -> dict[str, Any]:
     return {}
 
 
-def nothing_before(parameters: list[nn.Parameter]) -> None:
+def nothing_before(parameters: list[nn.Parameter], norm: Norm) -> None:
     """The step takes the gradients as they are."""
 
 
@@ -36,8 +37,10 @@ class Phase:
     name: prefix of its logs. trains: the nets that move; every other one is frozen.
     loss: a mean over the batch's samples, never a sum over ranks. optimizer: made once per phase.
     repeats: steps per turn, each on a fresh batch. settings: optimizer settings at a time (lr, betas).
-    before: changes the parameters' averaged gradients before the step (clipping).
-    after: restores a constraint once the step is done (weight clipping, a codebook's update).
+    before: changes the parameters' averaged gradients before the step (clipping). Where parameters are sharded it
+    sees shares of one dimension, and only ``norm`` knows the norm of gradients over all ranks.
+    after: restores a constraint once the step is done (weight clipping, a codebook's update). It may touch the
+    parameters of the nets that the phase trains, and buffers of all nets.
     """
 
     name: str
@@ -46,7 +49,7 @@ class Phase:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     repeats: int = 1
     settings: Callable[[Clock], dict[str, Any]] = field(default=constant_settings)
-    before: Callable[[list[nn.Parameter]], None] = field(default=nothing_before)
+    before: Callable[[list[nn.Parameter], Norm], None] = field(default=nothing_before)
     after: Callable[[Nets, World], None] = field(default=nothing_after)
 
 

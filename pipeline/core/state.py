@@ -5,7 +5,7 @@ seed and of the images seen (noise.py, data/stream.py).
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from pipeline.core import transfer
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets, Phase
+from pipeline.core.shard import UNSHARDED, Shards
 from pipeline.core.world import World
 
 # The average forgets its random beginning: its half-life is at most this share of the images seen
@@ -25,13 +26,17 @@ RAMP_UP = 0.05
 
 @dataclass
 class State:
-    """nets: what trains; ema: moving averages of the sampled ones; optimizers by phase; seen: images."""
+    """nets: what trains; ema: moving averages of the sampled ones; optimizers by phase; seen: images.
+
+    shards: what of the nets' parameters and averages this rank keeps, if not all.
+    """
 
     nets: Nets
     ema: Nets
     optimizers: dict[str, Optimizer]
     seen: int = 0
     phases: tuple[Phase, ...] = field(default=(), repr=False)
+    shards: Shards = field(default=UNSHARDED, repr=False)
 
     @classmethod
     def fresh(
@@ -64,23 +69,44 @@ class State:
         transfer.still(nets.train(), freeze)
         return cls(nets, ema.eval().requires_grad_(False), optimizers, phases=phases)
 
+    def shard(self, world: World) -> None:
+        """From now on each rank keeps a share of every parameter, average, gradient and moment. Called before the
+        first step or ``load_state_dict``; in a world of one nothing changes."""
+        if world.size > 1:
+            self.shards = Shards([*self.nets.parameters(), *self.ema.parameters()], world)
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and text only, so that ``torch.load(weights_only=True)`` reads it back."""
-        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        """Tensors, numbers and text only, so that ``torch.load(weights_only=True)`` reads it back.
+
+        The same whether sharded or not; sharded, all ranks must call, and only rank 0's is complete.
+        """
         return {
-            "nets": self.nets.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizers": optimizers,
+            "nets": self._saved(self.nets),
+            "ema": self._saved(self.ema),
+            "optimizers": {name: self._saved_steps(optimizer) for name, optimizer in self.optimizers.items()},
             "seen": self.seen,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restores in place; a state of other nets raises."""
-        self.nets.load_state_dict(saved["nets"])
-        self.ema.load_state_dict(saved["ema"])
+        for name, nets in (("nets", self.nets), ("ema", self.ema)):
+            with self.shards.whole([nets]):
+                nets.load_state_dict(saved[name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
+            optimizer.load_state_dict(self._loaded_steps(optimizer, saved["optimizers"][name]))
         self.seen = saved["seen"]
+
+    def _saved(self, nets: Nets) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = nets.state_dict(keep_vars=True)
+        for name, value in found.items():
+            found[name] = self.shards.joined(value, value.detach())
+        return found
+
+    def _saved_steps(self, optimizer: Optimizer) -> dict[str, Any]:
+        return _with_moments(optimizer, optimizer.state_dict(), self.shards.joined)
+
+    def _loaded_steps(self, optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+        return _with_moments(optimizer, saved, self.shards.cut)
 
     def update_average(self, images: int, half_life: float) -> None:
         """Moves the average by a batch of ``images``; half_life in images, 0: the average is the net."""
@@ -102,6 +128,21 @@ class State:
         with torch.no_grad():
             for nets in (self.nets, self.ema):
                 world.average([buffer for buffer in nets.buffers() if buffer.is_floating_point()])
+
+
+def _with_moments(
+    optimizer: Optimizer, saved: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Any]:
+    """An optimizer's state with ``change(parameter, moment)`` in place of each moment; steps are counted as before."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        index: {
+            key: change(parameters[index], value) if isinstance(value, Tensor) and key != "step" else value
+            for key, value in slots.items()
+        }
+        for index, slots in saved["state"].items()
+    }
+    return saved | {"state": state}
 
 
 def _returns_float32(module: nn.Module, inputs: Any, output: Any) -> Any:

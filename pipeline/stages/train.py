@@ -43,7 +43,8 @@ def main(run: str) -> None:
         key = content_key(run, params, dataset.digest, sha256_of(weights) if weights else None)
         scratch = scratch_folder(params, run, key)
         url = params.cluster.url and f"{params.cluster.url}/runs/{scratch.name}"
-        job = Job(key=key, run=settings, method=method, data=str(DATA.absolute()), store=str(scratch), url=url)
+        data, store, shard = str(DATA.absolute()), str(scratch), params.cluster.shard
+        job = Job(key=key, run=settings, method=method, data=data, store=store, url=url, shard=shard)
         with exclusive(scratch):
             if weights and not job.initial.exists():
                 with atomic_file(job.initial) as temporary:
