@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 import pipeline
-from pipeline import nodes
+from pipeline import local_ray, nodes
 from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.errors import UserError
@@ -39,20 +39,6 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-# A cluster of this machine alone, which lives as long as the training. Its workers train at the priority that
-# training without Ray has, not at 15, and its dozen helpers, idle but for reports that nobody reads, report
-# seldom: on two cores they otherwise take a tenth of one, and a step waits for its slowest thread.
-LOCAL_ENVIRONMENT = {
-    "RAY_worker_niceness": "0",
-    "RAY_enable_metrics_collection": "0",
-    "RAY_metrics_report_interval_ms": "300000",
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_event_stats": "0",
-    "RAY_core_worker_internal_heartbeat_ms": "10000",
-    "RAY_raylet_report_resources_period_milliseconds": "1000",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one helper less: nobody tells Ray of this machine's end
-    "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 # Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
 # one arena for all threads lets training.keep_freed_memory work there too.
@@ -82,7 +68,7 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
             START_SECONDS if cluster.least == cluster.most else HEALTH_SECONDS
         ),
     }
-    for name, value in (ENVIRONMENT | waits | (LOCAL_ENVIRONMENT if cluster.address is None else {})).items():
+    for name, value in (ENVIRONMENT | waits | (local_ray.ENVIRONMENT if cluster.address is None else {})).items():
         os.environ.setdefault(name, value)
     with _connected(cluster) as resources:
         if cluster.address is not None:
@@ -181,6 +167,8 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
         ) from error
     try:
+        if cluster.address is None:
+            local_ray.end_idle_processes()
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         started = psutil.Process().children(recursive=True) if cluster.address is None else []
@@ -192,10 +180,12 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
 def _own_signal_handlers() -> Iterator[None]:
     """Ray takes SIGTERM for a crash and aborts: after the block, this program's handlers hold again."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _runtime_env(cluster: Cluster) -> dict[str, Any]:
@@ -342,7 +332,8 @@ def _trainer(name: str, settings: dict[str, Any], cluster: Cluster, scaling: Any
     from ray.train.torch import TorchConfig, TorchTrainer
 
     job: Job = settings["job"]
-    return TorchTrainer(
+    trainer = local_ray.trainer_class() if cluster.address is None else TorchTrainer
+    return trainer(
         _worker,
         train_loop_config=settings,
         scaling_config=scaling,
@@ -402,6 +393,8 @@ def _worker(config: dict[str, Any]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(config["threads"])
     job = nodes.unpacked(config["job"], config["files"], ray.get)
+    if torch.distributed.get_world_size() == 1:
+        torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
     world = World.joined(get_device())
     reporter = _Reporter(world, ray_train.report, config["stall_seconds"])
     try:

@@ -1,13 +1,18 @@
-"""What the tests share: toy data, the real images where they are at hand, and two gloo ranks."""
+"""What the tests share: toy data, the real images where they are at hand, and gloo ranks."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from pipeline.core.batch import Batch
 from pipeline.core.noise import Noise
+from pipeline.core.world import World
 from pipeline.data.shards import Split
 
 ROOT = Path(__file__).parent.parent
@@ -46,3 +51,13 @@ def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:
     images = ((toy_batch(count, channels=channels, size=size).images + 1) * 127.5).round().to(torch.uint8)
     array = images.permute(0, 2, 3, 1).contiguous().numpy()
     return Split((array[: count // 3], array[count // 3 :]), np.arange(count, dtype=np.int64) % 10)
+
+
+@contextmanager
+def gloo_rank(rank: int, size: int, folder: str | Path) -> Iterator[World]:
+    """In a process of its own: one of ``size`` on this machine, of one thread, that meet in ``folder``."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    yield World.joined(torch.device("cpu"))
+    dist.destroy_process_group()

@@ -19,7 +19,7 @@ LAYERS = [
     ["methods"],
     ["weights", "sampler", "genloom_pyfunc"],
     ["evaluate", "render"],
-    ["journal", "live", "tracking", "checkpoint", "mirror", "training", "nodes", "cluster", "lineage"],
+    ["journal", "live", "tracking", "checkpoint", "mirror", "training", "nodes", "local_ray", "cluster", "lineage"],
     ["stages"],
     ["__main__"],
 ]
@@ -94,7 +94,7 @@ def test_methods_never_import_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("package", "doors"),
-    [("ray", {"cluster.py"}), ("mlflow", {"tracking.py"}), ("dvc", set()), ("pydantic", {"config.py"})],
+    [("ray", {"cluster.py", "local_ray.py"}), ("mlflow", {"tracking.py"}), ("dvc", set()), ("pydantic", {"config.py"})],
 )
 def test_a_tool_has_one_door(package: str, doors: set[str]) -> None:
     found = {

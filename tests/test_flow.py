@@ -2,15 +2,13 @@
 
 import copy
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import toy_batch
+from conftest import gloo_rank, toy_batch
 from torch import Tensor, nn
 
 from pipeline import methods
@@ -320,11 +318,8 @@ def test_actnorm_is_initialized_alike_on_all_ranks_and_in_one_process(tmp_path: 
 
 
 def _initialized_on(rank: int, size: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    torch.save(_initialized(World.joined(CPU)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    with gloo_rank(rank, size, folder) as world:
+        torch.save(_initialized(world), f"{folder}/{rank}.pt")
 
 
 def _initialized(world: World) -> dict[str, Tensor]:

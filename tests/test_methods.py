@@ -2,7 +2,6 @@
 
 import copy
 import io
-import os
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -12,10 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import toy_batch, toy_split
+from conftest import gloo_rank, toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.core import batch_norm, shard
+from pipeline.core import world as core_world
 from pipeline.core.batch import Clock, ImageSpec
 from pipeline.core.loop import descend, fit
 from pipeline.core.method import Method
@@ -263,24 +263,20 @@ def plain(name: str) -> Method:
 
 
 def _rank(rank: int, size: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    world = World.joined(torch.device("cpu"))
-    for name in NAMES:
-        method = plain(name)
-        state = fresh(method)
-        batch_norm.synchronize(state.nets, world)
-        torch.save(flat(trained(method, state, 4, world)), f"{folder}/{name}-{rank}.pt")
-        _sharded(name, world, f"{folder}/{name}")
-        _batch_statistics_agree(method, world)
-    dist.destroy_process_group()
+    core_world.BUCKET = shard.BUCKET = 20_000  # so that small nets too fill several
+    with gloo_rank(rank, size, folder) as world:
+        for name in NAMES:
+            method = plain(name)
+            state = fresh(method)
+            batch_norm.synchronize(state.nets, world)
+            torch.save(flat(trained(method, state, 4, world)), f"{folder}/{name}-{rank}.pt")
+            _sharded(name, world, f"{folder}/{name}")
+            _batch_statistics_agree(method, world)
 
 
 def _sharded(name: str, world: World, path: str) -> None:
     """The same training sharded; then under Adam, which has moments: what each rank holds; the checkpoint there and
     back through a process that is not sharded; and one more turn, with a resume and without."""
-    shard.BUCKET = 20_000  # so that small nets too fill several
     _save(trained(plain(name), _begun(plain(name), world), 4, world), world, f"{path}-sharded.pt")
     method = made(name)
     state = trained(method, _begun(method, world), 1, world)

@@ -5,14 +5,13 @@ That every method trains alike, sharded or not, is in test_methods.py. Gloo can 
 NCCL saves in traffic there is not seen here.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import gloo_rank
 from test_cluster import job, trained_here, weights
 from torch import nn
 
@@ -50,21 +49,17 @@ def _job(folder: Path, name: str) -> Job:
 
 
 def _rank(rank: int, size: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
     shard.BUCKET = 1000
     path = Path(folder)
     if rank == 0:
         train(replace(_job(path, "taken"), shard=False), World(), lambda rows: None, _after(128))
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    world = World.joined(torch.device("cpu"))
-    train(_job(path, "through"), world, lambda rows: None)
-    train(_job(path, "stopped"), world, lambda rows: None, _after(128))
-    train(_job(path, "stopped"), world, lambda rows: None)
-    train(_job(path, "handed"), world, lambda rows: None, _after(128))
-    train(_job(path, "taken"), world, lambda rows: None)
-    _layouts(world)
-    dist.destroy_process_group()
+    with gloo_rank(rank, size, path) as world:
+        train(_job(path, "through"), world, lambda rows: None)
+        train(_job(path, "stopped"), world, lambda rows: None, _after(128))
+        train(_job(path, "stopped"), world, lambda rows: None)
+        train(_job(path, "handed"), world, lambda rows: None, _after(128))
+        train(_job(path, "taken"), world, lambda rows: None)
+        _layouts(world)
 
 
 def _after(images: int, log_every: int = 64) -> Callable[[], bool]:

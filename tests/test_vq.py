@@ -1,15 +1,13 @@
 """Laws of the codebook, of VQ-VAE's loss and of the Transformer over its codes."""
 
 import math
-import os
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import toy_batch
+from conftest import gloo_rank, toy_batch
 from torch import Tensor, nn
 from toys import judge, ring
 
@@ -183,11 +181,8 @@ def _trained_codebook(world: World) -> dict[str, Tensor]:
 
 
 def _rank(rank: int, size: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    torch.save(_trained_codebook(World.joined(torch.device("cpu"))), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    with gloo_rank(rank, size, folder) as world:
+        torch.save(_trained_codebook(world), f"{folder}/{rank}.pt")
 
 
 def test_an_update_without_a_batch_is_an_error() -> None:

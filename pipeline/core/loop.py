@@ -85,8 +85,8 @@ def descend(
         with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        world.average([p.grad for p in parameters if p.grad is not None])  # shards took theirs as they came
+        with world.averaging(parameters):
+            loss.backward()
     norm = shards.norm([p.grad for p in parameters if p.grad is not None])
     if not skip_non_finite or norm.isfinite():
         phase.before(parameters, shards.norm)

@@ -73,6 +73,9 @@ class Shards:
 
         Collective: all ranks must enter.
         """
+        if not self._layouts:
+            yield
+            return
         held = [p for net in nets for p in net.parameters() if p in self._layouts]
         for bucket in _buckets(held):
             self._gather(bucket)
