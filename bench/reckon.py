@@ -7,8 +7,8 @@ Per step of a phase, on each of N GPUs with a batch of its own (the global batch
     compute   = floating-point operations of the phase / (peak x utilization)
     averaging = 2 (N - 1) / N x bytes of the phase's gradients / bandwidth + 2 (N - 1) x latency     (a ring)
 
-One after the other, as World.average does it: nothing of it is hidden behind the backward pass. Within one machine of 8
-GPUs the link is NVLink, beyond it the network, whose bandwidth the 8 GPUs share.
+One after the other: what averaging during the backward pass hides (World.averaging) is not in it. Within one machine
+of 8 GPUs the link is NVLink, beyond it the network, whose bandwidth the 8 GPUs share.
 """
 
 from dataclasses import dataclass

@@ -43,6 +43,7 @@ def end_idle_processes() -> None:
         with suppress(psutil.NoSuchProcess):
             if any(name in argument for argument in process.cmdline() for name in _IDLE_PROCESSES):
                 process.kill()
+                process.wait()
 
 
 def trainer_class() -> type[Any]:

@@ -35,9 +35,11 @@ PATIENCE = 300.0
 class Training:
     """One project, trained by `python -m pipeline.stages.train` on node 0, started again whenever it was killed."""
 
-    def __init__(self, folder: Path, nodes: Namespaces, images: int, **own: object) -> None:
-        """own: of the params' section cluster."""
-        settings = SETTINGS | CADENCE | {"images": images}
+    def __init__(
+        self, folder: Path, nodes: Namespaces, images: int, run: dict[str, object] | None = None, **own: object
+    ) -> None:
+        """run: of the run's params; own: of the section cluster."""
+        settings = SETTINGS | CADENCE | {"images": images} | (run or {})
         cluster = {
             "workers": 2,
             "stall_seconds": 60,

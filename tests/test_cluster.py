@@ -4,6 +4,7 @@ import resource
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -163,14 +164,30 @@ def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> N
     assert all(torch.equal(through[key], resumed[key]) for key in through)
 
 
+IDLE = ("PlacementGroupCleaner", "DatasetManager", "AutoscalingCoordinator", "monitor.py", "dashboard.py")
+
+
+def _started() -> list[str]:
+    """The command lines of what this process has started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
 @pytest.mark.slow
-def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [False, True], ids=["whole", "sharded"])
+def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path, shard: bool) -> None:
     plain = {"optimizer": "sgd", "lr": 1e-2}  # Adam would blow up the rounding of the smallest gradients
     alone = trained_here(job(tmp_path / "alone", **plain))
-    work = job(tmp_path / "two", **plain)
+    work = replace(job(tmp_path / "two", **plain), shard=shard)
     with Journal.open(Path(work.store)) as journal:
         journal.start(name="toy", key="key", params={}, tags={})
-    train_on_ray(work, Cluster(workers=2), Path(work.store))
+    helpers: set[str] = set()
+    train_on_ray(work, Cluster(workers=2), Path(work.store), stop=lambda: bool(helpers.update(_started())))
+    assert any("RayTrainWorker" in name for name in helpers)
+    assert not [name for name in helpers for idle in IDLE if idle in name], "see pipeline/local_ray.py"
     two = weights(work)
     for key, value in alone.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=key)
