@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipeline.config import PARAMS, read_params, read_run
+from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
 from pipeline.methods import configure
 
@@ -34,6 +35,18 @@ def read_all(path: Path) -> None:
 
 def test_the_projects_params_are_right(tmp_path: Path) -> None:
     read_all(params(tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> None:
+    read = read_params(recipe)
+    classes = 10 if read.data.source in ("mnist", "cifar10") else 0
+    for name in read.all_runs:
+        run, own = read_run(read, name, recipe)
+        method = configure(run, own, f"{read.section(name)}.{name}.", recipe)
+        assert method.build(ImageSpec(channels=read.data.channels, size=read.data.size, classes=classes))
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ class GAN(Optimized):
 
 @dataclass(frozen=True, kw_only=True)
 class NamedNets(GAN):
-    """net: dcgan, resnet or mlp, for both. width: channels of the widest-resolution layer (mlp: of a layer).
+    """net: dcgan, resnet or mlp, for both. width: channels of the widest-resolution layer (mlp: of a layer);
+    critic_width: the critic's, if not ``width``.
 
     upsampling: transposed, nearest or pixelshuffle. generator_norm, critic_norm: batch, layer, group, instance or
     none. spectral_norm, generator_spectral_norm: of the critic's and of the generator's layers.
@@ -128,6 +129,7 @@ class NamedNets(GAN):
 
     net: str = "dcgan"
     width: int = 32
+    critic_width: int | None = None
     upsampling: str = "transposed"
     generator_norm: str = "batch"
     critic_norm: str = "batch"
@@ -138,6 +140,8 @@ class NamedNets(GAN):
         super().__post_init__()
         require(self, "net", among=tuple(PAIRS))
         require(self, "width", positive=True)
+        if self.critic_width is not None:
+            require(self, "critic_width", positive=True)
         require(self, "upsampling", among=UPSAMPLINGS)
         require(self, "generator_norm", "critic_norm", among=NORMS)
 
@@ -150,10 +154,11 @@ class NamedNets(GAN):
         return {}
 
     def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
-        shape = {"channels": spec.channels, "size": spec.size, "width": self.width}
+        shape = {"channels": spec.channels, "size": spec.size}
         return {
             "generator": PAIRS[self.net].Generator(
                 latent=self.latent,
+                width=self.width,
                 norm_name=self.generator_norm,
                 upsampling=self.upsampling,
                 spectral=self.generator_spectral_norm,
@@ -161,7 +166,11 @@ class NamedNets(GAN):
                 **self.generator_options(spec),
             ),
             "critic": PAIRS[self.net].Critic(
-                norm_name=self.critic_norm, spectral=self.spectral_norm, **shape, **self.critic_options(spec)
+                width=self.critic_width or self.width,
+                norm_name=self.critic_norm,
+                spectral=self.spectral_norm,
+                **shape,
+                **self.critic_options(spec),
             ),
         }
 
