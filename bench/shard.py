@@ -20,10 +20,8 @@ from pipeline.core.world import World
 
 
 def measure(world: World, width: int, size: int, batch: int, turns: int, rounds: int) -> None:
-    method, spec = (
-        methods.load("biggan", width=width, max_width=8 * width),
-        ImageSpec(channels=3, size=size, classes=10),
-    )
+    method = methods.load("biggan", width=width, max_width=8 * width)
+    spec = ImageSpec(channels=3, size=size, classes=10)
     trainings = {shard: endless(method, spec, world, batch, shard) for shard in (False, True)}
     for number in range(rounds):
         speed = {}

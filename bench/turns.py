@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -46,7 +45,6 @@ class Training:
     width: int = 64
     size: int = 32
     log_every: int = 320
-    own: Mapping[str, Any] | None = None
 
     def run(self, folder: Path) -> None:
         store = folder / "store"
@@ -57,8 +55,7 @@ class Training:
         with Journal.open(store) as journal:
             journal.start(name="bench", key="bench", params={}, tags={})
         if self.workers:
-            cluster = Cluster(workers=self.workers, cpus_per_worker=self.threads, **(self.own or {}))
-            return train_on_ray(job, cluster, store)
+            return train_on_ray(job, Cluster(workers=self.workers, cpus_per_worker=self.threads), store)
         torch.set_num_threads(self.threads or torch.get_num_threads())
         with Journal.open(store) as journal:
             train(job, World(), lambda rows: record(journal, rows, job.snapshots))

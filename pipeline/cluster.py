@@ -1,4 +1,4 @@
-"""Training on Ray: the only module that imports it.
+"""Training on Ray, which only this module and local_ray.py import.
 
 Ray starts and restarts the workers; what they resume from are this program's own checkpoints, so a
 worker's, a node's or the driver's death costs the time since the last one, and a damaged file of

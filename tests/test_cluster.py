@@ -134,12 +134,21 @@ def test_a_worker_that_ray_ends_for_its_memory_ends_in_advice(tmp_path: Path, mo
         train_stage(Cluster(workers=1, max_failures=0), work)
 
 
+def _started() -> list[tuple[psutil.Process, str]]:
+    """What this process has started, with its command line."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found.append((process, " ".join(process.cmdline())))
+    return found
+
+
 def _kill_the_controller(work: Job) -> None:
     """Once there is a checkpoint."""
     while work.checkpoints.newest() is None:
         time.sleep(0.1)
-    for process in psutil.Process().children(recursive=True):
-        if "ray::TrainController" in " ".join(process.cmdline()):
+    for process, name in _started():
+        if "ray::TrainController" in name:
             process.kill()
 
 
@@ -167,15 +176,6 @@ def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> N
 IDLE = ("PlacementGroupCleaner", "DatasetManager", "AutoscalingCoordinator", "monitor.py", "dashboard.py")
 
 
-def _started() -> list[str]:
-    """The command lines of what this process has started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            found.append(" ".join(process.cmdline()))
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["whole", "sharded"])
 def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path, shard: bool) -> None:
@@ -185,7 +185,9 @@ def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path, shard: bo
     with Journal.open(Path(work.store)) as journal:
         journal.start(name="toy", key="key", params={}, tags={})
     helpers: set[str] = set()
-    train_on_ray(work, Cluster(workers=2), Path(work.store), stop=lambda: bool(helpers.update(_started())))
+    train_on_ray(
+        work, Cluster(workers=2), Path(work.store), stop=lambda: bool(helpers.update(n for _, n in _started()))
+    )
     assert any("RayTrainWorker" in name for name in helpers)
     assert not [name for name in helpers for idle in IDLE if idle in name], "see pipeline/local_ray.py"
     two = weights(work)

@@ -58,6 +58,7 @@ class Shards:
         self._world = world
         self._layouts: dict[Tensor, _Layout] = {}
         self._arrived: list[tuple[nn.Parameter, Tensor]] = []  # whole gradients of this rank
+        self._elements = 0  # of what has arrived
         self._averaged: list[tuple[nn.Parameter, Tensor]] = []  # shares of the ranks' mean, (k,) each
         for parameter in parameters:
             dense = parameter.data.clone()
@@ -130,8 +131,9 @@ class Shards:
         """A gradient is complete: it leaves the parameter for the next bucket."""
         assert parameter.grad is not None
         self._arrived.append((parameter, parameter.grad))
+        self._elements += parameter.grad.numel()
         parameter.grad = None
-        if sum(gradient.numel() for _, gradient in self._arrived) >= BUCKET:
+        if self._elements >= BUCKET:
             self._average()
 
     @torch.no_grad()
@@ -141,7 +143,7 @@ class Shards:
             return
         parameters = [parameter for parameter, _ in self._arrived]
         rows = torch.cat([self._layouts[p].rows(gradient) for p, gradient in self._arrived], dim=1)
-        self._arrived = []
+        self._arrived, self._elements = [], 0
         own = rows.new_empty(rows.shape[1])
         dist.reduce_scatter_tensor(own, rows.view(-1))
         own /= self._world.size
@@ -155,10 +157,12 @@ Norm = Callable[[list[Tensor]], Tensor]
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     bucket: list[nn.Parameter] = []
+    elements = 0
     for parameter in parameters:
         bucket.append(parameter)
-        if sum(parameter.numel() for parameter in bucket) >= BUCKET:
+        elements += parameter.numel()
+        if elements >= BUCKET:
             yield bucket
-            bucket = []
+            bucket, elements = [], 0
     if bucket:
         yield bucket

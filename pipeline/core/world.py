@@ -99,6 +99,7 @@ class _Buckets:
     def __init__(self, size: int, full: float = math.inf) -> None:
         self._size, self._full = size, full
         self._waiting: list[Tensor] = []
+        self._elements = 0  # of what waits
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
 
     def add_gradient(self, parameter: Tensor) -> None:
@@ -109,7 +110,8 @@ class _Buckets:
         if self._waiting and self._waiting[0].dtype != tensor.dtype:
             self._send()
         self._waiting.append(tensor)
-        if sum(waiting.numel() for waiting in self._waiting) >= self._full:
+        self._elements += tensor.numel()
+        if self._elements >= self._full:
             self._send()
 
     @torch.no_grad()
@@ -128,7 +130,7 @@ class _Buckets:
             work = dist.all_reduce(flat, async_op=True)
             assert work is not None
             self._sent.append((work, flat, self._waiting))
-            self._waiting = []
+            self._waiting, self._elements = [], 0
 
 
 class _Mean(torch.autograd.Function):
