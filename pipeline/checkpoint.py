@@ -7,6 +7,7 @@ The folder gets its name only when all of it is on disk; the newest whose hashes
 """
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +29,23 @@ class Checkpoints:
     key: str
 
     def save(self, seen: int, content: dict[str, Any]) -> None:
-        """Writes tensors, numbers, text and containers of them; drops all but the newest two checkpoints."""
+        """Writes tensors, numbers, text and containers of them; keeps the checkpoint before it, and no other.
+
+        Newer ones that are still there were refused, or are of a training that was given up.
+        """
         with atomic_folder(self._path(seen)) as temporary:
             state = temporary / "state.pt"
             torch.save(content, state)
             manifest = {"key": self.key, "seen": seen, "files": {state.name: sha256_of(state)}}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        for old in self._existing()[:-KEPT]:
-            self._drop(old)
+        existing = self.existing()
+        for other in set(existing) - set([found for found in existing if found <= seen][-KEPT:]):
+            self._drop(other)
 
-    def newest(self) -> int | None:
-        """Images seen at the newest whole checkpoint; a damaged one is passed over, and it is said."""
-        return next((seen for seen in reversed(self._existing()) if self.is_whole(seen)), None)
+    def newest(self, before: float = math.inf) -> int | None:
+        """Images seen at the newest whole checkpoint (of those before ``before``); a damaged one is passed over, and
+        it is said."""
+        return next((seen for seen in reversed(self.existing()) if seen < before and self.is_whole(seen)), None)
 
     def is_whole(self, seen: int) -> bool:
         """Whether that checkpoint is this run's and every file has its hash; what is wrong is said."""
@@ -65,7 +71,8 @@ class Checkpoints:
             return f"unreadable ({error})"
         return None
 
-    def _existing(self) -> list[int]:
+    def existing(self) -> list[int]:
+        """Images seen at each checkpoint, whole or not, in ascending order."""
         folder = self.folder / "checkpoints"
         return sorted(int(path.name) for path in folder.glob("[0-9]*")) if folder.exists() else []
 

@@ -21,15 +21,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 import pipeline
 from pipeline import local_ray, nodes
 from pipeline.config import Cluster
 from pipeline.console import print_table
+from pipeline.data.shards import Source, open_dataset
 from pipeline.errors import UserError
 from pipeline.journal import Journal
 from pipeline.training import DivergedError, Job, Row, out_of_memory, record
@@ -51,6 +56,7 @@ START_SECONDS = 300
 HEALTH_SECONDS = 120  # a worker that does not answer Ray for so long is replaced
 PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
 EXIT_SECONDS = 5.0
+SERVED_AT_ONCE = 8
 
 
 def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callable[[], bool] = lambda: False) -> None:
@@ -72,25 +78,26 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
         os.environ.setdefault(name, value)
     with _connected(cluster) as resources:
         if cluster.address is not None:
-            preflight(cluster, Path(job.store))
+            preflight(cluster, job)
         scaling, threads = _scaling(cluster, resources)
         _fit(job, cluster, scaling, threads, journal_folder, stop)
 
 
-def preflight(cluster: Cluster, store: Path) -> None:
+def preflight(cluster: Cluster, job: Job) -> None:
     """Asks every node of a running cluster for what training needs, shows it, and raises before anything is
     scheduled where something is missing."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    store, data = Path(job.store), Path(job.data)
     store.mkdir(parents=True, exist_ok=True)
     ask, alive = ray.remote(num_cpus=0)(nodes.facts), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     with tempfile.NamedTemporaryFile(dir=store, prefix="preflight-") as token:
         name = Path(token.name).name
-        here = nodes.facts("here", 0, str(store), name)
+        here = nodes.facts("here", 0, str(store), name, job.key)
         asked = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), name
+                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), name, job.key
             )
             for node in alive
         ]
@@ -103,7 +110,8 @@ def preflight(cluster: Cluster, store: Path) -> None:
             for n in found
         ],
     )
-    wrong = nodes.problems(found, here.versions, cluster.url)
+    copied = sum(file.stat().st_size for file in data.iterdir()) if cluster.url and not cluster.stream else 0
+    wrong = nodes.problems(found, here.versions, cluster.url, copied)
     if wrong:
         raise UserError("the cluster is not fit to train on: " + "\n  ".join(["", *wrong]))
 
@@ -254,13 +262,18 @@ def _fit(
     import ray
     from ray.train import TrainingFailedError
 
-    files = nodes.parcel(job, ray.put) if job.url else {}  # without a URL all nodes see the driver's folders
+    settings = {
+        "job": job,
+        "files": nodes.parcel(job, ray.put, images=not cluster.stream) if job.url else {},  # else all see the folders
+        "elsewhere": _from_here(job) if cluster.stream else None,
+        "threads": threads,
+        "stall_seconds": cluster.stall_seconds,
+    }
     _diverged(job).unlink(missing_ok=True)
     for left in reversed(range(cluster.max_failures + 1)):
         # Never the name of an earlier start: Ray would take its state, finished or damaged, for ours.
         name = f"{job.key[:16]}-{uuid.uuid4().hex[:8]}"
-        settings = {"job": job, "name": name, "threads": threads, "stall_seconds": cluster.stall_seconds}
-        trainer = _trainer(name, settings | {"files": files}, cluster, scaling, _to_journal(journal_folder, job))
+        trainer = _trainer(name, settings | {"name": name}, cluster, scaling, _to_journal(journal_folder, job))
         try:
             _run(trainer, name, stop)
             break
@@ -278,6 +291,42 @@ def _fit(
             _release()
     if _diverged(job).exists():
         raise DivergedError(_diverged(job).read_text())
+
+
+def _from_here(job: Job) -> Callable[[str], Source]:
+    """Where workers on other nodes ask for a split's images: an actor on the driver's node, which reads them there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    server = ray.remote(_Images).options(
+        num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1, max_concurrency=SERVED_AT_ONCE
+    )
+    return partial(_Asked, server.remote(job.data))
+
+
+class _Images:
+    """Reads images for workers on other nodes."""
+
+    def __init__(self, data: str) -> None:
+        self.splits = open_dataset(Path(data)).splits
+
+    def read(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.splits[split].source.ask(rows)()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A split's images on the driver's node."""
+
+    server: Any
+    split: str
+
+    def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+        import ray
+
+        reference = self.server.read.remote(self.split, rows)
+        return lambda: np.array(ray.get(reference))  # torch takes no memory that is Ray's to write
 
 
 def _release() -> None:
@@ -392,7 +441,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(config["threads"])
-    job = nodes.unpacked(config["job"], config["files"], ray.get)
+    job = nodes.unpacked(config["job"], config["files"], ray.get, config["elsewhere"])
     if torch.distributed.get_world_size() == 1:
         torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
     world = World.joined(get_device())

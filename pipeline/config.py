@@ -76,7 +76,8 @@ class Cluster:
     storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
     for checkpoints where nodes share no folder. stall_seconds: without a word from the workers for so long, they are
     taken for hung, and training starts again from the last checkpoint. shard: each worker keeps a share of parameters,
-    gradients, moving averages and optimizer state, for models of which all that does not fit on each.
+    gradients, moving averages and optimizer state, for models of which all that does not fit on each. stream: nodes
+    that share no folder get each batch's images as they need them, not a copy of the data.
     """
 
     workers: Count | tuple[Positive, Positive] = 1
@@ -87,6 +88,13 @@ class Cluster:
     max_failures: Count = 3
     stall_seconds: Positive = 600
     shard: bool = False
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stream and self.url is None:
+            raise ValueError(
+                "stream: is for nodes that share no folder, so it needs cluster.storage to be a URL (s3://...)"
+            )
 
     @property
     def least(self) -> int:

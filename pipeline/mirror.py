@@ -1,16 +1,18 @@
 """A run's checkpoints and snapshots kept at a URL too, for nodes that share no folder: any that fsspec takes.
 
-What is there is complete or absent, as on disk: a checkpoint's manifest is written last and removed first.
+What is there is complete or absent, as on disk: a checkpoint's manifest is written last and removed first. What is
+there counts, whatever else a node may hold: all nodes see it.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.checkpoint import KEPT, MANIFEST
+from pipeline.checkpoint import MANIFEST, name_of
 from pipeline.errors import UserError
 from pipeline.files import atomic_file, atomic_folder
 
@@ -31,21 +33,20 @@ class Mirror:
         files = [source] if source.is_file() else sorted(source.iterdir(), key=lambda file: file.name == MANIFEST)
         for file in files:
             self._patiently(partial(_put, source=file, name=str(file.relative_to(self.folder))))
-        self._patiently(_drop_old)
 
-    def fetch_newest(self, is_whole: Callable[[int], bool]) -> None:
-        """Brings the newest checkpoint there that is whole (images seen -> bool) to this node."""
-        for name in reversed(self._patiently(_checkpoints)):
-            if self.fetch(f"checkpoints/{name}") and is_whole(int(name)):
-                return
+    def drop_others(self, kept: Iterable[int]) -> None:
+        """Leaves there no checkpoints but these (images seen)."""
+        self._patiently(partial(_drop, kept=set(kept)))
+
+    def fetch_newest(self, is_whole: Callable[[int], bool], before: float = math.inf) -> int | None:
+        """Brings the newest checkpoint there that is whole (images seen -> bool) to this node, and names it."""
+        found = (seen for seen in reversed(self._patiently(_checkpoints)) if seen < before)
+        return next((seen for seen in found if self.fetch(name_of(seen)) and is_whole(seen)), None)
 
     def fetch(self, name: str) -> bool:
         """Brings a file, or a checkpoint's folder; False where it is not there (any more)."""
-        target = self.folder / name
-        if target.exists():
-            return True
         try:
-            self._patiently(partial(_get, name=name, target=target))
+            self._patiently(partial(_get, name=name, target=self.folder / name))
         except FileNotFoundError:
             return False
         return True
@@ -80,23 +81,31 @@ def _put(filesystem: Any, root: str, source: Path, name: str) -> None:
 
 def _get(filesystem: Any, root: str, name: str, target: Path) -> None:
     source = f"{root}/{name}"
+    if target.is_file():
+        return
     filesystem.invalidate_cache()
-    if filesystem.isdir(source):
-        with atomic_folder(target) as temporary:
-            for path in filesystem.ls(source, detail=False):
-                filesystem.get_file(path, str(temporary / path.rsplit("/", 1)[1]))
-    else:
+    if not filesystem.isdir(source):
         with atomic_file(target) as temporary:
             filesystem.get_file(source, str(temporary))
+    # One of that name may be left here by a training that went on elsewhere.
+    elif not _is_that(target, filesystem.cat_file(f"{source}/{MANIFEST}")):
+        with atomic_folder(target) as folder:
+            for path in filesystem.ls(source, detail=False):
+                filesystem.get_file(path, str(folder / path.rsplit("/", 1)[1]))
 
 
-def _checkpoints(filesystem: Any, root: str) -> list[str]:
-    """Names of the complete ones, oldest first."""
+def _is_that(checkpoint: Path, manifest: bytes) -> bool:
+    file = checkpoint / MANIFEST
+    return file.exists() and file.read_bytes() == manifest
+
+
+def _checkpoints(filesystem: Any, root: str) -> list[int]:
+    """Images seen at the complete ones, oldest first."""
     filesystem.invalidate_cache()
-    return sorted(path.split("/")[-2] for path in filesystem.glob(f"{root}/checkpoints/*/{MANIFEST}"))
+    return sorted(int(path.split("/")[-2]) for path in filesystem.glob(f"{root}/checkpoints/*/{MANIFEST}"))
 
 
-def _drop_old(filesystem: Any, root: str) -> None:
-    for name in _checkpoints(filesystem, root)[:-KEPT]:
-        filesystem.rm_file(f"{root}/checkpoints/{name}/{MANIFEST}")
-        filesystem.rm(f"{root}/checkpoints/{name}", recursive=True)
+def _drop(filesystem: Any, root: str, kept: set[int]) -> None:
+    for seen in set(_checkpoints(filesystem, root)) - kept:
+        filesystem.rm_file(f"{root}/{name_of(seen)}/{MANIFEST}")
+        filesystem.rm(f"{root}/{name_of(seen)}", recursive=True)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.data.shards import Source, is_shard
 from pipeline.files import atomic_file, atomic_folder, locked
 from pipeline.training import Job
 
@@ -24,7 +26,8 @@ UNPACK_SECONDS = 1800.0
 @dataclass(frozen=True)
 class Facts:
     """One node: its address; versions by package; CPUs that Ray may use; names of its GPUs; whether it sees the run's
-    folder and may write there (else why not)."""
+    folder and may write there (else why not); bytes that
+    are free for a copy of the data (None where there is one)."""
 
     address: str
     host: str
@@ -32,10 +35,12 @@ class Facts:
     cpus: int
     gpus: tuple[str, ...]
     storage: str
+    free: int | None
 
 
-def facts(address: str, cpus: int, store: str, token: str) -> Facts:
-    """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``."""
+def facts(address: str, cpus: int, store: str, token: str, key: str) -> Facts:
+    """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``; key: the
+    job's."""
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
@@ -47,7 +52,17 @@ def facts(address: str, cpus: int, store: str, token: str) -> Facts:
         cpus=cpus,
         gpus=gpus,
         storage=_storage(Path(store), token),
+        free=None if (_cache(key) / "data").exists() else _free(key),
     )
+
+
+def _cache(key: str) -> Path:
+    """Where a node keeps what it was sent."""
+    return Path.home() / ".cache" / "genloom" / key[:16]
+
+
+def _free(key: str) -> int:
+    return shutil.disk_usage(next(folder for folder in _cache(key).parents if folder.exists())).free
 
 
 def _storage(store: Path, token: str) -> str:
@@ -69,8 +84,8 @@ def _is_loopback(host: str) -> bool:
         return True
 
 
-def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None) -> list[str]:
-    """What would go wrong later, a sentence each."""
+def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None, copied: int = 0) -> list[str]:
+    """What would go wrong later, a sentence each; copied: bytes that go to every node which does not see the folder."""
     found = []
     for node in nodes:
         other = {name: version for name, version in node.versions.items() if not _agree(name, version, driver[name])}
@@ -81,6 +96,11 @@ def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None)
             found.append(
                 f"node {node.address}: cluster.storage is {node.storage} there. Name a folder that every node may "
                 "write, or a URL (s3://...)."
+            )
+        if node.storage != "shared" and node.free is not None and node.free < copied:
+            found.append(
+                f"node {node.address} has {node.free / 1e9:.1f} GB free for a copy of the data of {copied / 1e9:.1f} "
+                "GB (~/.cache/genloom). Make room there, or set cluster.stream: true, which needs none."
             )
     return found
 
@@ -104,21 +124,27 @@ def name_interface(peer: str) -> None:
                 os.environ.setdefault(variable, interface)
 
 
-def parcel(job: Job, put: Callable[[bytes], Any]) -> dict[str, Any]:
-    """The files that a worker reads, by name, each as what ``put`` makes of its bytes."""
-    files = {f"data/{path.name}": path for path in sorted(Path(job.data).iterdir())}
+def parcel(job: Job, put: Callable[[bytes], Any], images: bool = True) -> dict[str, Any]:
+    """The files that a worker reads, by name, each as what ``put`` makes of its bytes; or all but the images."""
+    files = {f"data/{path.name}": path for path in sorted(Path(job.data).iterdir()) if images or not is_shard(path)}
     if job.initial.exists():
         files["initial.safetensors"] = job.initial
     return {name: put(path.read_bytes()) for name, path in files.items()}
 
 
-def unpacked(job: Job, files: Mapping[str, Any], get: Callable[[Any], bytes]) -> Job:
+def unpacked(
+    job: Job,
+    files: Mapping[str, Any],
+    get: Callable[[Any], bytes],
+    elsewhere: Callable[[str], Source] | None = None,
+) -> Job:
     """The job with folders that exist on this node: those of the driver where it sees them, else copies, made by the
-    first worker of the node."""
+    first worker of the node; elsewhere: where the images are that are not among ``files``."""
     if not files or (Path(job.data).exists() and Path(job.store).exists()):
         return job
-    base = Path.home() / ".cache" / "genloom" / job.key[:16]
-    here = replace(job, data=str(base / "data"), store=str(base))
+    base = _cache(job.key)
+    data = base / ("labels" if elsewhere else "data")
+    here = replace(job, data=str(data), store=str(base), elsewhere=elsewhere)
     with locked(base / "unpacking", wait=UNPACK_SECONDS):
         if not Path(here.data).exists():
             with atomic_folder(Path(here.data)) as temporary:

@@ -29,7 +29,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.augment import Augmentation
-from pipeline.data.shards import Split, domains, open_dataset
+from pipeline.data.shards import Source, Split, domains, open_dataset
 from pipeline.data.stream import batches
 from pipeline.files import atomic_file, locked
 from pipeline.journal import Journal
@@ -50,7 +50,8 @@ class Job:
     """A run, ready to be sent to any process: its settings, its method, and absolute folders.
 
     url: where checkpoints and snapshots are kept too; None: all nodes see the folder ``store``.
-    shard: each process keeps a share of the state, not all of it.
+    shard: each process keeps a share of the state, not all of it. elsewhere: where a split's images are, by its name,
+    if not in ``data``.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Job:
     store: str
     url: str | None = None
     shard: bool = False
+    elsewhere: Callable[[str], Source] | None = None
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -80,11 +82,26 @@ class Job:
         """What ``url`` names."""
         return Mirror(self.url, Path(self.store)) if self.url else None
 
-    def newest(self) -> int | None:
-        """Images seen at the newest whole checkpoint, brought to this node first if it lies at ``url``."""
+    def newest(self, before: float = math.inf) -> int | None:
+        """Images seen at the newest whole checkpoint (of those before ``before``); if there is a ``url``, of those
+        there, brought to this node."""
         if self.mirror:
-            self.mirror.fetch_newest(self.checkpoints.is_whole)
-        return self.checkpoints.newest()
+            return self.mirror.fetch_newest(self.checkpoints.is_whole, before)
+        return self.checkpoints.newest(before)
+
+    def has(self, seen: int) -> bool:
+        """Whether this node has that checkpoint whole, brought from ``url`` where it lies there."""
+        if self.mirror:
+            with locked(Path(self.store) / "fetching", wait=FETCH_SECONDS):  # once per node
+                self.mirror.fetch(name_of(seen))
+        return self.checkpoints.is_whole(seen)
+
+    def save(self, seen: int, content: dict[str, Any]) -> None:
+        """A checkpoint here, and at ``url``."""
+        self.checkpoints.save(seen, content)
+        if self.mirror:
+            self.mirror.send(name_of(seen))
+            self.mirror.drop_others(self.checkpoints.existing())
 
     def fetch_snapshots(self, rows: list[Row]) -> None:
         """Brings the rows' pictures to this node, if they lie at ``url``."""
@@ -143,7 +160,7 @@ def train(
     ``report`` gets new rows, and first those of the checkpoint: some may have been lost on the way.
     """
     keep_freed_memory()
-    run, dataset = job.run, open_dataset(Path(job.data))
+    run, dataset = job.run, open_dataset(Path(job.data), job.elsewhere)
     first, second = domains(dataset, run.domains)
     initial = load_tensors(job.initial) if job.initial.exists() else None
     state = State.fresh(job.method, dataset.spec, run.seed, world.device, initial=initial, freeze=run.freeze)
@@ -151,7 +168,7 @@ def train(
         batch_norm.synchronize(state.nets, world)
     if job.shard:
         state.shard(world)
-    progress = _resume(job, state, world)
+    progress = resume(job, state, world)
     progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
     if not progress.worlds or progress.worlds[-1][1] != world.size:
         progress.worlds.append((state.seen, world.size))
@@ -239,20 +256,18 @@ def _save(job: Job, state: State, world: World, progress: Progress) -> None:
     state.synchronize(world)
     content = {"state": state.state_dict(), **vars(progress)}  # collective, if sharded
     if world.rank == 0:
-        job.checkpoints.save(state.seen, content)
-        if job.mirror:
-            job.mirror.send(name_of(state.seen))
+        job.save(state.seen, content)
 
 
-def _resume(job: Job, state: State, world: World) -> Progress:
-    """Rank 0 chooses the checkpoint, so that all ranks load the same one."""
-    found = job.newest() if world.rank == 0 else None
-    seen = world.from_first(-1 if found is None else found)
-    if seen < 0:
-        return Progress()
-    if job.mirror:
-        with locked(Path(job.store) / "fetching", wait=FETCH_SECONDS):  # once per node
-            job.mirror.fetch(name_of(seen))
+def resume(job: Job, state: State, world: World) -> Progress:
+    """Loads the newest checkpoint into ``state``: the first that rank 0 proposes and every node has whole."""
+    before, whole = math.inf, False
+    while not whole:
+        found = job.newest(before) if world.rank == 0 else None
+        before = seen = world.from_first(-1 if found is None else found)
+        if seen < 0:
+            return Progress()
+        whole = world.all(world.rank == 0 or job.has(seen))
     content = job.checkpoints.load(seen, torch.device("cpu"))  # whole, where the device may hold a share
     state.load_state_dict(content.pop("state"))
     return Progress(**content)

@@ -20,6 +20,7 @@ import psutil
 import yaml
 
 NETWORK, BRIDGE, PREFIX, PORT = "10.77.0", "genloom0", "genloom-node", 6379
+HOST = f"{NETWORK}.1"
 RAY = str(Path(sys.executable).with_name("ray"))
 # One token for all nodes and drivers: without it a head makes one for itself, and no node can join.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -36,15 +37,22 @@ def reason_not() -> str | None:
 
 
 class Namespaces:
-    """``with Namespaces(3) as nodes``: node 0 is the head, which trains nothing; the others have ``cpus`` CPUs each."""
+    """``with Namespaces(3) as nodes``: node 0 is the head, which trains nothing; the others have ``cpus`` CPUs each.
 
-    def __init__(self, count: int, cpus: int = 1, env: dict[str, str] | None = None) -> None:
+    private: a folder of which each of the others has an empty one of its own. HOST, in no node, reaches them all.
+    """
+
+    def __init__(
+        self, count: int, cpus: int = 1, env: dict[str, str] | None = None, private: Path | None = None
+    ) -> None:
         self.count, self.cpus, self.env = count, cpus, os.environ | QUIET | TOKEN | (env or {})
+        self.private = private
 
     def __enter__(self) -> "Namespaces":
         self._remove()
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("link", "set", BRIDGE, "up")
+        _ip("address", "add", f"{HOST}/24", "dev", BRIDGE)
         for node in range(self.count):
             name, outside = f"{PREFIX}{node}", f"glveth{node}"
             _ip("netns", "add", name)
@@ -73,8 +81,10 @@ class Namespaces:
             f"--num-cpus={self.cpus if node else 0}",
             "--disable-usage-stats",
         ]
+        hide = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.private)] if self.private and node else []
         for _ in range(3):  # on a busy machine the head needs longer than a node waits for it
-            done = subprocess.run(self.inside(node, RAY, "start", *where, *own), env=self.env, capture_output=True)
+            command = self.inside(node, *hide, RAY, "start", *where, *own)
+            done = subprocess.run(command, env=self.env, capture_output=True)
             if done.returncode == 0:
                 return
         raise RuntimeError(done.stderr.decode()[-2000:])

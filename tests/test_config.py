@@ -80,6 +80,7 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.vae.precision": "fp16"}, "runs.vae.precision", "'fp32' or 'bf16'"),
         ({"cluster.workers": [0, 2]}, "cluster.workers.0", "greater than 0"),
         ({"cluster.workers": [2]}, "cluster.workers.1", "required"),
+        ({"cluster.stream": True}, "cluster.stream", "needs cluster.storage to be a URL"),
         ({"runs.vae.domains": ["a"]}, "runs.vae.domains.1", "required"),
     ],
 )

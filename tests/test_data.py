@@ -29,7 +29,7 @@ from pipeline.core.batch import ImageSpec
 from pipeline.data import download, shards, sources
 from pipeline.data.idx import Idx
 from pipeline.data.normalize import hold_out, normalize, to_square
-from pipeline.data.shards import Unwritten, open_dataset, write_dataset
+from pipeline.data.shards import Stored, Unwritten, open_dataset, write_dataset
 from pipeline.data.source import Origin, RawDataset, RawSplit
 from pipeline.data.sources import cifar10, image_folder
 from pipeline.errors import UserError
@@ -68,7 +68,8 @@ def test_shards_give_back_what_was_written(tmp_path: Path, toy: Any) -> None:
     info = write(tmp_path / "data", images, labels, shard_bytes=10 * 8 * 8 * 3)
     dataset = open_dataset(tmp_path / "data")
     assert len(info["splits"]["train"]["shards"]) == 5
-    assert all(isinstance(shard, np.memmap) for shard in dataset.splits["train"].shards)
+    source = dataset.splits["train"].source
+    assert isinstance(source, Stored) and all(isinstance(array, np.memmap) for array in source.arrays)
     np.testing.assert_array_equal(split_images(tmp_path / "data", "train"), images)
     np.testing.assert_array_equal(dataset.splits["train"].labels, labels)
     assert dataset.spec == ImageSpec(channels=3, size=8, classes=3)

@@ -1,6 +1,10 @@
 """Checkpoints at a URL: complete or absent there too; nodes that share no folder; storage that is away for a while."""
 
+import json
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +12,25 @@ from typing import Any
 import boto3
 import pytest
 import torch
+import torch.multiprocessing as mp
+from chaos import Training
+from conftest import gloo_rank
 from moto.server import ThreadedMotoServer
+from namespaces import HOST, Namespaces, reason_not
 from test_cluster import job, trained_here, weights
 
 from pipeline import mirror, nodes
 from pipeline.checkpoint import MANIFEST, name_of
+from pipeline.core.state import State
 from pipeline.core.world import World
+from pipeline.data.shards import open_dataset
 from pipeline.errors import UserError
 from pipeline.journal import Journal
 from pipeline.mirror import Mirror
 from pipeline.nodes import Facts
-from pipeline.training import Job, train
+from pipeline.training import Job, resume, train
+
+PORT = 5077
 
 
 def mirrored(folder: Path, scratch: str = "store", **settings: Any) -> Job:
@@ -72,15 +84,28 @@ def test_a_damaged_copy_is_passed_over(tmp_path: Path, damage: str) -> None:
     assert all(torch.equal(expected[key], again[key]) for key in expected)
 
 
-def test_an_s3_bucket_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer(port=0)
+def access(host: str, port: int) -> dict[str, str]:
+    """What a client has in its environment."""
+    secrets = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+    return secrets | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+
+
+@contextmanager
+def bucket(host: str, port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that speaks S3, with a bucket "toys"."""
+    server = ThreadedMotoServer(ip_address=host, port=port)
     server.start()
+    for name, value in access(*server.get_host_and_port()).items():
+        monkeypatch.setenv(name, value)
     try:
-        address = "http://{}:{}".format(*server.get_host_and_port())
-        secrets = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": address}
-        for name, value in (secrets | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-            monkeypatch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="toys")
+        yield
+    finally:
+        server.stop()
+
+
+def test_an_s3_bucket_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bucket("127.0.0.1", 0, monkeypatch):
         through = trained_here(job(tmp_path / "alone"))
         interrupted(replace(mirrored(tmp_path), url="s3://toys/runs/toy"))
         other = replace(mirrored(tmp_path, "another"), url="s3://toys/runs/toy")
@@ -89,8 +114,71 @@ def test_an_s3_bucket_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyP
         keys = [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket="toys")["Contents"]]
         assert len([key for key in keys if key.endswith(MANIFEST)]) == 2
         assert "runs/toy/snapshots/000000256.png" in keys
-    finally:
-        server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(reason_not() is not None, reason=str(reason_not()))
+def test_two_nodes_that_share_no_folder_train_what_two_that_do_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with an empty file system of its own in place of the project's folder; a worker dies on the way."""
+    private = tmp_path / "private"
+    (private / "home").mkdir(parents=True)
+    env = access(HOST, PORT) | {"HOME": str(private / "home")}
+    with Namespaces(3, env=env, private=private) as cluster, bucket(HOST, PORT, monkeypatch):
+        shared = Training(tmp_path / "shared", cluster, images=8_000)
+        shared.finish()
+        for stream in (False, True):
+            storage = f"s3://toys/{stream}"
+            apart = Training(private / str(stream), cluster, images=8_000, storage=storage, stream=stream)
+            apart.until(lambda apart=apart: apart.seen >= 2_000, "it trains")  # type: ignore[misc]
+            assert cluster.kill(1, "ray::RayTrainWorker")
+            held = on_node(cluster, 1, private / "home")
+            apart.finish()
+            assert [name for name in held if "-labels" in name] and any("-images-" in name for name in held) != stream
+            assert apart.weights() == shared.weights()
+
+
+def on_node(cluster: Namespaces, node: int, folder: Path) -> list[str]:
+    """The files below ``folder`` as that node sees it."""
+    seen = Path(f"/proc/{cluster.processes(node, 'raylet')[0].pid}/root{folder}")
+    return [path.name for path in seen.rglob("*")]
+
+
+def test_what_lies_at_the_url_counts_and_nothing_else(tmp_path: Path) -> None:
+    """A node may hold a checkpoint that was never sent, or another one of the same name: the others do not see it."""
+    work = mirrored(tmp_path)
+    trained_here(work)
+    at_url = tmp_path / "bucket/runs/toy" / name_of(256) / "state.pt"
+    replaced = work.checkpoints.load(256, torch.device("cpu")) | {"seconds": 1e9}
+    work.checkpoints.save(256, replaced)
+    work.checkpoints.save(1000, replaced)
+    assert work.newest() == 256
+    assert (Path(work.store) / name_of(256) / "state.pt").read_bytes() == at_url.read_bytes()
+    work.save(256, replaced)
+    assert work.checkpoints.existing() == [256] and there(tmp_path) == [f"{256:012d}"]
+
+
+def test_two_nodes_agree_on_a_checkpoint_that_both_have_whole(tmp_path: Path) -> None:
+    """Rank 0 made the newest itself; the copy that rank 1 fetches is damaged."""
+    work = mirrored(tmp_path, "node0")
+    trained_here(work)
+    damaged = tmp_path / "bucket/runs/toy" / name_of(work.finished_at) / "state.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    mp.spawn(_resumed, args=(2, str(tmp_path)), nprocs=2)
+    found = [json.loads((tmp_path / f"resumed-{rank}").read_text()) for rank in range(2)]
+    assert found == [128, 128] and work.newest() == 256
+
+
+def _resumed(rank: int, size: int, folder: str) -> None:
+    work = mirrored(Path(folder), f"node{rank}")
+    with gloo_rank(rank, size, folder) as world, warnings.catch_warnings(record=True):
+        state = State.fresh(work.method, open_dataset(Path(work.data)).spec, 0, world.device)
+        resume(work, state, world)
+    (Path(folder) / f"resumed-{rank}").write_text(str(state.seen))
 
 
 def test_without_its_manifest_a_copy_is_none(tmp_path: Path) -> None:
@@ -100,8 +188,7 @@ def test_without_its_manifest_a_copy_is_none(tmp_path: Path) -> None:
         file.unlink()
     other = mirrored(tmp_path, "another")
     assert other.mirror is not None
-    other.mirror.fetch_newest(other.checkpoints.is_whole)
-    assert other.checkpoints.newest() is None
+    assert other.mirror.fetch_newest(other.checkpoints.is_whole) is None
 
 
 def test_storage_that_is_away_is_waited_for_and_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +211,14 @@ def test_storage_that_is_away_is_waited_for_and_then_said(tmp_path: Path, monkey
         Mirror("nowhere://x", tmp_path).send("state")
 
 
-def test_a_node_that_sees_no_folder_unpacks_what_it_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
     work = job(tmp_path)
     expected = trained_here(job(tmp_path / "alone"))
-    files = nodes.parcel(work, lambda content: content[::-1])
+    files = nodes.parcel(work, lambda content: content[::-1], images=not streamed)
+    splits = open_dataset(Path(work.data)).splits
     Path(work.data).rename(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fetched: list[bytes] = []
@@ -137,8 +228,9 @@ def test_a_node_that_sees_no_folder_unpacks_what_it_was_sent(tmp_path: Path, mon
         return reference[::-1]
 
     for _ in range(2):
-        here = nodes.unpacked(work, files, get)
+        here = nodes.unpacked(work, files, get, (lambda name: splits[name].source) if streamed else None)
     assert len(fetched) == len(files)  # once per node
+    assert any(Path(here.data).glob("*-images-*")) != streamed
     assert Path(here.data).is_relative_to(tmp_path / "home")
     with Journal.open(Path(here.store)) as journal:
         journal.start(name="toy", key="key", params={}, tags={})
@@ -147,15 +239,19 @@ def test_a_node_that_sees_no_folder_unpacks_what_it_was_sent(tmp_path: Path, mon
 
 
 def test_preflight_names_what_a_node_lacks(tmp_path: Path) -> None:
-    here = nodes.facts("10.0.0.1", 4, str(tmp_path), "token")
+    here = nodes.facts("10.0.0.1", 4, str(tmp_path), "token", "key")
     assert here.storage == "absent"
     (tmp_path / "token").touch()
-    assert nodes.facts("10.0.0.1", 4, str(tmp_path), "token").storage == "shared"
+    assert nodes.facts("10.0.0.1", 4, str(tmp_path), "token", "key").storage == "shared"
     assert [path.name for path in tmp_path.iterdir()] == ["token"]  # it leaves nothing behind
-    good = Facts("10.0.0.2", "b", here.versions, 4, (), "shared")
+    good = Facts("10.0.0.2", "b", here.versions, 4, (), "shared", 0)
     assert not nodes.problems([good], here.versions, None)
-    old = Facts("10.0.0.3", "c", dict(here.versions) | {"torch": "2.0.0"}, 4, (), "absent")
+    old = Facts("10.0.0.3", "c", dict(here.versions) | {"torch": "2.0.0"}, 4, (), "absent", 10**9)
     versions, storage = nodes.problems([good, old], here.versions, None)
     assert versions.startswith("node 10.0.0.3 has torch 2.0.0 (here ") and "requirements.lock" in versions
     assert "node 10.0.0.3: cluster.storage is absent there" in storage and "s3://" in storage
-    assert nodes.problems([old], here.versions, "s3://bucket") == [versions]
+    assert nodes.problems([good, old], here.versions, "s3://bucket", copied=10**9) == [versions]
+    (room,) = nodes.problems([replace(old, versions=here.versions)], here.versions, "s3://bucket", copied=2 * 10**9)
+    assert "node 10.0.0.3 has 1.0 GB free for a copy of the data of 2.0 GB" in room and "cluster.stream: true" in room
+    has_it = replace(old, versions=here.versions, free=None)
+    assert not nodes.problems([has_it], here.versions, "s3://bucket", copied=2 * 10**9)

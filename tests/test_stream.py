@@ -1,15 +1,18 @@
 """Laws of the stream: every image once an epoch, another order each epoch, the same for any world and resume."""
 
+from collections.abc import Callable
 from itertools import chain, islice
 
 import numpy as np
 import pytest
 import torch
 from conftest import toy_split
+from numpy.typing import NDArray
 
 from pipeline.core.world import World
 from pipeline.data.augment import Augmentation
-from pipeline.data.stream import batches
+from pipeline.data.shards import Split
+from pipeline.data.stream import AHEAD, batches
 
 COUNT, BATCH = 48, 12
 
@@ -105,3 +108,25 @@ def test_augmentation_belongs_to_the_sample_not_to_the_batch() -> None:
     assert torch.equal(whole.images[6:], late.images)
     plain = next(batches(toy_split(COUNT), seed=0, batch_size=12, world=World()))
     assert not torch.equal(plain.images, whole.images)
+
+
+def test_images_that_have_a_long_way_are_asked_for_before_they_are_needed() -> None:
+    near, events = toy_split(COUNT), list[str]()
+
+    class Far:
+        def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+            events.append("asked")
+            wait = near.source.ask(rows)
+
+            def arrive() -> NDArray[np.uint8]:
+                events.append("needed")
+                return wait()
+
+            return arrive
+
+    far = Split(Far(), near.labels)
+    here, there = (batches(split, seed=0, batch_size=BATCH, world=World()) for split in (near, far))
+    for expected, found in islice(zip(here, there, strict=True), 3 * COUNT // BATCH):
+        assert torch.equal(expected.images, found.images) and torch.equal(expected.labels, found.labels)
+    assert events.index("needed") == AHEAD + 1
+    assert events[AHEAD + 1 :][::2] == ["needed"] * (3 * COUNT // BATCH)

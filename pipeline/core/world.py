@@ -92,6 +92,12 @@ class World:
         dist.broadcast(shared, src=0)
         return int(shared.item())
 
+    def all(self, value: bool) -> bool:
+        """Whether it is so on every rank."""
+        so = torch.tensor(float(value), device=self.device)
+        self.average([so])
+        return so.item() == 1.0
+
 
 class _Buckets:
     """Tensors on their way to their means over ``size`` ranks; sent when ``full`` elements wait, or at the end."""

@@ -14,10 +14,11 @@ every split's images and labels, in order, however they are cut into shards).
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -31,28 +32,55 @@ from pipeline.files import atomic_folder, write_json
 SHARD_BYTES = 256 * 2**20
 
 
+class Source(Protocol):
+    """Where a split's images are."""
+
+    def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+        """For images by their numbers (n,); what it returns waits for them: (n, h, w, c) in the order asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images in memory or memory-mapped: (any, h, w, c) each, numbered through."""
+
+    arrays: tuple[NDArray[np.uint8], ...]
+
+    def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+        """Reads when it is called."""
+        return partial(self.read, rows)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(n, h, w, c), in the order asked for."""
+        starts = np.cumsum([0, *(len(array) for array in self.arrays)])
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        out = np.empty((len(rows), *self.arrays[0].shape[1:]), dtype=np.uint8)
+        for number in np.unique(owner):
+            chosen = owner == number
+            out[chosen] = self.arrays[number][rows[chosen] - starts[number]]
+        return out
+
+
 @dataclass(frozen=True)
 class Split:
-    """One split's images and labels, read where they lie; rows: which of the shards' images, if not all."""
+    """One split's images and labels; rows: which of the source's images, if not all."""
 
-    shards: tuple[NDArray[np.uint8], ...]
+    source: Source
     labels: NDArray[np.int64]
     rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def ask(self, indices: Iterable[int] | NDArray[np.int64]) -> Callable[[], Tensor]:
+        """For images that will be needed soon; what it returns waits for them and is as ``images``."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        wait = self.source.ask(wanted if self.rows is None else self.rows[wanted])
+        return lambda: torch.from_numpy(wait()).permute(0, 3, 1, 2)
+
     def images(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
         """(n, c, h, w) uint8 in channels-last memory, in the order asked for."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        wanted = wanted if self.rows is None else self.rows[wanted]
-        starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        owner = np.searchsorted(starts, wanted, side="right") - 1
-        out = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
-        for number in np.unique(owner):
-            rows = owner == number
-            out[rows] = self.shards[number][wanted[rows] - starts[number]]
-        return torch.from_numpy(out).permute(0, 3, 1, 2)
+        return self.ask(indices)()
 
     def labels_of(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
         """(n,) int64."""
@@ -61,7 +89,7 @@ class Split:
     def of_class(self, label: int) -> "Split":
         """The images of one class, not copied."""
         rows = np.flatnonzero(self.labels == label)
-        return Split(self.shards, self.labels[rows], rows if self.rows is None else self.rows[rows])
+        return Split(self.source, self.labels[rows], rows if self.rows is None else self.rows[rows])
 
 
 @dataclass(frozen=True)
@@ -83,11 +111,16 @@ class Dataset:
         return replace(self, splits={key: split.of_class(label) for key, split in self.splits.items()})
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """Opens out/data without reading the images."""
+def is_shard(file: Path) -> bool:
+    """Whether a file of the folder holds images."""
+    return "-images-" in file.name
+
+
+def open_dataset(folder: Path, elsewhere: Callable[[str], Source] | None = None) -> Dataset:
+    """Opens out/data without reading the images; where a split's are, by its name, if they are not in the folder."""
     try:
         info = json.loads((folder / "spec.json").read_text())
-        splits = {name: _open_split(folder, name, entry) for name, entry in info["splits"].items()}
+        splits = {name: _open_split(folder, name, entry, elsewhere) for name, entry in info["splits"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no readable dataset ({error!r}). Run `dvc repro normalize` to make it.") from error
     spec = ImageSpec(channels=info["channels"], size=info["size"], classes=len(info["classes"]))
@@ -99,12 +132,14 @@ def domains(dataset: Dataset, names: Sequence[str] | None) -> tuple[Dataset, Dat
     return (dataset, None) if names is None else (dataset.of_class(names[0]), dataset.of_class(names[1]))
 
 
-def _open_split(folder: Path, name: str, entry: Mapping[str, Any]) -> Split:
-    shards = tuple(np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in entry["shards"])
+def _open_split(folder: Path, name: str, entry: Mapping[str, Any], elsewhere: Callable[[str], Source] | None) -> Split:
     labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
-    if sum(len(shard) for shard in shards) != len(labels) or len(labels) != entry["count"]:
+    if elsewhere:
+        return Split(elsewhere(name), labels)
+    arrays = tuple(np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in entry["shards"])
+    if sum(map(len, arrays)) != len(labels) or len(labels) != entry["count"]:
         raise ValueError(f"{name}: images, labels and spec.json disagree in number")
-    return Split(shards=shards, labels=labels)
+    return Split(Stored(arrays), labels)
 
 
 @dataclass(frozen=True)

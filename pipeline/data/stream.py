@@ -4,11 +4,14 @@ The stream is a function of (seed, position): image number p of the stream is en
 shuffle of epoch p // n. A resume starts at a position; nothing is remembered, nothing replayed.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.core.batch import Batch, to_unit_range
 from pipeline.core.noise import Noise
@@ -17,6 +20,7 @@ from pipeline.data.augment import Augmentation
 from pipeline.data.shards import Split
 
 NO_AUGMENTATION = Augmentation()
+AHEAD = 8  # batches whose images are asked for before they are needed: some may have a long way
 
 
 def batches(
@@ -41,20 +45,31 @@ def batches(
     order = _Order(len(split), seed)
     other_order = _Order(len(other), seed + 1) if other else None
     position = start + world.rank * share
+    asked: deque[_Asked] = deque()
     while True:
-        positions = np.arange(position, position + share)
-        rows = order[positions]
-        noise = Noise(seed, torch.from_numpy(positions).to(world.device))
-        second = None
-        if other and other_order:
-            second = augment(to_unit_range(other.images(other_order[positions]), world.device), noise.stream("other"))
+        while len(asked) <= AHEAD:
+            positions = np.arange(position, position + share)
+            rows = order[positions]
+            second = other.ask(other_order[positions]) if other and other_order else None
+            asked.append(_Asked(positions, split.labels_of(rows), split.ask(rows), second))
+            position += batch_size
+        now = asked.popleft()
+        noise = Noise(seed, torch.from_numpy(now.positions).to(world.device))
         yield Batch(
-            images=augment(to_unit_range(split.images(rows), world.device), noise.stream("augment")),
-            labels=split.labels_of(rows).to(world.device),
+            images=augment(to_unit_range(now.images(), world.device), noise.stream("augment")),
+            labels=now.labels.to(world.device),
             noise=noise,
-            other=second,
+            other=augment(to_unit_range(now.other(), world.device), noise.stream("other")) if now.other else None,
         )
-        position += batch_size
+
+
+class _Asked(NamedTuple):
+    """A batch on its way: its positions in the stream, its labels, and what waits for its images."""
+
+    positions: NDArray[np.int64]
+    labels: Tensor
+    images: Callable[[], Tensor]
+    other: Callable[[], Tensor] | None
 
 
 class _Order:
