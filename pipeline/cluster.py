@@ -265,7 +265,7 @@ def _fit(
     settings = {
         "job": job,
         "files": nodes.parcel(job, ray.put, images=not cluster.stream) if job.url else {},  # else all see the folders
-        "elsewhere": _from_here(job) if cluster.stream else None,
+        "elsewhere": images_from_here(job.data) if cluster.stream else None,
         "threads": threads,
         "stall_seconds": cluster.stall_seconds,
     }
@@ -293,8 +293,9 @@ def _fit(
         raise DivergedError(_diverged(job).read_text())
 
 
-def _from_here(job: Job) -> Callable[[str], Source]:
-    """Where workers on other nodes ask for a split's images: an actor on the driver's node, which reads them there."""
+def images_from_here(data: str) -> Callable[[str], Source]:
+    """Where workers on other nodes ask for a split's images: an actor on the driver's node, which reads them there
+    from the folder ``data``."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -302,7 +303,7 @@ def _from_here(job: Job) -> Callable[[str], Source]:
     server = ray.remote(_Images).options(
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1, max_concurrency=SERVED_AT_ONCE
     )
-    return partial(_Asked, server.remote(job.data))
+    return partial(_Asked, server.remote(data))
 
 
 class _Images:

@@ -122,17 +122,22 @@ def test_an_s3_bucket_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_two_nodes_that_share_no_folder_train_what_two_that_do_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each with an empty file system of its own in place of the project's folder; a worker dies on the way."""
+    """Each with an empty file system of its own in place of the project's folder; on the way a worker dies, and what
+    sends the images."""
     private = tmp_path / "private"
     (private / "home").mkdir(parents=True)
     env = access(HOST, PORT) | {"HOME": str(private / "home")}
     with Namespaces(3, env=env, private=private) as cluster, bucket(HOST, PORT, monkeypatch):
-        shared = Training(tmp_path / "shared", cluster, images=8_000)
+        shared = Training(tmp_path / "shared", cluster, images=6_000)
         shared.finish()
-        for stream in (False, True):
+        for stream in (True, False):
             storage = f"s3://toys/{stream}"
-            apart = Training(private / str(stream), cluster, images=8_000, storage=storage, stream=stream)
-            apart.until(lambda apart=apart: apart.seen >= 2_000, "it trains")  # type: ignore[misc]
+            apart = Training(private / str(stream), cluster, images=6_000, storage=storage, stream=stream)
+            apart.until(lambda apart=apart: apart.seen >= 1_000, "it trains")  # type: ignore[misc]
+            if stream:
+                assert cluster.kill(0, "ray::_Images")
+                before = apart.seen
+                apart.until(lambda apart=apart, before=before: apart.seen > before, "it trains on")  # type: ignore[misc]
             assert cluster.kill(1, "ray::RayTrainWorker")
             held = on_node(cluster, 1, private / "home")
             apart.finish()
