@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ import psutil
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline import local_ray, nodes
+from pipeline import local_ray, mirror, nodes
 from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.data.shards import Source, open_dataset
@@ -92,12 +92,14 @@ def preflight(cluster: Cluster, job: Job) -> None:
     store, data = Path(job.store), Path(job.data)
     store.mkdir(parents=True, exist_ok=True)
     ask, alive = ray.remote(num_cpus=0)(nodes.facts), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    with tempfile.NamedTemporaryFile(dir=store, prefix="preflight-") as token:
-        name = Path(token.name).name
-        here = nodes.facts("here", 0, str(store), name, job.key)
+    with ExitStack() as stack:
+        name = Path(stack.enter_context(tempfile.NamedTemporaryFile(dir=store, prefix="preflight-")).name).name
+        if job.url:
+            stack.enter_context(mirror.token_at(job.url, name))
+        here = nodes.facts("here", 0, str(store), job.url, name, job.key)
         asked = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), name, job.key
+                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), job.url, name, job.key
             )
             for node in alive
         ]
@@ -106,12 +108,12 @@ def preflight(cluster: Cluster, job: Job) -> None:
         ("node", "host", "CPUs", "GPUs", "python", "torch", "ray", "cluster.storage"),
         [
             (n.address, n.host, str(n.cpus), ", ".join(n.gpus) or "none", n.versions["python"], n.versions["torch"])
-            + (n.versions["ray"], n.storage if cluster.url is None else cluster.url)
+            + (n.versions["ray"], n.storage if job.url is None else n.url)
             for n in found
         ],
     )
-    copied = sum(file.stat().st_size for file in data.iterdir()) if cluster.url and not cluster.stream else 0
-    wrong = nodes.problems(found, here.versions, cluster.url, copied)
+    copied = sum(file.stat().st_size for file in data.iterdir()) if job.url and not cluster.stream else 0
+    wrong = nodes.problems(found, here.versions, job.url, copied)
     if wrong:
         raise UserError("the cluster is not fit to train on: " + "\n  ".join(["", *wrong]))
 
@@ -162,7 +164,7 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
     try:
         _knock(cluster.address)
         with _own_signal_handlers():
-            ray.init(
+            context = ray.init(
                 address=cluster.address or "local",
                 include_dashboard=False if cluster.address is None else None,
                 log_to_driver=False,
@@ -177,6 +179,8 @@ def _connected(cluster: Cluster) -> Iterator[dict[str, float]]:
     try:
         if cluster.address is None:
             local_ray.end_idle_processes()
+        elif context.dashboard_url:
+            print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         started = psutil.Process().children(recursive=True) if cluster.address is None else []

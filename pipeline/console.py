@@ -29,8 +29,11 @@ def progress(*, in_bytes: bool = False) -> Iterator[Callable[[str, int, int | No
 
 
 @contextmanager
-def training_bar(name: str, total: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Yields a function of (images seen, a log window's values): a live line on a terminal, else a line per tenth."""
+def training_bar(
+    name: str, total: int
+) -> Iterator[tuple[Callable[[int, Mapping[str, float]], None], Callable[[str], None]]]:
+    """Yields a function of (images seen, a log window's values): a live line on a terminal, else a line per tenth; and
+    one that prints a line above."""
     from rich import progress as rich
     from rich.console import Console
 
@@ -48,7 +51,7 @@ def training_bar(name: str, total: int) -> Iterator[Callable[[int, Mapping[str, 
                 tenth = seen * 10 // total
                 console.print(f"{name}: {seen:,} of {total:,} images, {_summary(values)}", highlight=False)
 
-        yield show
+        yield show, lambda line: console.print(f"{name}: {line}", highlight=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

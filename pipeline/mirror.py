@@ -6,7 +6,9 @@ there counts, whatever else a node may hold: all nodes see it.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +73,45 @@ class Mirror:
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, 30.0)
+
+
+def probe(url: str, token: str) -> str:
+    """ "shared" where the file ``token`` that another node wrote is seen here and one can be written; else what is
+    wrong, for "it is ..."."""
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.url_to_fs(url)
+        own = f"{root}/{token}-{uuid.uuid4().hex[:8]}"
+        filesystem.invalidate_cache()
+        if not filesystem.exists(f"{root}/{token}"):
+            return "not the one that the driver sees"
+        filesystem.pipe_file(own, b"written")
+        filesystem.rm_file(own)
+    except Exception as error:  # every file system has its own
+        return f"not usable ({' '.join(str(error).split())[:200] or type(error).__name__})"
+    return "shared"
+
+
+@contextmanager
+def token_at(url: str, token: str) -> Iterator[None]:
+    """While the block runs, a file for ``probe`` is there."""
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.url_to_fs(url)
+        filesystem.makedirs(root, exist_ok=True)
+        filesystem.pipe_file(f"{root}/{token}", b"seen")
+    except Exception as error:
+        raise UserError(
+            f"params.yaml: cluster.storage: cannot write to {url} ({' '.join(str(error).split())[:300]}). Mend it, its "
+            "address or its credentials, which belong in the environment; or name a folder that all nodes see."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # a few bytes that stay are no obstacle
+            filesystem.rm_file(f"{root}/{token}")
 
 
 def _put(filesystem: Any, root: str, source: Path, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from pipeline import mirror
 from pipeline.data.shards import Source, is_shard
 from pipeline.files import atomic_file, atomic_folder, locked
 from pipeline.training import Job
@@ -26,8 +27,8 @@ UNPACK_SECONDS = 1800.0
 @dataclass(frozen=True)
 class Facts:
     """One node: its address; versions by package; CPUs that Ray may use; names of its GPUs; whether it sees the run's
-    folder and may write there (else why not); bytes that
-    are free for a copy of the data (None where there is one)."""
+    folder and may write there (else why not); the same of the URL, where there is one; bytes that are free for a copy
+    of the data (None where there is one)."""
 
     address: str
     host: str
@@ -35,12 +36,13 @@ class Facts:
     cpus: int
     gpus: tuple[str, ...]
     storage: str
+    url: str
     free: int | None
 
 
-def facts(address: str, cpus: int, store: str, token: str, key: str) -> Facts:
-    """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``; key: the
-    job's."""
+def facts(address: str, cpus: int, store: str, url: str | None, token: str, key: str) -> Facts:
+    """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``, and at
+    the ``url``; key: the job's."""
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
@@ -52,6 +54,7 @@ def facts(address: str, cpus: int, store: str, token: str, key: str) -> Facts:
         cpus=cpus,
         gpus=gpus,
         storage=_storage(Path(store), token),
+        url=mirror.probe(url, token) if url else "none",
         free=None if (_cache(key) / "data").exists() else _free(key),
     )
 
@@ -96,6 +99,11 @@ def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None,
             found.append(
                 f"node {node.address}: cluster.storage is {node.storage} there. Name a folder that every node may "
                 "write, or a URL (s3://...)."
+            )
+        if url is not None and node.url != "shared":
+            found.append(
+                f"node {node.address}: cluster.storage, {url}, is {node.url} there. Its credentials belong in the "
+                "environment in which Ray is started on each node; or name another one."
             )
         if node.storage != "shared" and node.free is not None and node.free < copied:
             found.append(

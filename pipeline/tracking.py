@@ -18,6 +18,7 @@ import platform
 import re
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pipeline import journal
 from pipeline.config import PARAMS, Tracking
@@ -47,6 +49,8 @@ STATE = "shipped.json"
 LOG = "shipper.log"
 
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "http", "https", "databricks")
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "oracle": 1521}
+_KNOCK_SECONDS = 3.0
 _SAMPLE_SECONDS = 10.0
 _POLL_SECONDS = 1.0
 _LONGEST_BACKOFF = 30.0
@@ -110,12 +114,13 @@ def redacted(text: str) -> str:
 
 @dataclass
 class Shipped:
-    """Kept in shipped.json. target: a digest of where; offsets: bytes sent, by file; refused: what MLflow would
-    not take, and why."""
+    """Kept in shipped.json. target: a digest of where; page: of the run, on a server; offsets: bytes sent, by file;
+    refused: what MLflow would not take, and why."""
 
     target: str
     experiment: str
     run_id: str | None = None
+    page: str | None = None
     offsets: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
@@ -139,6 +144,12 @@ def run_reference(folder: Path, tracking: Tracking) -> dict[str, str | None]:
     start = journal.started(folder) or {"name": None, "key": None}
     state = Shipped.of(folder, resolve(tracking))
     return {"run_id": state.run_id, "run": start["name"], "key": start["key"], "experiment": tracking.experiment}
+
+
+def run_page(folder: Path, tracking: Tracking) -> str | None:
+    """Where a person sees the run, once MLflow has it."""
+    state = Shipped.of(folder, resolve(tracking))
+    return state.run_id and (state.page or f"MLflow's run {state.run_id}: `genloom ui` shows it")
 
 
 def last_reference(folder: Path) -> dict[str, str | None] | None:
@@ -190,11 +201,25 @@ def shipping(folder: Path, tracking: Tracking, wait: float = 60.0) -> Iterator[N
     Never raises for MLflow's sake.
     """
     target = resolve(tracking)
+    if problem := _unreachable(target):
+        print(f"tracking: MLflow at {target.shown} does not answer ({problem}); training goes on.", file=sys.stderr)
     process = _start_shipper(folder, target)
     try:
         yield
     finally:
         _finish_shipper(process, folder, target, wait)
+
+
+def _unreachable(target: Target) -> str | None:
+    """Why nothing listens where the server or database should be; None also where there is no such address."""
+    address = urlsplit(target.uri)
+    try:
+        port = address.port or _PORTS.get(re.split(r"[+:]", target.uri, maxsplit=1)[0])
+        if address.hostname and port:
+            socket.create_connection((address.hostname, port), timeout=_KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _start_shipper(folder: Path, target: Target) -> "subprocess.Popen[bytes] | None":
@@ -418,6 +443,9 @@ class _Sender:
             run = _created_run(client, self._experiment, start)
         if run.info.run_id != self._state.run_id:
             self._state = Shipped(self._target.digest, self._target.experiment, run.info.run_id)
+        if not self._target.is_database:
+            where = self._target.shown.replace("://***@", "://")
+            self._state.page = f"{where}/#/experiments/{self._experiment}/runs/{self._run_id}"
         self._save()
         return client
 

@@ -244,19 +244,25 @@ def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
 
 
 def test_preflight_names_what_a_node_lacks(tmp_path: Path) -> None:
-    here = nodes.facts("10.0.0.1", 4, str(tmp_path), "token", "key")
-    assert here.storage == "absent"
-    (tmp_path / "token").touch()
-    assert nodes.facts("10.0.0.1", 4, str(tmp_path), "token", "key").storage == "shared"
-    assert [path.name for path in tmp_path.iterdir()] == ["token"]  # it leaves nothing behind
-    good = Facts("10.0.0.2", "b", here.versions, 4, (), "shared", 0)
+    store, url = tmp_path / "store", f"file://{tmp_path}/bucket"
+    store.mkdir()
+    here = nodes.facts("10.0.0.1", 4, str(store), url, "token", "key")
+    assert (here.storage, here.url) == ("absent", "not the one that the driver sees")
+    (store / "token").touch()
+    with mirror.token_at(url, "token"):
+        there = nodes.facts("10.0.0.1", 4, str(store), url, "token", "key")
+    assert (there.storage, there.url) == ("shared", "shared")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bucket", "store", "token"]  # it leaves nothing behind
+    good = Facts("10.0.0.2", "b", here.versions, 4, (), "shared", "shared", 0)
     assert not nodes.problems([good], here.versions, None)
-    old = Facts("10.0.0.3", "c", dict(here.versions) | {"torch": "2.0.0"}, 4, (), "absent", 10**9)
+    old = Facts("10.0.0.3", "c", dict(here.versions) | {"torch": "2.0.0"}, 4, (), "absent", "shared", 10**9)
     versions, storage = nodes.problems([good, old], here.versions, None)
     assert versions.startswith("node 10.0.0.3 has torch 2.0.0 (here ") and "requirements.lock" in versions
     assert "node 10.0.0.3: cluster.storage is absent there" in storage and "s3://" in storage
     assert nodes.problems([good, old], here.versions, "s3://bucket", copied=10**9) == [versions]
     (room,) = nodes.problems([replace(old, versions=here.versions)], here.versions, "s3://bucket", copied=2 * 10**9)
     assert "node 10.0.0.3 has 1.0 GB free for a copy of the data of 2.0 GB" in room and "cluster.stream: true" in room
+    (access,) = nodes.problems([replace(good, url="not usable (no credentials)")], here.versions, "s3://bucket")
+    assert "node 10.0.0.2: cluster.storage, s3://bucket, is not usable (no credentials) there" in access
     has_it = replace(old, versions=here.versions, free=None)
     assert not nodes.problems([has_it], here.versions, "s3://bucket", copied=2 * 10**9)

@@ -21,6 +21,7 @@ from pipeline.config import Tracking
 from pipeline.errors import UserError
 from pipeline.files import locked
 from pipeline.journal import Journal
+from pipeline.live import POLL_SECONDS, watching
 from pipeline.tracking import (
     STATE,
     code_tags,
@@ -29,6 +30,7 @@ from pipeline.tracking import (
     is_synced,
     redacted,
     resolve,
+    run_page,
     run_reference,
     shipping,
     sync,
@@ -334,6 +336,7 @@ def test_mlflow_holds_exactly_the_journal_and_sending_again_changes_nothing(proj
         "key": "k1",
         "experiment": "genloom",
     }
+    assert run_page(finished, tracking) == f"MLflow's run {run.info.run_id}: `genloom ui` shows it"
     first = snapshot(uri)
     assert [status for _, status in first["models"]] == ["READY"]
     assert sync(finished, tracking) == []
@@ -575,6 +578,7 @@ def test_a_server_that_dies_and_comes_back_misses_nothing_and_delays_nothing(
         opened.finish("FINISHED")
     run = in_mlflow(server.uri)
     assert run.info.status == "FINISHED"
+    assert run_page(folder, tracking) == f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     assert points_in_mlflow(server.uri, run) == points(folder)
     assert sum(name.startswith("images/") for name in artifacts(server.uri, run)) == 2
     before = snapshot(server.uri)
@@ -597,6 +601,7 @@ def test_a_server_that_never_answers_costs_training_little_and_is_said_once(
     assert inside < 2
     assert time.monotonic() - began < 30
     said = capfd.readouterr()
+    assert said.err.count("does not answer ([Errno 111] Connection refused); training goes on.") == 1
     assert said.err.count("genloom sync") == 1
     assert "Traceback" not in said.err
     assert run_reference(folder, tracking) == {
@@ -627,6 +632,20 @@ def test_a_server_that_takes_connections_and_says_nothing_delays_the_end_by_seco
             opened.finish("FINISHED")
         assert 5 < time.monotonic() - began < 40
     assert "did not take all of this run" in capfd.readouterr().err
+
+
+def test_a_person_sees_progress_and_once_where_to_look(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, pages = project / "run", iter([None, "http://there/#/runs/1"])
+    with begin(folder) as opened, watching(folder, "dcgan", 400, lambda: next(pages)):
+        for seen in (40, 80):
+            opened.metrics({"critic/loss": 0.5, "images_per_second": 1234.0}, step=seen, once=True)
+            time.sleep(2 * POLL_SECONDS)
+        opened.finish("FINISHED")
+    assert capfd.readouterr().err.splitlines() == [
+        "dcgan: 40 of 400 images, 1,234 images/s  critic 0.5",
+        "dcgan: http://there/#/runs/1",
+        "dcgan: 80 of 400 images, 1,234 images/s  critic 0.5",
+    ]
 
 
 def test_shipped_json_of_a_foreign_shape_is_no_obstacle(project: Path) -> None:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     """Trains and publishes, with the journal open before and closed after, whatever happens."""
     from pipeline.journal import Journal
     from pipeline.live import watching
-    from pipeline.tracking import code_tags, run_reference, shipping
+    from pipeline.tracking import code_tags, run_page, run_reference, shipping
 
     flat = flat_params(params, job.run, job.method)
     folder = Path(job.store)
@@ -128,7 +129,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
         journal.start(name=name, key=job.key, params=flat, tags=code_tags(), dataset=dict(dataset.info))
     with shipping(folder, params.tracking):
         try:
-            with watching(folder, name, job.finished_at):
+            with watching(folder, name, job.finished_at, partial(run_page, folder, params.tracking)):
                 train(params.cluster, job)
             with Journal.open(folder) as journal:
                 publish(name, job, dataset, flat, journal)
@@ -141,8 +142,12 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
 
 def train(cluster: Cluster, job: "Job") -> None:
     """To the end of the budget, or with an exception that says why not."""
+    from pipeline.mirror import token_at
     from pipeline.training import DivergedError, out_of_memory
 
+    if job.url:
+        with token_at(job.url, "preflight"):  # says within seconds what a training would wait for
+            pass
     if job.newest() == job.finished_at:
         print(f"this very training is finished ({job.store}): publishing it", flush=True)
         return
