@@ -89,17 +89,17 @@ def preflight(cluster: Cluster, job: Job) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    store, data = Path(job.store), Path(job.data)
+    store, data, copy = Path(job.store), Path(job.data), nodes.copy_of(job, cluster.stream)
     store.mkdir(parents=True, exist_ok=True)
     ask, alive = ray.remote(num_cpus=0)(nodes.facts), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         name = Path(stack.enter_context(tempfile.NamedTemporaryFile(dir=store, prefix="preflight-")).name).name
         if job.url:
             stack.enter_context(mirror.token_at(job.url, name))
-        here = nodes.facts("here", 0, str(store), job.url, name, job.key)
+        here = nodes.facts("here", 0, str(store), job.url, name, copy)
         asked = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), job.url, name, job.key
+                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), job.url, name, copy
             )
             for node in alive
         ]
@@ -268,8 +268,7 @@ def _fit(
 
     settings = {
         "job": job,
-        "files": nodes.parcel(job, ray.put, images=not cluster.stream) if job.url else {},  # else all see the folders
-        "elsewhere": images_from_here(job.data) if cluster.stream else None,
+        "parcel": _parcel(job, cluster.stream) if job.url else None,  # without a URL all nodes see the folders
         "threads": threads,
         "stall_seconds": cluster.stall_seconds,
     }
@@ -295,6 +294,12 @@ def _fit(
             _release()
     if _diverged(job).exists():
         raise DivergedError(_diverged(job).read_text())
+
+
+def _parcel(job: Job, stream: bool) -> nodes.Parcel:
+    import ray
+
+    return nodes.Parcel.of(job, ray.put, images_from_here(job.data) if stream else None)
 
 
 def images_from_here(data: str) -> Callable[[str], Source]:
@@ -446,7 +451,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(config["threads"])
-    job = nodes.unpacked(config["job"], config["files"], ray.get, config["elsewhere"])
+    job = nodes.unpacked(config["job"], config["parcel"], ray.get)
     if torch.distributed.get_world_size() == 1:
         torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
     world = World.joined(get_device())
@@ -454,6 +459,7 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         train(job, world, reporter, lambda: world.rank == 0 and _is_asked_to_stop(config["name"]))
         reporter.flush()
+        nodes.forget(config["job"], job)
     except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
         reporter.flush(diverged=str(error))
     finally:

@@ -16,7 +16,7 @@ import psutil
 
 from pipeline import mirror
 from pipeline.data.shards import Source, is_shard
-from pipeline.files import atomic_file, atomic_folder, locked
+from pipeline.files import atomic_file, atomic_folder, locked, sha256_of
 from pipeline.training import Job
 
 PACKAGES = ("torch", "ray", "numpy", "safetensors")
@@ -40,9 +40,9 @@ class Facts:
     free: int | None
 
 
-def facts(address: str, cpus: int, store: str, url: str | None, token: str, key: str) -> Facts:
+def facts(address: str, cpus: int, store: str, url: str | None, token: str, copy: str) -> Facts:
     """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``, and at
-    the ``url``; key: the job's."""
+    the ``url``; copy: of the folder that the node would keep the data in."""
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
@@ -55,17 +55,17 @@ def facts(address: str, cpus: int, store: str, url: str | None, token: str, key:
         gpus=gpus,
         storage=_storage(Path(store), token),
         url=mirror.probe(url, token) if url else "none",
-        free=None if (_cache(key) / "data").exists() else _free(key),
+        free=None if (_cache() / copy).exists() else _free(),
     )
 
 
-def _cache(key: str) -> Path:
+def _cache() -> Path:
     """Where a node keeps what it was sent."""
-    return Path.home() / ".cache" / "genloom" / key[:16]
+    return Path.home() / ".cache" / "genloom"
 
 
-def _free(key: str) -> int:
-    return shutil.disk_usage(next(folder for folder in _cache(key).parents if folder.exists())).free
+def _free() -> int:
+    return shutil.disk_usage(next(folder for folder in _cache().parents if folder.exists())).free
 
 
 def _storage(store: Path, token: str) -> str:
@@ -132,33 +132,53 @@ def name_interface(peer: str) -> None:
                 os.environ.setdefault(variable, interface)
 
 
-def parcel(job: Job, put: Callable[[bytes], Any], images: bool = True) -> dict[str, Any]:
-    """The files that a worker reads, by name, each as what ``put`` makes of its bytes; or all but the images."""
-    files = {f"data/{path.name}": path for path in sorted(Path(job.data).iterdir()) if images or not is_shard(path)}
-    if job.initial.exists():
-        files["initial.safetensors"] = job.initial
-    return {name: put(path.read_bytes()) for name, path in files.items()}
+@dataclass(frozen=True)
+class Parcel:
+    """What a node needs that does not see the driver's folders. data: the name of a folder for the files (by name, each
+    as what Ray made of its bytes); initial: the weights to begin from; elsewhere: where the images are that are not
+    among the files."""
+
+    data: str
+    files: Mapping[str, Any]
+    initial: Any | None
+    elsewhere: Callable[[str], Source] | None
+
+    @classmethod
+    def of(cls, job: Job, put: Callable[[bytes], Any], elsewhere: Callable[[str], Source] | None = None) -> "Parcel":
+        """With ``elsewhere`` without images."""
+        files = [path for path in sorted(Path(job.data).iterdir()) if not (elsewhere and is_shard(path))]
+        return cls(
+            data=copy_of(job, streamed=elsewhere is not None),
+            files={path.name: put(path.read_bytes()) for path in files},
+            initial=put(job.initial.read_bytes()) if job.initial.exists() else None,
+            elsewhere=elsewhere,
+        )
 
 
-def unpacked(
-    job: Job,
-    files: Mapping[str, Any],
-    get: Callable[[Any], bytes],
-    elsewhere: Callable[[str], Source] | None = None,
-) -> Job:
+def copy_of(job: Job, streamed: bool) -> str:
+    """The name of the folder that holds what a node keeps of the job's data, for all jobs with these data."""
+    return f"{'labels' if streamed else 'data'}-{sha256_of(Path(job.data) / 'spec.json')[:16]}"
+
+
+def unpacked(job: Job, parcel: Parcel | None, get: Callable[[Any], bytes]) -> Job:
     """The job with folders that exist on this node: those of the driver where it sees them, else copies, made by the
-    first worker of the node; elsewhere: where the images are that are not among ``files``."""
-    if not files or (Path(job.data).exists() and Path(job.store).exists()):
+    first worker of the node."""
+    if parcel is None or (Path(job.data).exists() and Path(job.store).exists()):
         return job
-    base = _cache(job.key)
-    data = base / ("labels" if elsewhere else "data")
-    here = replace(job, data=str(data), store=str(base), elsewhere=elsewhere)
-    with locked(base / "unpacking", wait=UNPACK_SECONDS):
-        if not Path(here.data).exists():
-            with atomic_folder(Path(here.data)) as temporary:
-                for name in (name for name in files if name.startswith("data/")):
-                    (temporary / name.removeprefix("data/")).write_bytes(get(files[name]))
-        if "initial.safetensors" in files and not here.initial.exists():
+    data, store = _cache() / parcel.data, _cache() / job.key[:16]
+    here = replace(job, data=str(data), store=str(store), elsewhere=parcel.elsewhere)
+    with locked(_cache() / f"{parcel.data}.lock", wait=UNPACK_SECONDS):
+        if not data.exists():
+            with atomic_folder(data) as temporary:
+                for name, content in parcel.files.items():
+                    (temporary / name).write_bytes(get(content))
+        if parcel.initial is not None and not here.initial.exists():
             with atomic_file(here.initial) as path:
-                path.write_bytes(get(files["initial.safetensors"]))
+                path.write_bytes(get(parcel.initial))
     return here
+
+
+def forget(job: Job, here: Job) -> None:
+    """Removes a finished job's checkpoints from a node that has copies; its data stay, for other jobs."""
+    if here.store != job.store:
+        shutil.rmtree(here.store, ignore_errors=True)

@@ -140,9 +140,10 @@ def test_two_nodes_that_share_no_folder_train_what_two_that_do_train(
                 apart.until(lambda apart=apart, before=before: apart.seen > before, "it trains on")  # type: ignore[misc]
             assert cluster.kill(1, "ray::RayTrainWorker")
             held = on_node(cluster, 1, private / "home")
+            assert "train-labels.npy" in held and ("train-images-00000.npy" in held) != stream
             apart.finish()
-            assert [name for name in held if "-labels" in name] and any("-images-" in name for name in held) != stream
             assert apart.weights() == shared.weights()
+            assert "state.pt" not in on_node(cluster, 1, private / "home") + on_node(cluster, 2, private / "home")
 
 
 def on_node(cluster: Namespaces, node: int, folder: Path) -> list[str]:
@@ -221,9 +222,11 @@ def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     work = job(tmp_path)
+    Path(work.store).mkdir()
     expected = trained_here(job(tmp_path / "alone"))
-    files = nodes.parcel(work, lambda content: content[::-1], images=not streamed)
     splits = open_dataset(Path(work.data)).splits
+    elsewhere = (lambda name: splits[name].source) if streamed else None
+    parcel = nodes.Parcel.of(work, lambda content: content[::-1], elsewhere)
     Path(work.data).rename(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fetched: list[bytes] = []
@@ -233,14 +236,18 @@ def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
         return reference[::-1]
 
     for _ in range(2):
-        here = nodes.unpacked(work, files, get, (lambda name: splits[name].source) if streamed else None)
-    assert len(fetched) == len(files)  # once per node
+        here = nodes.unpacked(work, parcel, get)
+    assert len(fetched) == len(parcel.files)  # once per node
     assert any(Path(here.data).glob("*-images-*")) != streamed
     assert Path(here.data).is_relative_to(tmp_path / "home")
     with Journal.open(Path(here.store)) as journal:
         journal.start(name="toy", key="key", params={}, tags={})
     train(here, World(), lambda rows: None)
     assert all(torch.equal(expected[key], value) for key, value in weights(here).items())
+    nodes.forget(work, here)
+    assert not Path(here.store).exists() and Path(here.data).exists()
+    nodes.forget(work, work)
+    assert Path(work.store).exists()
 
 
 def test_preflight_names_what_a_node_lacks(tmp_path: Path) -> None:
