@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from pipeline.cluster import ENVIRONMENT, images_from_here
+from pipeline.cluster.driver import ENVIRONMENT
+from pipeline.cluster.images import images_from_here
 from pipeline.core.batch import ImageSpec
 from pipeline.core.world import World
 from pipeline.data.shards import Source, Unwritten, open_dataset, write_dataset

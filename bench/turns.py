@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from pipeline import methods
-from pipeline.cluster import train_on_ray
+from pipeline.cluster.driver import train_on_ray
 from pipeline.config import Cluster, Run
 from pipeline.core.world import World
 from pipeline.files import write_json

@@ -16,7 +16,7 @@ import torch
 from conftest import toy_split
 
 from pipeline import methods
-from pipeline.cluster import train_on_ray
+from pipeline.cluster.driver import train_on_ray
 from pipeline.config import Cluster, Run
 from pipeline.core.world import World
 from pipeline.errors import UserError
@@ -189,7 +189,7 @@ def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path, shard: bo
         work, Cluster(workers=2), Path(work.store), stop=lambda: bool(helpers.update(n for _, n in _started()))
     )
     assert any("RayTrainWorker" in name for name in helpers)
-    assert not [name for name in helpers for idle in IDLE if idle in name], "see pipeline/local_ray.py"
+    assert not [name for name in helpers for idle in IDLE if idle in name], "see pipeline/cluster/local.py"
     two = weights(work)
     for key, value in alone.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=key)

@@ -19,15 +19,16 @@ from moto.server import ThreadedMotoServer
 from namespaces import HOST, Namespaces, reason_not
 from test_cluster import job, trained_here, weights
 
-from pipeline import mirror, nodes
+from pipeline import mirror
 from pipeline.checkpoint import MANIFEST, name_of
+from pipeline.cluster import nodes
+from pipeline.cluster.nodes import Facts
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.shards import open_dataset
 from pipeline.errors import UserError
 from pipeline.journal import Journal
 from pipeline.mirror import Mirror
-from pipeline.nodes import Facts
 from pipeline.training import Job, resume, train
 
 PORT = 5077
@@ -135,7 +136,7 @@ def test_two_nodes_that_share_no_folder_train_what_two_that_do_train(
             apart = Training(private / str(stream), cluster, images=6_000, storage=storage, stream=stream)
             apart.until(lambda apart=apart: apart.seen >= 1_000, "it trains")  # type: ignore[misc]
             if stream:
-                assert cluster.kill(0, "ray::_Images")
+                assert cluster.kill(0, "ray::Images")
                 before = apart.seen
                 apart.until(lambda apart=apart, before=before: apart.seen > before, "it trains on")  # type: ignore[misc]
             assert cluster.kill(1, "ray::RayTrainWorker")

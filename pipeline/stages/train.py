@@ -154,7 +154,7 @@ def train(cluster: Cluster, job: "Job") -> None:
     try:
         with stop_on_signals() as stop:
             if cluster.most:
-                from pipeline.cluster import train_on_ray
+                from pipeline.cluster.driver import train_on_ray
 
                 train_on_ray(job, cluster, Path(job.store), stop)
             else:

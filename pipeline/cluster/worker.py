@@ -1,0 +1,75 @@
+"""What each Ray worker runs."""
+
+import faulthandler
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.cluster import nodes
+from pipeline.training import DivergedError, Row
+
+# Ray's thread in a worker asks for the GIL a hundred times a second. After Python's 5 ms, training would stop until
+# that thread has found a free core; within this time it gets the GIL in a backward pass, which lets go of it.
+SWITCH_SECONDS = 0.2
+REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
+
+
+def worker(config: dict[str, Any]) -> None:
+    """Trains this worker's share of ``config["job"]``, or goes on from where an earlier one ended."""
+    import ray
+    import torch
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    from pipeline.core.world import World
+    from pipeline.training import train
+
+    sys.setswitchinterval(SWITCH_SECONDS)
+    torch.set_num_threads(config["threads"])
+    job = nodes.unpacked(config["job"], config["parcel"], ray.get)
+    if torch.distributed.get_world_size() == 1:
+        torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
+    world = World.joined(get_device())
+    reporter = _Reporter(world, ray_train.report, config["stall_seconds"])
+    try:
+        train(job, world, reporter, lambda: world.rank == 0 and is_asked_to_stop(config["name"]))
+        reporter.flush()
+        nodes.forget(config["job"], job)
+    except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
+        reporter.flush(diverged=str(error))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+class _Reporter:
+    """Collects rows and reports them together, all ranks at the same moment, at most every few seconds.
+
+    A worker whose next row does not come in time says where it hangs and ends itself, so that Ray starts another.
+    """
+
+    def __init__(self, world: Any, report: Callable[[dict[str, Any]], None], stall_seconds: float) -> None:
+        self.world, self.report, self.stall_seconds = world, report, stall_seconds
+        self.rows: list[Row] = []
+        self.last = time.monotonic()
+        faulthandler.dump_traceback_later(stall_seconds, exit=True)
+
+    def __call__(self, rows: list[Row]) -> None:
+        faulthandler.dump_traceback_later(self.stall_seconds, exit=True)  # anew
+        self.rows += rows
+        if self.world.from_first(int(time.monotonic() - self.last >= REPORT_SECONDS)):
+            self.flush()
+
+    def flush(self, **more: str) -> None:
+        self.report({"rows": self.rows, **more} if self.world.rank == 0 else {})
+        self.rows, self.last = [], time.monotonic()
+
+
+def stop_key(name: str) -> bytes:
+    return f"genloom-stop-{name}".encode()
+
+
+def is_asked_to_stop(name: str) -> bool:
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    return bool(_internal_kv_exists(stop_key(name)))
