@@ -153,10 +153,15 @@ def keep_freed_memory() -> None:
 
 
 def train(
-    job: Job, world: World, report: Callable[[list[Row]], None], stop: Callable[[], bool] = lambda: False
+    job: Job,
+    world: World,
+    report: Callable[[list[Row]], None],
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains from the newest checkpoint to the end, or to the first log window after ``stop`` says so.
 
+    ``save`` says that a checkpoint is wanted now, beside those of the cadence; of both, rank 0's word counts.
     ``report`` gets new rows, and first those of the checkpoint: some may have been lost on the way.
     """
     keep_freed_memory()
@@ -204,13 +209,14 @@ def train(
         if not (finished or _crossed(window.begin, state.seen, job.run.log_every)):
             continue
         row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
-        stopping = bool(world.from_first(int(stop())))
+        asked = world.from_first(2 * stop() + save())
+        stopping = asked >= 2
         if finished or _crossed(window.begin, state.seen, job.run.snapshot_every):
             row["snapshot"] = _snapshot(job, state, world, fixed)
         progress.history.append(row)
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory(world.device))
         progress.seconds = time.monotonic() - started
-        if finished or stopping or _crossed(window.begin, state.seen, job.run.checkpoint_every):
+        if finished or asked or _crossed(window.begin, state.seen, job.run.checkpoint_every):
             _save(job, state, world, progress)
         report([row])
         if stopping:

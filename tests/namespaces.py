@@ -118,6 +118,13 @@ class Namespaces:
         """ "down" cuts the node off; "up" joins it again."""
         _ip("-n", f"{PREFIX}{node}", "link", "set", "eth0", state)
 
+    def drain(self, node: int, seconds: int) -> None:
+        """Tells Ray that the node will be taken away then, as a cloud's notice to a spot instance does."""
+        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        deadline = ["--deadline-remaining-seconds", str(seconds)]
+        command = self.inside(node, RAY, "drain-node", "--address", f"{self.address(0)}:{PORT}", *why, *deadline)
+        subprocess.run(command, env=self.env, check=True, capture_output=True)
+
     def throttle(self, node: int, rate: str | None) -> None:
         """What the node sends passes at ``rate`` ("4mbit") at most; None: as fast as it can again."""
         queue = ["replace", *f"dev eth0 root tbf rate {rate} burst 32k latency 400ms".split()]

@@ -1,5 +1,6 @@
 """What a cluster cannot give is said at once; two Ray workers train what one process trains."""
 
+import faulthandler
 import resource
 import sys
 import threading
@@ -17,6 +18,7 @@ from conftest import toy_split
 
 from pipeline import methods
 from pipeline.cluster.driver import train_on_ray
+from pipeline.cluster.worker import _Reporter
 from pipeline.config import Cluster, Run
 from pipeline.core.world import World
 from pipeline.errors import UserError
@@ -24,7 +26,7 @@ from pipeline.files import write_json
 from pipeline.journal import Journal
 from pipeline.stages.common import exclusive
 from pipeline.stages.train import train as train_stage
-from pipeline.training import DivergedError, Job, out_of_memory, record, train
+from pipeline.training import DivergedError, Job, Row, out_of_memory, record, train
 
 
 def job(folder: Path, batch_size: int = 16, images: int = 256, **settings: object) -> Job:
@@ -161,6 +163,29 @@ def test_the_driver_starts_another_controller_where_one_dies(tmp_path: Path, cap
     train_on_ray(work, Cluster(workers=1), Path(work.store))
     assert work.checkpoints.newest() == work.finished_at
     assert capfd.readouterr().out.count("controller died") == 1
+
+
+def test_a_checkpoint_is_written_once_for_each_node_that_will_be_taken_away(tmp_path: Path) -> None:
+    notices = iter([set(), {"a"}, {"a"}, {"a", "b"}])
+    reporter = _Reporter(World(), lambda rows: None, 600.0, lambda: next(notices))
+    asked: list[bool] = []
+
+    def report(rows: list[Row]) -> None:
+        if rows and rows[0]["seen"] > 0:
+            reporter.flush()
+
+    def save() -> bool:
+        asked.append(reporter.wants_checkpoint())
+        return asked[-1]
+
+    work = job(tmp_path)
+    work = replace(work, run=replace(work.run, checkpoint_every=10**6))
+    try:
+        train(work, World(), report, save=save)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    assert asked == [False, False, True, False]
+    assert work.checkpoints.existing() == [192, work.finished_at]
 
 
 def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> None:

@@ -81,6 +81,20 @@ def test_a_slow_link_slows_training_and_stops_nothing(tmp_path: Path, nodes: Nam
     assert training.starts == 1 and "failed" not in Path(training.log.name).read_text()
 
 
+def test_a_node_that_will_be_taken_away_leaves_a_checkpoint(tmp_path: Path, nodes: Namespaces) -> None:
+    """Ray's own notice, which clouds' spot instances and autoscalers give: no checkpoint was due for long."""
+    training = Training(tmp_path, nodes, images=40_000, run={"checkpoint_every": 1_000_000}, workers=[1, 2])
+    training.until(lambda: training.seen >= 2000, "it trains")
+    assert not training.worlds
+    nodes.drain(2, seconds=40)
+    assert training.until(lambda: bool(training.worlds), "a checkpoint is there") < 40
+    time.sleep(20)
+    nodes.kill(2)
+    training.finish()
+    first, second = published(training)["workers"]
+    assert (first["workers"], second["workers"]) == (2, 1) and second["from"] >= 2000
+
+
 def test_a_preemption_notice_or_ctrl_c_leaves_a_checkpoint_and_no_process(tmp_path: Path, nodes: Namespaces) -> None:
     training = Training(tmp_path, nodes, images=200_000)
     training.until(lambda: bool(training.worlds), "a checkpoint is there")

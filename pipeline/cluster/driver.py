@@ -85,6 +85,7 @@ def _fit(
         "parcel": _parcel(job, cluster.stream) if job.url else None,  # without a URL all nodes see the folders
         "threads": threads,
         "stall_seconds": cluster.stall_seconds,
+        "watched": cluster.address is not None,  # by Ray, for nodes that will be taken away
     }
     _diverged(job).unlink(missing_ok=True)
     for left in reversed(range(cluster.max_failures + 1)):

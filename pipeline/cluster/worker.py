@@ -4,6 +4,7 @@ import faulthandler
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.cluster import nodes
@@ -31,9 +32,10 @@ def worker(config: dict[str, Any]) -> None:
     if torch.distributed.get_world_size() == 1:
         torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
     world = World.joined(get_device())
-    reporter = _Reporter(world, ray_train.report, config["stall_seconds"])
+    reporter = _Reporter(world, ray_train.report, config["stall_seconds"], _nodes_to_go if config["watched"] else set)
+    stop = partial(is_asked_to_stop, config["name"]) if world.rank == 0 else lambda: False
     try:
-        train(job, world, reporter, lambda: world.rank == 0 and is_asked_to_stop(config["name"]))
+        train(job, world, reporter, stop, reporter.wants_checkpoint)
         reporter.flush()
         nodes.forget(config["job"], job)
     except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
@@ -42,15 +44,33 @@ def worker(config: dict[str, Any]) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
+def _nodes_to_go() -> set[str]:
+    """Those of this training's nodes that Ray knows will be taken away soon (a spot instance's notice, a drain). All
+    ranks must ask."""
+    from ray.train import get_preemption_info
+
+    info = get_preemption_info()
+    return set(info.preempted_node_ids) if info else set()
+
+
 class _Reporter:
     """Collects rows and reports them together, all ranks at the same moment, at most every few seconds.
 
     A worker whose next row does not come in time says where it hangs and ends itself, so that Ray starts another.
+    to_go: asked after each report, by all ranks, for the nodes that will be taken away.
     """
 
-    def __init__(self, world: Any, report: Callable[[dict[str, Any]], None], stall_seconds: float) -> None:
-        self.world, self.report, self.stall_seconds = world, report, stall_seconds
+    def __init__(
+        self,
+        world: Any,
+        report: Callable[[dict[str, Any]], None],
+        stall_seconds: float,
+        to_go: Callable[[], set[str]] = set,
+    ) -> None:
+        self.world, self.report, self.stall_seconds, self.to_go = world, report, stall_seconds, to_go
         self.rows: list[Row] = []
+        self.known: set[str] = set()
+        self.saved: set[str] = set()
         self.last = time.monotonic()
         faulthandler.dump_traceback_later(stall_seconds, exit=True)
 
@@ -63,6 +83,13 @@ class _Reporter:
     def flush(self, **more: str) -> None:
         self.report({"rows": self.rows, **more} if self.world.rank == 0 else {})
         self.rows, self.last = [], time.monotonic()
+        self.known |= self.to_go()
+
+    def wants_checkpoint(self) -> bool:
+        """Once for every node that will be taken away."""
+        wanted = self.known > self.saved
+        self.saved |= self.known
+        return wanted
 
 
 def stop_key(name: str) -> bytes:
