@@ -120,9 +120,14 @@ class Namespaces:
 
     def drain(self, node: int, seconds: int) -> None:
         """Tells Ray that the node will be taken away then, as a cloud's notice to a spot instance does."""
+        ask = "import ray; ray.init('auto'); print(*(n['NodeManagerAddress'] + '=' + n['NodeID'] for n in ray.nodes()))"
+        known = subprocess.run(
+            self.inside(0, sys.executable, "-c", ask), env=self.env, check=True, capture_output=True, text=True
+        )
+        ids = dict(entry.split("=") for entry in known.stdout.split())
         why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
-        deadline = ["--deadline-remaining-seconds", str(seconds)]
-        command = self.inside(node, RAY, "drain-node", "--address", f"{self.address(0)}:{PORT}", *why, *deadline)
+        which = ["--node-id", ids[self.address(node)], "--deadline-remaining-seconds", str(seconds)]
+        command = self.inside(0, RAY, "drain-node", "--address", f"{self.address(0)}:{PORT}", *which, *why)
         subprocess.run(command, env=self.env, check=True, capture_output=True)
 
     def throttle(self, node: int, rate: str | None) -> None:
