@@ -2,6 +2,7 @@
 
 import faulthandler
 import resource
+import subprocess
 import sys
 import threading
 import time
@@ -210,9 +211,13 @@ def test_two_ray_workers_train_what_one_process_trains(tmp_path: Path, shard: bo
     with Journal.open(Path(work.store)) as journal:
         journal.start(name="toy", key="key", params={}, tags={})
     helpers: set[str] = set()
-    train_on_ray(
-        work, Cluster(workers=2), Path(work.store), stop=lambda: bool(helpers.update(n for _, n in _started()))
-    )
+    with subprocess.Popen(["sleep", "600"]) as other:  # what sends the journal to MLflow is a child of this process too
+        train_on_ray(
+            work, Cluster(workers=2), Path(work.store), stop=lambda: bool(helpers.update(n for _, n in _started()))
+        )
+        assert other.poll() is None
+        other.kill()
+    assert not [name for _, name in _started() if "ray" in name]
     assert any("RayTrainWorker" in name for name in helpers)
     assert not [name for name in helpers for idle in IDLE if idle in name], "see pipeline/cluster/local.py"
     two = weights(work)

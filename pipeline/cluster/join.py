@@ -39,6 +39,7 @@ def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             f"params.yaml: cluster.address: '{cluster.address}' is a Ray client's address. Run `dvc repro` on a node "
             "of the cluster, with cluster.address: auto; docs/clusters.md shows how."
         )
+    others = psutil.Process().children()  # the one that sends journals to MLflow
     try:
         _knock(cluster.address)
         with _own_signal_handlers():
@@ -61,9 +62,10 @@ def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
-        started = psutil.Process().children(recursive=True) if cluster.address is None else []
+        started = [child for child in psutil.Process().children() if child not in others]
+        started += [below for child in started for below in child.children(recursive=True)]
         ray.shutdown()
-        _end(started)
+        _end(started if cluster.address is None else [])
 
 
 @contextmanager
