@@ -110,6 +110,19 @@ def test_it_trains_and_samples_on_one_and_three_channels(name: str, channels: in
     assert images.min() >= -1 and images.max() <= 1 and images.std() > 0
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("name", NAMES)
+def test_larger_images_train_and_are_sampled(name: str, size: int) -> None:
+    method = made(name)
+    state = State.fresh(method, ImageSpec(channels=3, size=size, classes=10), 0, torch.device("cpu"))
+    batch = toy_batch(2, channels=3, size=size)
+    method.initialize(state.nets, batch, World())
+    for phase in state.phases:
+        logs = descend(phase, state.nets, state.optimizers[phase.name], batch, CLOCK, World())
+        assert all(value.isfinite() for value in logs.values()), logs
+    assert sample(method, state.nets, batch).shape == (2, 3, size, size)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sampling_depends_on_the_seed_alone(name: str) -> None:
     method = made(name)
