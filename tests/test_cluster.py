@@ -1,6 +1,7 @@
 """What a cluster cannot give is said at once; two Ray workers train what one process trains."""
 
 import faulthandler
+import os
 import resource
 import subprocess
 import sys
@@ -252,5 +253,7 @@ def test_a_run_has_one_trainer(tmp_path: Path) -> None:
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    before = dict(os.environ)
     with pytest.raises(UserError, match=r"cluster\.address: cannot join '127\.0\.0\.1:1'"):
         train_on_ray(job(tmp_path), Cluster(workers=1, address="127.0.0.1:1"), tmp_path)
+    assert dict(os.environ) == before  # what this training set, another one does not find

@@ -56,7 +56,7 @@ def test_nodes_that_come_and_go_change_the_number_of_workers(tmp_path: Path, nod
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, nodes: Namespaces, workers: int) -> None:
     """Stopped, so that it neither answers nor dies: detected within stall_seconds and Ray's own rhythm."""
-    training = Training(tmp_path, nodes, images=20_000, workers=workers, stall_seconds=30)
+    training = Training(tmp_path, nodes, images=60_000, workers=workers, stall_seconds=30)
     training.until(lambda: training.seen >= 2000, "it trains")
     stopped = next(process for node in (1, 2) for process in nodes.processes(node, "ray::RayTrainWorker"))
     os.kill(stopped.pid, signal.SIGSTOP)

@@ -11,8 +11,9 @@ import math
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,24 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
             START_SECONDS if cluster.least == cluster.most else HEALTH_SECONDS
         ),
     }
-    for name, value in (ENVIRONMENT | waits | (local.ENVIRONMENT if cluster.address is None else {})).items():
-        os.environ.setdefault(name, value)
-    with connected(cluster) as resources:
+    variables = ENVIRONMENT | waits | (local.ENVIRONMENT if cluster.address is None else {})
+    with _environment(variables), connected(cluster) as resources:
         if cluster.address is not None:
             preflight(cluster, job)
         scaling, threads = scaling_for(cluster, resources)
         _fit(job, cluster, scaling, threads, journal_folder, stop)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets them where they are not set, for the block alone, as another training may want others; Ray's own go too."""
+    before = dict(os.environ)
+    os.environ |= variables | before
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
 
 
 def _check_batch(batch_size: int, cluster: Cluster) -> None:
