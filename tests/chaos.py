@@ -65,13 +65,13 @@ class Training:
     @property
     def seen(self) -> int:
         """Images seen at the newest row of the journal."""
-        return max((step for step, _ in self.speeds()), default=0)
+        return max((step for _, step, _ in self.windows()), default=0)
 
-    def speeds(self) -> list[tuple[int, float]]:
-        """(images seen, images/s) of each row of the journal."""
+    def windows(self) -> list[tuple[float, int, float]]:
+        """(when it was over, in seconds; images seen; images/s) of each log window in the journal."""
         rows = [row for file in self.folder.glob(f".genloom/runs/*/{NAME}") for row, _ in read(file)]
         windows = [row for row in rows if row["kind"] == "metrics" and row["once"]]
-        return [(row["step"], row["values"]["images_per_second"]) for row in windows]
+        return [(row["time"] / 1000, row["step"], row["values"]["images_per_second"]) for row in windows]
 
     @property
     def worlds(self) -> list[tuple[int, int]]:
