@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.checkpoint import Checkpoints
+from pipeline.storage.checkpoint import Checkpoints
 
 
 def main(folder: Path) -> None:

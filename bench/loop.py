@@ -26,9 +26,9 @@ from pipeline.core.loop import fit
 from pipeline.core.method import Method, Nets
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.shards import Split, Stored
+from pipeline.data.dataset import Split, Stored
 from pipeline.data.stream import batches
-from pipeline.training import keep_freed_memory
+from pipeline.training.trainer import keep_freed_memory
 
 IMAGES = 4096
 

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from pipeline.core.world import World
-from pipeline.data.shards import Split, Stored
+from pipeline.data.dataset import Split, Stored
 from pipeline.data.stream import batches
 
 SIZE = 64

@@ -15,10 +15,10 @@ import numpy as np
 import ray
 
 from pipeline.cluster.driver import ENVIRONMENT
-from pipeline.cluster.images import images_from_here
+from pipeline.cluster.image_server import images_from_here
 from pipeline.core.batch import ImageSpec
 from pipeline.core.world import World
-from pipeline.data.shards import Source, Unwritten, open_dataset, write_dataset
+from pipeline.data.dataset import Source, Unwritten, open_dataset, write_dataset
 from pipeline.data.stream import batches
 
 BLOCK = 1000

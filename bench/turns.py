@@ -24,8 +24,8 @@ from pipeline.cluster.driver import train_on_ray
 from pipeline.config import Cluster, Run
 from pipeline.core.world import World
 from pipeline.files import write_json
-from pipeline.journal import NAME, Journal, read
-from pipeline.training import Job, record, train
+from pipeline.tracking.journal import NAME, Journal, read
+from pipeline.training.trainer import Job, record, train
 
 START_SECONDS = 180.0
 WARM_ROWS = 6

@@ -46,9 +46,10 @@ def sync(
     ] = False,
 ) -> None:
     """Sends to MLflow what it lacks of the runs journaled here: after an outage, or to another server."""
-    from pipeline import journal, tracking
     from pipeline.config import read_params
     from pipeline.files import project_root
+    from pipeline.tracking import journal
+    from pipeline.tracking import shipper as tracking
 
     params = read_params()
     found = sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}"))
@@ -71,8 +72,8 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tells which stage, params, data, commit and MLflow run made a file, or what a run was made from."""
-    from pipeline import lineage as tracing
     from pipeline.config import read_params
+    from pipeline.tracking import lineage as tracing
 
     result = tracing.lineage(what, read_params())
     if as_json:
@@ -84,9 +85,9 @@ def lineage(
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1, max=65535)] = 5000) -> None:
     """Opens MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
-    from pipeline import tracking
     from pipeline.config import read_params
     from pipeline.files import project_root
+    from pipeline.tracking import shipper as tracking
 
     target = tracking.resolve(read_params().tracking)
     if not target.is_database:

@@ -23,7 +23,7 @@ import psutil
 import torch
 from namespaces import Namespaces, project, python, reason_not
 
-from pipeline.journal import NAME, read
+from pipeline.tracking.journal import NAME, read
 
 RUN = "dcgan"
 SETTINGS = {"method": "dcgan", "seed": 0, "batch_size": 16, "width": 16, "latent": 16}

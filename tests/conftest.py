@@ -13,7 +13,8 @@ import torch.distributed as dist
 from pipeline.core.batch import Batch
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.data.shards import Split, Stored
+from pipeline.data.dataset import Split, Stored
+from pipeline.ingest.source import Origin
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -61,3 +62,7 @@ def gloo_rank(rank: int, size: int, folder: str | Path) -> Iterator[World]:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     yield World.joined(torch.device("cpu"))
     dist.destroy_process_group()
+
+
+def origin(tmp_path: Path, mirror: Path | str | None = None, path: Path | None = None) -> Origin:
+    return Origin(path=path or tmp_path, mirror=mirror and str(mirror), partial=tmp_path / "partial")

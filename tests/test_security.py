@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, origin
 from PIL import Image
-from test_data import origin
 
 from pipeline import __main__ as command
-from pipeline.checkpoint import Checkpoints, name_of
-from pipeline.data.normalize import normalize
-from pipeline.data.sources import image_folder
 from pipeline.errors import UserError
 from pipeline.files import sha256_of, write_json
+from pipeline.ingest.normalize import normalize
+from pipeline.ingest.sources import image_folder
+from pipeline.storage.checkpoint import Checkpoints, name_of
 
 PIPELINE = Path(__file__).parent.parent / "pipeline"
 

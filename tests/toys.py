@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.shards import Split, Stored
+from pipeline.data.dataset import Split, Stored
 
 MODES = 8
 JITTER = 0.25  # pixels, standard deviation of a blob's place

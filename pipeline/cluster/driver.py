@@ -17,14 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import local, nodes
-from pipeline.cluster.images import images_from_here
-from pipeline.cluster.join import check_cpus, connected, preflight, scaling_for
+from pipeline.cluster import nodes
+from pipeline.cluster import one_machine as local
+from pipeline.cluster.connect import check_cpus, connected, preflight, scaling_for
+from pipeline.cluster.image_server import images_from_here
 from pipeline.cluster.worker import stop_key, worker
 from pipeline.config import Cluster
 from pipeline.errors import UserError
-from pipeline.journal import Journal
-from pipeline.training import DivergedError, Job, out_of_memory, record
+from pipeline.tracking.journal import Journal
+from pipeline.training.trainer import DivergedError, Job, out_of_memory, record
 
 # Set before Ray is imported, as it reads them then; what the user has set wins.
 ENVIRONMENT = {

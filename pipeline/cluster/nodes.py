@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
-from pipeline import mirror
-from pipeline.data.shards import Source, is_shard
+from pipeline.data.dataset import Source, is_shard
 from pipeline.files import atomic_file, atomic_folder, locked, sha256_of
-from pipeline.training import Job
+from pipeline.storage import remote as mirror
+from pipeline.training.trainer import Job
 
 PACKAGES = ("torch", "ray", "numpy", "safetensors")
 INTERFACES = {"gloo": "GLOO_SOCKET_IFNAME", "nccl": "NCCL_SOCKET_IFNAME"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from pipeline.core.batch import Batch, to_unit_range
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.data.augment import Augmentation
-from pipeline.data.shards import Split
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.dataset import Split
 
 NO_AUGMENTATION = Augmentation()
 AHEAD = 8  # batches whose images are asked for before they are needed: some may have a long way

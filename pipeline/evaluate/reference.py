@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.evaluate.frechet import Statistics
+from pipeline.evaluate.metrics.frechet import Statistics
 
 
 def write_reference(folder: Path, name: str, statistics: Statistics, about: dict[str, Any]) -> None:

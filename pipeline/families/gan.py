@@ -17,9 +17,9 @@ from pipeline.core.world import World
 from pipeline.families.latents import PRIORS, interpolation
 from pipeline.families.optimization import Optimized
 from pipeline.families.ranges import require
-from pipeline.nets.augment import AUGMENTS, Adaptive, Plain
+from pipeline.nets.critic_augment import AUGMENTS, Adaptive, Plain
 from pipeline.nets.layers import NORMS, UPSAMPLINGS
-from pipeline.nets.named import PAIRS
+from pipeline.nets.pairs import PAIRS
 
 Terms = dict[str, Tensor]
 Critic = Callable[[Tensor], Any]

@@ -23,7 +23,7 @@ from pipeline.families.latents import interpolation
 from pipeline.families.optimization import Optimized
 from pipeline.families.ranges import require
 from pipeline.nets.layers import NORMS, UPSAMPLINGS
-from pipeline.nets.named import PAIRS
+from pipeline.nets.pairs import PAIRS
 
 LEVEL = 2.0 / 255.0  # between two levels of a byte, in [-1, 1]
 SCALE_RATE = 10.0  # a scale moves this much faster than a weight: a step of 0.001 would take thousands to its place

@@ -12,8 +12,8 @@ import yaml
 from pipeline.config import PARAMS, Params, read_params
 from pipeline.errors import UserError
 from pipeline.files import locked, project_root, sha256_of
-from pipeline.journal import Journal
 from pipeline.stages.paths import run_folder
+from pipeline.tracking.journal import Journal
 
 
 def scratch_folder(params: Params, name: str, key: str) -> Path:
@@ -33,7 +33,7 @@ def content_key(
     raw = params.all_runs[name]
     method = raw.get("method")
     declared = [dep.replace("${key}", name).replace("${item.method}", str(method)) for dep in stage["deps"]]
-    code = {str(file): sha256_of(file) for dep in declared if dep.startswith("pipeline/") for file in _files(Path(dep))}
+    code = {str(file): sha256_of(file) for dep in declared if dep == "pipeline" for file in _files(Path(dep))}
     content = {"params": raw, "data": data_digest, "code": code}
     if initial:
         content["initial"] = initial
@@ -64,7 +64,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 @contextmanager
 def reopen(name: str) -> Iterator[Journal]:
     """The journal of a trained run, for what comes after training; shipped to the run's own MLflow run."""
-    from pipeline.tracking import shipping
+    from pipeline.tracking.shipper import shipping
 
     params = read_params(PARAMS)
     trained = read_train_json(name)

@@ -7,10 +7,10 @@ import typer
 
 from pipeline.config import Data, read_params
 from pipeline.console import progress
-from pipeline.data import sources
-from pipeline.data.source import Origin
 from pipeline.errors import UserError, run
 from pipeline.files import atomic_folder, locked, project_root
+from pipeline.ingest import sources
+from pipeline.ingest.source import Origin
 from pipeline.stages.paths import RAW
 
 

@@ -12,19 +12,19 @@ from pipeline.stages.common import read_train_json, reopen
 from pipeline.stages.paths import DATA, REFERENCE, run_folder
 
 if TYPE_CHECKING:
-    from pipeline.data.shards import Dataset
+    from pipeline.data.dataset import Dataset
     from pipeline.evaluate.extractor import Extractor, Features
-    from pipeline.evaluate.frechet import Statistics
-    from pipeline.weights import Trained
+    from pipeline.evaluate.metrics.frechet import Statistics
+    from pipeline.inference.weights import Trained
 
 
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Samples the run's averaged weights, scores the samples against out/reference and writes metrics.json,
     numbers only, and protocol.json, how each number was made; both go to the run's journal too."""
     from pipeline.core.world import default_device
-    from pipeline.data.shards import domains, open_dataset
+    from pipeline.data.dataset import domains, open_dataset
     from pipeline.files import write_json
-    from pipeline.weights import load_weights
+    from pipeline.inference.weights import load_weights
 
     settings, dataset, folder = read_params().evaluate, open_dataset(DATA), run_folder(name)
     trained = load_weights(folder / "weights.safetensors", default_device())
@@ -50,9 +50,10 @@ def evaluate(
 
     second: the domain into which the method translates; its images are then what the samples are compared with.
     """
-    from pipeline.evaluate import features, sampling
+    from pipeline.evaluate import extractors as features
     from pipeline.evaluate.extractor import extract
-    from pipeline.evaluate.inception_score import SPLITS
+    from pipeline.evaluate.metrics.inception_score import SPLITS
+    from pipeline.inference import generate as sampling
 
     device = str(next(trained.nets.parameters()).device)
     extractors = [features.load(name, weights=settings.weights, device=device) for name in settings.extractors]
@@ -80,8 +81,8 @@ def _generated(trained: "Trained", settings: Evaluate) -> dict[str, Any]:
 
 
 def _distances(name: str, found: "Features", real: "Statistics") -> dict[str, float]:
-    from pipeline.evaluate.frechet import Statistics, frechet_distance
-    from pipeline.evaluate.inception_score import inception_score
+    from pipeline.evaluate.metrics.frechet import Statistics, frechet_distance
+    from pipeline.evaluate.metrics.inception_score import inception_score
 
     mean, deviation = inception_score(found.logits)
     distance = frechet_distance(real, Statistics.of(found.pooled))
@@ -105,8 +106,8 @@ def _domain_reference(
 ) -> dict[str, tuple["Statistics", dict[str, Any]]]:
     """The same for one domain's images, by extractor; made here, as no other run uses it."""
     from pipeline.evaluate.extractor import extract
-    from pipeline.evaluate.frechet import Statistics
-    from pipeline.evaluate.sampling import shuffled
+    from pipeline.evaluate.metrics.frechet import Statistics
+    from pipeline.inference.generate import shuffled
 
     split = domain.splits[settings.split]
     count = min(len(split), settings.reference_samples or len(split))
@@ -119,7 +120,7 @@ def _domain_reference(
 
 def _own_scores(trained: "Trained", dataset: "Dataset", settings: Evaluate) -> tuple[dict[str, float], dict[str, Any]]:
     """On the test split, whatever evaluate.split says: a likelihood of training images says little."""
-    from pipeline.evaluate import sampling
+    from pipeline.inference import generate as sampling
 
     split, device = dataset.splits["test"], str(next(trained.nets.parameters()).device)
     count = min(len(split), settings.samples)

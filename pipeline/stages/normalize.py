@@ -13,8 +13,8 @@ def main() -> None:
 
     Where the source has no test split, data.test_fraction of each class is held out.
     """
-    from pipeline.data import sources
-    from pipeline.data.normalize import normalize
+    from pipeline.ingest import sources
+    from pipeline.ingest.normalize import normalize
 
     data = read_params().data
     with sources.find(data.source).open(RAW) as raw, progress() as report:

@@ -10,7 +10,7 @@ from pipeline.errors import UserError, run
 from pipeline.stages.paths import DATA, REFERENCE
 
 if TYPE_CHECKING:
-    from pipeline.data.shards import Dataset
+    from pipeline.data.dataset import Dataset
     from pipeline.evaluate.extractor import Extractor, Features
 
 PICTURE_ROWS, PICTURE_COLUMNS = 5, 10
@@ -20,12 +20,12 @@ def main() -> None:
     """Extracts features of the real images with every extractor of params.yaml and keeps their mean and
     covariance in out/reference, with the protocol, the real images' own scores, and a picture of some."""
     from pipeline.core.world import default_device
-    from pipeline.data.shards import open_dataset
-    from pipeline.evaluate import features
+    from pipeline.data.dataset import open_dataset
+    from pipeline.evaluate import extractors as features
     from pipeline.evaluate.extractor import extract
     from pipeline.evaluate.reference import write_reference
-    from pipeline.evaluate.sampling import shuffled
     from pipeline.files import atomic_folder
+    from pipeline.inference.generate import shuffled
 
     settings, dataset = read_params().evaluate, open_dataset(DATA)
     split = dataset.splits[settings.split]
@@ -52,8 +52,8 @@ def describe(
 
     The two halves' distance is what a perfect generator would get from as few images: FID's bias, not zero.
     """
-    from pipeline.evaluate.frechet import Statistics, frechet_distance
-    from pipeline.evaluate.inception_score import SPLITS, inception_score
+    from pipeline.evaluate.metrics.frechet import Statistics, frechet_distance
+    from pipeline.evaluate.metrics.inception_score import SPLITS, inception_score
 
     statistics = Statistics.of(found.pooled)
     halves = [Statistics.of(half) for half in found.pooled.tensor_split(2)]
@@ -73,7 +73,7 @@ def write_picture(dataset: "Dataset", settings: Evaluate, path: Path) -> None:
     """Real images, one class per column where there are classes."""
     import torch
 
-    from pipeline.evaluate.sampling import shuffled
+    from pipeline.inference.generate import shuffled
     from pipeline.render.grid import class_columns, grid, write_png
 
     split = dataset.splits[settings.split]

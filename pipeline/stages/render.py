@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from pipeline.data.shards import Dataset, Split
-    from pipeline.weights import Trained
+    from pipeline.data.dataset import Dataset, Split
+    from pipeline.inference.weights import Trained
 
 PANEL_IMAGES = 16
 
@@ -22,12 +22,12 @@ PANEL_IMAGES = 16
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Draws samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
     all of them go to the run's journal too."""
-    from pipeline.data.shards import domains, open_dataset
+    from pipeline.data.dataset import domains, open_dataset
     from pipeline.files import atomic_folder
+    from pipeline.inference.weights import load_weights
     from pipeline.render.curves import read_history, write_curves
     from pipeline.render.film import write_film
     from pipeline.render.grid import write_png
-    from pipeline.weights import load_weights
 
     settings, dataset, folder = read_params().render, open_dataset(DATA), run_folder(name)
     trained = load_weights(folder / "weights.safetensors")
@@ -53,7 +53,7 @@ def sample_grid(trained: "Trained", dataset: "Dataset", settings: Render) -> "Im
     """rows x columns samples, one class per column where the method takes labels."""
     import torch
 
-    from pipeline.evaluate.sampling import batches, samples
+    from pipeline.inference.generate import batches, samples
     from pipeline.render.grid import grid
 
     chosen = _class_columns(
@@ -70,7 +70,7 @@ def own_panels(
     """The method's pictures, from test images, which training has not seen."""
     import torch
 
-    from pipeline.evaluate.sampling import batches
+    from pipeline.inference.generate import batches
     from pipeline.render.grid import panel
 
     split, other = dataset.splits["test"], second.splits["test"] if second else None
@@ -86,7 +86,7 @@ def _class_columns(split: "Split", classes: int, rows: int, columns: int, seed: 
     """(rows * columns,): images of one class per column where there are several."""
     import torch
 
-    from pipeline.evaluate.sampling import shuffled
+    from pipeline.inference.generate import shuffled
     from pipeline.render.grid import class_columns
 
     order = shuffled(len(split), len(split), seed)

@@ -21,9 +21,9 @@ from pipeline.stages.paths import DATA, run_folder
 
 if TYPE_CHECKING:
     from pipeline.core.method import Method
-    from pipeline.data.shards import Dataset
-    from pipeline.journal import Journal
-    from pipeline.training import Job
+    from pipeline.data.dataset import Dataset
+    from pipeline.tracking.journal import Journal
+    from pipeline.training.trainer import Job
 
 
 def main(run: str) -> None:
@@ -33,8 +33,8 @@ def main(run: str) -> None:
     prefix = f"{params.section(run)}.{run}."
 
     from pipeline import methods
-    from pipeline.data.shards import open_dataset
-    from pipeline.training import Job
+    from pipeline.data.dataset import open_dataset
+    from pipeline.training.trainer import Job
 
     method = methods.configure(settings, own, prefix)
     dataset = open_dataset(DATA)
@@ -82,7 +82,7 @@ def initial_weights(params: Params, name: str, init_from: str | None) -> Iterato
     elif name in params.derived:
         yield run_folder(init_from) / "weights.safetensors"
     elif init_from.startswith(("models:/", "runs:/")):
-        from pipeline.tracking import fetch_weights
+        from pipeline.tracking.shipper import fetch_weights
 
         with tempfile.TemporaryDirectory() as folder:
             yield fetch_weights(init_from, params.tracking, Path(folder))
@@ -99,7 +99,7 @@ def check_nets(prefix: str, run: Run, method: "Method", dataset: "Dataset", weig
     """Builds the nets once, so that a shape that does not fit is said before anything starts; says which
     weights will be loaded, and refuses to train on nets that would miss theirs."""
     from pipeline.core import transfer
-    from pipeline.weights import load_tensors
+    from pipeline.inference.weights import load_tensors
 
     try:
         nets = method.build(dataset.spec)
@@ -119,9 +119,9 @@ def check_nets(prefix: str, run: Run, method: "Method", dataset: "Dataset", weig
 
 def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     """Trains and publishes, with the journal open before and closed after, whatever happens."""
-    from pipeline.journal import Journal
-    from pipeline.live import watching
-    from pipeline.tracking import code_tags, run_page, run_reference, shipping
+    from pipeline.tracking.journal import Journal
+    from pipeline.tracking.progress import watching
+    from pipeline.tracking.shipper import code_tags, run_page, run_reference, shipping
 
     flat = flat_params(params, job.run, job.method)
     folder = Path(job.store)
@@ -142,8 +142,8 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
 
 def train(cluster: Cluster, job: "Job") -> None:
     """To the end of the budget, or with an exception that says why not."""
-    from pipeline.mirror import token_at
-    from pipeline.training import DivergedError, out_of_memory
+    from pipeline.storage.remote import token_at
+    from pipeline.training.trainer import DivergedError, out_of_memory
 
     if job.url:
         with token_at(job.url, "preflight"):  # says within seconds what a training would wait for
@@ -181,8 +181,8 @@ def train(cluster: Cluster, job: "Job") -> None:
 def train_here(job: "Job", stop: Callable[[], bool]) -> None:
     """The same loop in this process, without Ray."""
     from pipeline.core.world import World, default_device
-    from pipeline.journal import Journal
-    from pipeline.training import record, train
+    from pipeline.tracking.journal import Journal
+    from pipeline.training.trainer import record, train
 
     with Journal.open(Path(job.store)) as journal:
         train(job, World(device=default_device()), lambda rows: record(journal, rows, job.snapshots), stop)
@@ -210,8 +210,8 @@ def publish(name: str, job: "Job", dataset: "Dataset", flat: dict[str, Any], jou
     import torch
 
     from pipeline.core.state import State
-    from pipeline.training import record
-    from pipeline.weights import save_weights
+    from pipeline.inference.weights import save_weights
+    from pipeline.training.trainer import record
 
     content = job.checkpoints.load(job.newest() or 0, torch.device("cpu"))
     state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)

@@ -1,0 +1,193 @@
+"""A Ray cluster to train on: one that runs, asked first for what training needs of it, or one of this machine."""
+
+import logging
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import pipeline
+from pipeline.cluster import nodes
+from pipeline.cluster import one_machine as local
+from pipeline.config import Cluster
+from pipeline.console import print_table
+from pipeline.errors import UserError
+from pipeline.storage import remote as mirror
+from pipeline.training.trainer import Job
+
+# Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
+# one arena for all threads lets training.keep_freed_memory work there too.
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
+EXIT_SECONDS = 5.0
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
+    """The cluster's resources; a local cluster lives as long as the block."""
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if (cluster.address or "").startswith("ray://"):
+        raise UserError(
+            f"params.yaml: cluster.address: '{cluster.address}' is a Ray client's address. Run `dvc repro` on a node "
+            "of the cluster, with cluster.address: auto; docs/clusters.md shows how."
+        )
+    others = psutil.Process().children()  # the one that sends journals to MLflow
+    try:
+        _knock(cluster.address)
+        with _own_signal_handlers():
+            context = ray.init(
+                address=cluster.address or "local",
+                include_dashboard=False if cluster.address is None else None,
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env=_runtime_env(cluster),
+            )
+    except (ConnectionError, TimeoutError, socket.gaierror, ValueError) as error:
+        raise UserError(
+            f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
+            "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
+        ) from error
+    try:
+        if cluster.address is None:
+            local.end_idle_processes()
+        elif context.dashboard_url:
+            print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
+        yield ray.cluster_resources()  # type: ignore[no-untyped-call]
+    finally:
+        started = [child for child in psutil.Process().children() if child not in others]
+        started += [below for child in started for below in child.children(recursive=True)]
+        ray.shutdown()
+        _end(started if cluster.address is None else [])
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray takes SIGTERM for a crash and aborts: after the block, this program's handlers hold again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _runtime_env(cluster: Cluster) -> dict[str, Any]:
+    """What Ray's processes get: this program's code, by its place or, on a cluster, as a copy."""
+    if cluster.address is None:
+        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(Path.cwd())}}
+    code = [str(Path(pipeline.__file__).parent)]
+    return {"env_vars": WORKER_ENVIRONMENT, "py_modules": code, "worker_process_setup_hook": _name_interface}
+
+
+def _name_interface() -> None:
+    """In every process that Ray starts on a cluster: the head's address tells which network joins the nodes."""
+    import ray
+
+    nodes.name_interface(ray.get_runtime_context().gcs_address.rpartition(":")[0])
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Ends what a cluster of this machine left behind: now and then an actor hangs in its exit and keeps a GB."""
+    for process in psutil.wait_procs(processes, timeout=EXIT_SECONDS)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _knock(address: str | None) -> None:
+    """Raises within seconds where nothing listens: Ray itself tries for minutes, then ends the process."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def preflight(cluster: Cluster, job: Job) -> None:
+    """Asks every node of a running cluster for what training needs, shows it, and raises before anything is
+    scheduled where something is missing."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    store, data, copy = Path(job.store), Path(job.data), nodes.copy_of(job, cluster.stream)
+    store.mkdir(parents=True, exist_ok=True)
+    ask, alive = ray.remote(num_cpus=0)(nodes.facts), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    with ExitStack() as stack:
+        name = Path(stack.enter_context(tempfile.NamedTemporaryFile(dir=store, prefix="preflight-")).name).name
+        if job.url:
+            stack.enter_context(mirror.token_at(job.url, name))
+        here = nodes.facts("here", 0, str(store), job.url, name, copy)
+        asked = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), job.url, name, copy
+            )
+            for node in alive
+        ]
+        found = _answers(asked, str(cluster.address))
+    print_table(
+        ("node", "host", "CPUs", "GPUs", "python", "torch", "ray", "cluster.storage"),
+        [
+            (n.address, n.host, str(n.cpus), ", ".join(n.gpus) or "none", n.versions["python"], n.versions["torch"])
+            + (n.versions["ray"], n.storage if job.url is None else n.url)
+            for n in found
+        ],
+    )
+    copied = sum(file.stat().st_size for file in data.iterdir()) if job.url and not cluster.stream else 0
+    wrong = nodes.problems(found, here.versions, job.url, copied)
+    if wrong:
+        raise UserError("the cluster is not fit to train on: " + "\n  ".join(["", *wrong]))
+
+
+def _answers(asked: list[Any], address: str) -> list[nodes.Facts]:
+    """Of the nodes that are still there; a node that has died is no obstacle, one that does not answer is."""
+    import ray
+
+    found, deadline = [], time.monotonic() + PREFLIGHT_SECONDS
+    for answer in asked:
+        try:
+            found.append(ray.get(answer, timeout=max(deadline - time.monotonic(), 0.1)))
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
+            continue
+        except ray.exceptions.GetTimeoutError:
+            raise UserError(
+                f"params.yaml: cluster.address: not all {len(asked)} nodes of {address} answered within "
+                f"{PREFLIGHT_SECONDS:.0f} s. `ray status` shows them; mend or stop those that hang."
+            ) from None
+    return found
+
+
+def scaling_for(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:
+    """Ray's ScalingConfig and the threads of a worker; says at once what the cluster cannot give."""
+    from ray.train import ScalingConfig
+
+    cpus = int(resources.get("CPU", 0))
+    check_cpus(cluster, cpus, "the cluster")
+    threads = cluster.cpus_per_worker or max(cpus // cluster.most, 1)
+    gpus = resources.get("GPU", 0)
+    wanted = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(gpus >= cluster.least)
+    if wanted * cluster.least > gpus:
+        raise UserError(
+            f"params.yaml: cluster.gpus_per_worker: {cluster.least} workers with {wanted:g} GPUs each were asked "
+            f"for, but the cluster has {gpus:g}. Lower cluster.workers or cluster.gpus_per_worker."
+        )
+    return ScalingConfig(
+        num_workers=cluster.workers,  # type: ignore[arg-type]  # a pair is elastic: Ray's hints are behind
+        use_gpu=wanted > 0,
+        resources_per_worker={"CPU": threads} | ({"GPU": wanted} if wanted else {}),
+    ), threads
+
+
+def check_cpus(cluster: Cluster, cpus: int, who: str) -> None:
+    each = cluster.cpus_per_worker or 1
+    if cluster.least * each > cpus:
+        raise UserError(
+            f"params.yaml: cluster.workers: {cluster.least} workers with {each} CPU each were asked for, but {who} "
+            f"has {cpus}. Set cluster.workers to at most {cpus // each}, or join a larger cluster with cluster.address."
+        )

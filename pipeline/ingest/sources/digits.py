@@ -1,0 +1,42 @@
+"""Digits: 1,797 handwritten digits, 8x8, 17 shades of gray, by 43 people (Alpaydin and Kaynak, UCI, 1998).
+
+They come with scikit-learn, so no network is needed. There is no test split. Real scans, not drawings:
+32x32 bitmaps of which each shade counts the dark pixels in a 4x4 block.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.dataset import save_array
+from pipeline.ingest.source import Origin, RawDataset, RawSplit, Source, unusable
+
+
+@dataclass(frozen=True)
+class Digits(Source):
+    """images.npy: (n, 8, 8) uint8 in 0..16, as published; labels.npy: (n,) int64."""
+
+    def download(self, origin: Origin, raw: Path) -> None:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        save_array(raw / "images.npy", digits.images.astype(np.uint8))
+        save_array(raw / "labels.npy", digits.target.astype(np.int64))
+
+    @contextmanager
+    def open(self, raw: Path) -> Iterator[RawDataset]:
+        try:
+            shades = np.load(raw / "images.npy", allow_pickle=False)
+            labels = np.load(raw / "labels.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise unusable(raw, error) from error
+        images = np.rint(shades * (255 / 16)).astype(np.uint8)
+        split = RawSplit(labels=labels, decode=lambda number: Image.fromarray(images[number]))
+        yield RawDataset(classes=tuple("0123456789"), splits={"train": split})
+
+
+SOURCE = Digits()

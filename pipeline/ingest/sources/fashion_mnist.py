@@ -1,0 +1,22 @@
+"""Fashion-MNIST: 70,000 articles of clothing, 28x28, gray (Xiao, Rasul and Vollgraf, arXiv:1708.07747).
+
+Each file's decompressed bytes are held to their md5, which the publisher does not give: these sums are
+those on which several independent projects agree. A file whose compressed bytes have the publisher's
+md5 passes too.
+"""
+
+from torchvision.datasets import FashionMNIST
+
+from pipeline.ingest.idx import Idx
+
+SOURCE = Idx(
+    urls=tuple(FashionMNIST.mirrors),
+    classes=tuple(FashionMNIST.classes),
+    compressed={name: f"md5:{md5}" for name, md5 in FashionMNIST.resources},
+    decoded={
+        "train-images-idx3-ubyte.gz": "md5:f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte.gz": "md5:9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte.gz": "md5:8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte.gz": "md5:15d484375f8d13e6eb1aabb0c3f46965",
+    },
+)

@@ -1,0 +1,203 @@
+"""Pictures are pixel-true and complete: the grid, the film, the curves, and the stage that makes them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_split
+from PIL import Image, ImageSequence
+
+from pipeline import config
+from pipeline.core.batch import ImageSpec
+from pipeline.data.dataset import Dataset
+from pipeline.errors import UserError
+from pipeline.inference.weights import Trained
+from pipeline.methods import load
+from pipeline.render.curves import ON_DARK, draw, read_history, write_curves
+from pipeline.render.film import CAPTION, MOST_FRAMES, write_film
+from pipeline.render.grid import CELL, GAP, class_columns, grid, panel, write_png
+from pipeline.stages import render as stage
+from pipeline.tracking.journal import Journal, read
+
+# grid
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_a_grid_shows_every_pixel_of_every_image_in_its_place(channels: int, mode: str) -> None:
+    images = torch.randint(0, 256, (5, channels, 16, 16), dtype=torch.uint8)
+    picture = grid(images, columns=3)
+    pitch = CELL + GAP
+    assert (picture.mode, picture.size) == (mode, (3 * pitch + GAP, 2 * pitch + GAP))
+    pixels = torch.from_numpy(np.array(picture).reshape(*picture.size[::-1], channels))
+    for index in range(5):
+        top, left = (GAP + pitch * place for place in divmod(index, 3))
+        cell = pixels[top : top + CELL, left : left + CELL].permute(2, 0, 1)
+        for shift in range(4):  # 16 pixels are enlarged 4 times, to the same value
+            assert torch.equal(cell[:, shift::4, shift::4], images[index])
+
+
+def test_images_above_the_cells_size_are_not_reduced() -> None:
+    assert grid(torch.zeros(2, 1, 100, 100, dtype=torch.uint8), columns=2).size == (2 * 102 + GAP, 102 + GAP)
+
+
+def test_a_grid_refuses_floats_and_other_shapes() -> None:
+    for bad in (
+        torch.zeros(2, 1, 8, 8),
+        torch.zeros(2, 2, 8, 8, dtype=torch.uint8),
+        torch.zeros(8, 8, dtype=torch.uint8),
+    ):
+        with pytest.raises(ValueError, match="must be uint8"):
+            grid(bad, columns=2)
+
+
+def test_a_panel_is_the_grid_of_its_images() -> None:
+    images = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 1, 16, 16).unflatten(0, (2, 3))
+    pixels = np.asarray(panel(images))
+    centres = pixels[GAP + CELL // 2 :: CELL + GAP, GAP + CELL // 2 :: CELL + GAP]
+    assert centres.tolist() == [[0, 51, 102], [153, 204, 255]]
+
+
+def test_the_same_picture_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_png(tmp_path / name, grid(toy_split(6).images(range(6)), 3))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_columns_hold_classes_without_repeating_an_image_while_there_are_others() -> None:
+    labels = torch.arange(40) % 4
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    chosen = class_columns(labels, order, rows=3, columns=6, classes=4)
+    assert labels[chosen].reshape(3, 6).tolist() == [[0, 1, 2, 3, 0, 1]] * 3
+    assert len(set(chosen.tolist())) == 18
+    assert chosen[0] == order[labels[order] == 0][0]
+
+
+def test_columns_cope_with_few_images_empty_classes_and_no_classes() -> None:
+    labels, order = torch.tensor([0, 2, 2]), torch.tensor([2, 0, 1])
+    assert class_columns(labels, order, rows=2, columns=2, classes=3).tolist() == [0, 2, 0, 1]
+    assert class_columns(labels, order, rows=2, columns=2, classes=0).tolist() == [2, 0, 1, 2]
+
+
+# film
+
+
+def frames_of(path: Path) -> tuple[list[Image.Image], list[int]]:
+    with Image.open(path) as film:
+        frames = [frame.copy() for frame in ImageSequence.Iterator(film)]
+    return frames, [frame.info["duration"] for frame in frames]
+
+
+def snapshots(folder: Path, counts: list[int], mode: str = "L") -> list[Path]:
+    """Even pictures whose gray level is their place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, seen in enumerate(counts):
+        Image.new(mode, (60, 40), place * 2 if mode == "L" else (place * 2,) * 3).save(folder / f"{seen:09d}.png")
+    return sorted(folder.iterdir(), reverse=True)
+
+
+def test_a_film_shows_the_snapshots_in_order(tmp_path: Path) -> None:
+    write_film(snapshots(tmp_path / "s", [0, 5000, 100_000]), tmp_path / "film.webp", 150)
+    frames, durations = frames_of(tmp_path / "film.webp")
+    assert [frame.size for frame in frames] == [(60, 40 + CAPTION)] * 3
+    assert [frame.convert("L").getpixel((30, 20)) for frame in frames] == [0, 2, 4]
+    assert durations[:2] == [150, 150] and durations[2] > 150
+    caption = np.asarray(frames[2].convert("L"))[40:]
+    assert caption.min() < 100 and caption.max() == 255
+
+
+def test_a_long_film_keeps_its_ends(tmp_path: Path) -> None:
+    write_film(snapshots(tmp_path / "s", list(range(0, 100_000, 1000))), tmp_path / "film.webp", 100)
+    frames, _ = frames_of(tmp_path / "film.webp")
+    shown = [frame.convert("L").getpixel((30, 20)) for frame in frames]
+    assert len(shown) == MOST_FRAMES and shown == sorted(set(shown)) and (shown[0], shown[-1]) == (0, 198)
+
+
+def test_a_film_of_one_colour_snapshot(tmp_path: Path) -> None:
+    write_film(snapshots(tmp_path / "s", [10], "RGB"), tmp_path / "film.webp", 100)
+    frames, _ = frames_of(tmp_path / "film.webp")
+    assert len(frames) == 1
+
+
+# curves
+
+
+def test_history_leaves_empty_cells_out(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("seen,a/loss,b/loss,c\n10,1.5,,\n20,2.5,-3,\n")
+    assert read_history(tmp_path / "history.csv") == {"a/loss": [(10, 1.5), (20, 2.5)], "b/loss": [(20, -3.0)]}
+
+
+@pytest.mark.parametrize("content", ["step,a\n1,2\n", "seen,a\n1,x\n", "seen,a\n1\n2,3,4\n"])
+def test_a_damaged_history_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "history.csv").write_text(content)
+    with pytest.raises(UserError, match=r"history\.csv: no readable history"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_curves_plot_every_series_and_only_wide_positive_ones_on_a_log_scale() -> None:
+    steps = range(0, 1000, 100)
+    series = {
+        "even": [(step, 1.0 + step) for step in range(0, 50, 10)],
+        "wide": [(step, 10.0 ** (step / 200)) for step in steps],
+        "signed": [(step, step - 500.0) for step in steps],
+        "nan": [(step, float("nan")) for step in steps],
+    }
+    axes = [ax for ax in draw(series).axes if ax.axison]
+    assert [ax.get_title(loc="left") for ax in axes] == list(series)
+    assert [ax.get_yscale() for ax in axes] == ["linear", "log", "linear", "linear"]
+    np.testing.assert_array_equal(axes[1].lines[0].get_xydata(), series["wide"])
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize("series", [{}, {"one": [(10, 1.0)]}, {f"s{i}": [(0, i), (9, 2)] for i in range(7)}])
+def test_curves_are_drawn_alike_each_time(tmp_path: Path, kind: str, series: dict) -> None:
+    for name in ("a", "b"):
+        write_curves(series, tmp_path / f"{name}.{kind}", ON_DARK)
+    content = (tmp_path / f"a.{kind}").read_bytes()
+    assert content == (tmp_path / f"b.{kind}").read_bytes() and len(content) > 1000
+
+
+# the stage
+
+
+@pytest.mark.parametrize(
+    ("method", "channels", "own"), [("dcgan", 3, {"interpolation"}), ("vae", 1, {"interpolation", "reconstructions"})]
+)
+def test_render_draws_every_picture_and_journals_it(
+    method: str, channels: int, own: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ImageSpec(channels=channels, size=16, classes=10)
+    splits = {"train": toy_split(48, channels=channels), "test": toy_split(12, channels=channels)}
+    model = load(method, width=8)
+    trained = Trained(method=model, nets=model.build(spec).eval(), spec=spec, seen=1000, name=method, params={})
+    params = replace(config.read_params(Path(__file__).parents[2] / "params.yaml"), render=config.Render(rows=3))
+
+    @contextmanager
+    def reopened(name: str) -> Iterator[Journal]:
+        with Journal.open(Path("journal")) as journal:
+            yield journal
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "read_params", lambda: params)
+    monkeypatch.setattr(stage, "reopen", reopened)
+    monkeypatch.setattr(stage, "read_train_json", lambda name: {"params": {"domains": None}})
+    monkeypatch.setattr("pipeline.data.dataset.open_dataset", lambda path: Dataset(spec=spec, info={}, splits=splits))
+    monkeypatch.setattr("pipeline.inference.weights.load_weights", lambda path: trained)
+    folder = Path("out/runs/toy")
+    snapshots(folder / "snapshots", [0, 500, 1000])
+    (folder / "history.csv").write_text("seen,a/loss\n500,1\n1000,2\n")
+    stage.main("toy")
+    first = (folder / "samples.png").read_bytes()
+    stage.main("toy")
+    assert (folder / "samples.png").read_bytes() == first
+    with Image.open(folder / "samples.png") as samples:
+        assert samples.mode == {1: "L", 3: "RGB"}[channels]
+        assert samples.size == (10 * (CELL + GAP) + GAP, 3 * (CELL + GAP) + GAP)
+    assert {file.stem for file in (folder / "panels").iterdir()} == {"film", "curves"} | own
+    records = [record for record, _ in read(Path("journal/journal.jsonl"))]
+    assert [(r["key"], r["step"]) for r in records if r["kind"] == "image"] == [("final_samples", 1000)]
+    journaled = {Path(r["file"]).name for r in records if r["kind"] == "artifact"}
+    assert journaled == {"samples.png"} | {file.name for file in (folder / "panels").iterdir()}

@@ -1,0 +1,226 @@
+"""The whole pipeline as a user runs it: `dvc repro` in a copy of the project, on the embedded digits, tiny.
+
+Workers 0 here, so that it takes minutes; the same with Ray is marked slow.
+"""
+
+import contextlib
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from repository import call, changed_stages, copy_project, digest, environment, stages_that_ran, write_params
+
+ROOT = Path(__file__).parents[2]
+TINY = {"images": 1280, "batch_size": 64, "log_every": 128, "snapshot_every": 640, "checkpoint_every": 256}
+RUNS = {
+    "dcgan": {"method": "dcgan", "seed": 0, "width": 8, "latent": 8, **TINY},
+    "twin": {"method": "dcgan", "seed": 0, "width": 8, "latent": 8, **TINY},
+    "wgan_gp": {"method": "wgan_gp", "seed": 1, "width": 8, "latent": 8, **TINY, "images": 12800},
+    "vae": {"method": "vae", "seed": 0, "width": 8, "latent": 8, **TINY},
+}
+DERIVED = {
+    "tuned": {"method": "dcgan", "init_from": "dcgan", "freeze": ["critic.layers.0"], "width": 8, "latent": 8, **TINY}
+}
+OUTPUTS = ["weights.safetensors", "train.json", "metrics.json", "history.csv", "samples.png", "panels", "mlflow.json"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("project"), RUNS, derived=DERIVED)
+    (folder / "first.txt").write_text(call(folder, "dvc", "repro"))
+    return folder
+
+
+def test_every_output_is_there(project: Path) -> None:
+    for run in RUNS | DERIVED:
+        for name in OUTPUTS:
+            assert (project / "out/runs" / run / name).exists(), f"{run}/{name}"
+    for name in ("out/data/spec.json", "out/reference", "out/report.html", "out/leaderboard.csv", "mlflow.db"):
+        assert (project / name).exists(), name
+    with (project / "out/leaderboard.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(RUNS | DERIVED)
+    assert all(float(row["fid_efficientnet_lite0"]) > 0 for row in rows.values())
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    output = call(project, "dvc", "repro")
+    assert not stages_that_ran(output) and "up to date" in output
+
+
+def test_equal_seeds_are_bit_equal(project: Path) -> None:
+    weights = {run: digest(project / "out/runs" / run / "weights.safetensors") for run in RUNS}
+    history = {run: (project / "out/runs" / run / "history.csv").read_text() for run in RUNS}
+    assert weights["dcgan"] == weights["twin"] != weights["wgan_gp"]
+    assert history["dcgan"] == history["twin"] != history["wgan_gp"]
+
+
+def test_a_change_of_one_run_concerns_only_that_run(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    params = yaml.safe_load(before)
+    params["runs"]["vae"]["lr"] = 0.002
+    write_params(project, params)
+    assert changed_stages(project) == {"train@vae", "report"}
+    assert "train@vae" in call(project, "dvc", "repro", "--dry", "train@vae")
+    (project / "params.yaml").write_text(before)
+    assert not changed_stages(project)
+
+
+def test_a_derived_run_begins_from_the_other_one_and_is_redone_with_it(project: Path) -> None:
+    from pipeline.inference.weights import load_tensors
+
+    tensors = {run: load_tensors(project / "out/runs" / run / "weights.safetensors") for run in ("dcgan", "tuned")}
+    equal = {name for name, tensor in tensors["dcgan"].items() if tensor.equal(tensors["tuned"][name])}
+    assert "critic.layers.0.weight" in equal and "critic.layers.2.weight" not in equal
+    assert re.search(r"dcgan: (\d+) of \1 tensors were loaded\n", (project / "first.txt").read_text())
+    weights = project / "out/runs/dcgan/weights.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(before + b" ")
+    assert "train_derived@tuned" in changed_stages(project)
+    weights.write_bytes(before)
+
+
+def test_a_change_of_one_method_concerns_only_its_runs(project: Path) -> None:
+    file = project / "pipeline/methods/vae.py"
+    before = file.read_text()
+    file.write_text(before + "# edited\n")
+    assert {name for name in changed_stages(project) if name.startswith("train")} == {"train@vae"}
+    file.write_text(before)
+
+
+def test_where_it_runs_redoes_nothing(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    params = yaml.safe_load(before)
+    params["cluster"]["workers"] = 2
+    write_params(project, params)
+    assert not changed_stages(project)
+    (project / "params.yaml").write_text(before)
+
+
+def test_mlflow_has_every_point_of_the_history_once(project: Path) -> None:
+    for run in RUNS:
+        points = tracked(project, run)
+        assert_tracked_equals_history(project, run, points)
+        assert "fid_efficientnet_lite0" in points
+
+
+def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
+    """kill -9 between two checkpoints, in the same MLflow run, without a double or missing point."""
+    killed_and_resumed(project, "wgan_gp")
+
+
+@pytest.mark.slow
+def test_a_kill_under_ray_is_resumed_bit_equal(tmp_path: Path) -> None:
+    runs = {"dcgan": RUNS["dcgan"] | {"images": 6400}}
+    folder = copy_project(tmp_path, runs, workers=1)
+    assert "tracking:" not in call(folder, "dvc", "repro")  # no complaint of the one that sends journals
+    killed_and_resumed(folder, "dcgan")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(tmp_path: Path, workers: int) -> None:
+    """The scratch folder is a file system of its own that another file fills in mid-training."""
+    runs = {"dcgan": RUNS["dcgan"] | {"images": 64_000, "checkpoint_every": 640}}
+    folder = copy_project(tmp_path, runs, workers=workers)
+    scratch = folder / ".genloom"
+    scratch.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(scratch)]).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    try:
+        call(folder, "dvc", "repro", "normalize")
+        command = [sys.executable, "-m", "pipeline.stages.train", "dcgan"]
+        trainer = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for_checkpoint(folder, "dcgan", trainer, ".genloom")
+        with (scratch / "filler").open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(2**16))
+                file.flush()
+        output, _ = trainer.communicate(timeout=300)
+        assert trainer.returncode == 1, output
+        assert re.search("error: .*(disk is full|No space left on device)", output), output
+        assert not (folder / "out/runs/dcgan/train.json").exists()
+        (scratch / "filler").unlink()
+        call(folder, *command)
+        assert_tracked_equals_history(folder, "dcgan", tracked(folder, "dcgan"))
+    finally:
+        subprocess.run(["umount", "-l", str(scratch)], check=True)
+
+
+@pytest.mark.slow
+def test_an_experiment_redoes_only_what_it_changes(project: Path) -> None:
+    call(project, "git", "add", "-f", "dvc.lock")
+    call(project, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "lock")
+    output = call(project, "dvc", "exp", "run", "-S", "runs.vae.seed=3")
+    assert set(stages_that_ran(output)) == {"train@vae", "evaluate@vae", "render@vae", "report"}
+    assert yaml.safe_load((project / "params.yaml").read_text())["runs"]["vae"]["seed"] == 3
+
+
+def killed_and_resumed(folder: Path, run: str) -> None:
+    """Trains the run anew in other scratch, kills the driver mid-train, repeats the command, compares all."""
+    published = folder / "out/runs" / run
+    shutil.copytree(published, folder / "published")
+    wanted = digest(folder / "out/runs" / run / "weights.safetensors")
+    history = (folder / "out/runs" / run / "history.csv").read_text()
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["cluster"]["storage"] = ".other"
+    params["tracking"]["uri"] = "sqlite:///other.db"
+    write_params(folder, params)
+    command = [sys.executable, "-m", "pipeline.stages.train", run]
+    trainer = subprocess.Popen(
+        command, cwd=folder, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    wait_for_checkpoint(folder, run, trainer)
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.wait()
+    call(folder, *command)
+    assert digest(folder / "out/runs" / run / "weights.safetensors") == wanted
+    assert (folder / "out/runs" / run / "history.csv").read_text() == history
+    assert_tracked_equals_history(folder, run, tracked(folder, run, "other.db"))
+    call(folder, "git", "checkout", "-q", "params.yaml")
+    # As it was: another MLflow run and another cost are a change to DVC.
+    shutil.rmtree(published)
+    (folder / "published").rename(published)
+
+
+def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[Any]", scratch: str = ".other") -> None:
+    """Until one is there and training goes on."""
+    deadline = time.monotonic() + 180
+    while not list(folder.glob(f"{scratch}/runs/{run}-*/checkpoints/*/manifest.json")):
+        assert trainer.poll() is None, "the trainer ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+
+
+def tracked(folder: Path, run: str, database: str = "mlflow.db") -> dict[str, list[tuple[int, float]]]:
+    """Every metric's (step, value) points of the one MLflow run of that name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / database}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "genloom"]
+    (found,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run]
+    assert found.info.status == "FINISHED"
+    return {
+        name: [(point.step, point.value) for point in client.get_metric_history(found.info.run_id, name)]
+        for name in found.data.metrics
+    }
+
+
+def assert_tracked_equals_history(folder: Path, run: str, points: dict[str, list[tuple[int, float]]]) -> None:
+    with (folder / "out/runs" / run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in rows[0]:
+        if name != "seen":
+            assert points[name] == [(int(row["seen"]), float(row[name])) for row in rows], name

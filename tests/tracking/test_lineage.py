@@ -1,0 +1,210 @@
+"""From a file to what made it and from a run to its files, against a project that DVC itself has run."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import read_params
+from pipeline.errors import UserError
+from pipeline.tracking.journal import Journal
+from pipeline.tracking.lineage import lineage
+from pipeline.tracking.shipper import STATE, code_tags, run_reference, sync
+
+ROOT = Path(__file__).parents[2]
+DATASET = {"source": "digits", "digest": "d" * 64, "channels": 1, "size": 16, "classes": []}
+PIPELINE = """
+    stages:
+      normalize:
+        cmd: mkdir -p out/data/deep && echo images > out/data/a.npy && echo labels > out/data/deep/b.npy
+        params: [data.size]
+        outs: [out/data]
+      train:
+        foreach: ${runs}
+        do:
+          cmd: mkdir -p out/runs/${key} && echo ${key} ${item.seed} > out/runs/${key}/weights.safetensors
+            && cp ${key}.json out/runs/${key}/mlflow.json
+          params: ["runs.${key}"]
+          deps: [out/data]
+          outs:
+            - out/runs/${key}/weights.safetensors
+            - out/runs/${key}/mlflow.json:
+                cache: false
+      evaluate:
+        foreach: ${runs}
+        do:
+          cmd: echo 1 > out/runs/${key}/metrics.json
+          deps: ["out/runs/${key}/weights.safetensors"]
+          outs: ["out/runs/${key}/metrics.json"]
+"""
+PARAMS = """
+    data: {size: 16}
+    runs: {a: {method: dcgan, seed: 1}, b: {method: vae, seed: 2}}
+    evaluate: {extractors: [efficientnet_lite0]}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with two runs, made by `dvc repro`, journaled and sent to MLflow."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "params.yaml").write_text(textwrap.dedent(PARAMS))
+    (folder / "dvc.yaml").write_text(textwrap.dedent(PIPELINE))
+    (folder / ".gitignore").write_text("/out/\n/.genloom/\n/mlflow.db*\n/mlartifacts/\n/.dvc/\n/*.json\n")
+    before = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
+            patch.delenv(name)
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("DVC_NO_ANALYTICS", "true")
+        os.chdir(folder)
+        git("init", "-q")
+        git("add", "params.yaml", "dvc.yaml", ".gitignore")
+        git("commit", "-qm", "a project")
+        for name in ("a", "b"):
+            journaled(name)
+        for command in (["init", "-q", "-f"], ["repro", "-q"]):
+            subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
+        yield folder
+        os.chdir(before)
+
+
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def journaled(name: str) -> None:
+    """A run's journal, and beside the project the mlflow.json that its train stage will publish."""
+    folder, params = Path(f".genloom/runs/{name}-x"), read_params()
+    with Journal.open(folder) as opened:
+        opened.start(name=name, key=f"key-{name}", params={"seed": 1}, tags=code_tags(), dataset=DATASET)
+        opened.finish("FINISHED")
+    sync(folder, params.tracking)
+    Path(f"{name}.json").write_text(json.dumps(run_reference(folder, params.tracking)))
+
+
+def run_id(name: str) -> str:
+    return str(json.loads(Path(f"{name}.json").read_text())["run_id"])
+
+
+def of(what: str) -> dict[str, Any]:
+    return lineage(what, read_params())
+
+
+def test_a_file_leads_to_its_stages_params_data_commit_and_run(project: Path) -> None:
+    result = of("out/runs/a/metrics.json")
+    assert (result["stage"], result["state"], result["unknown"]) == ("evaluate@a", "as recorded", [])
+    assert [stage["stage"] for stage in result["chain"]] == ["evaluate@a", "train@a", "normalize"]
+    assert result["chain"][1]["params"] == {"runs.a": {"method": "dcgan", "seed": 1}}
+    assert result["chain"][1]["cmd"].startswith("mkdir -p out/runs/a")
+    data = result["chain"][1]["deps"]["out/data"]
+    assert (data["state"], data["stage"]) == ("as recorded", "normalize")
+    assert data["md5"].endswith(".dir")
+    (run,) = result["runs"]
+    assert (run["run_id"], run["run"], run["status"]) == (run_id("a"), "a", "FINISHED")
+    assert (run["commit"], run["dirty"]) == (git("rev-parse", "HEAD"), "false")
+    assert run["dataset"]["digest"] == DATASET["digest"]
+
+
+def test_data_leads_to_every_run_that_was_made_from_it(project: Path) -> None:
+    for path in ("out/data", "out/data/deep/b.npy", str(project / "out/data/a.npy")):
+        result = of(path)
+        assert (result["stage"], result["state"]) == ("normalize", "as recorded")
+        assert {run["run"] for run in result["runs"]} == {"a", "b"}
+
+
+def test_a_run_leads_to_its_files(project: Path) -> None:
+    for prefix in (run_id("b"), run_id("b")[:10]):
+        result = of(prefix)
+        assert (result["run"], result["key"], result["experiment"]) == ("b", "key-b", "genloom")
+        assert result["stages"] == ["evaluate@b", "train@b"]
+        assert set(result["files"].values()) == {"as recorded"}
+        names = ("weights.safetensors", "mlflow.json", "metrics.json")
+        assert set(result["files"]) == {f"out/runs/b/{name}" for name in names}
+
+
+def test_a_changed_file_is_called_changed(project: Path) -> None:
+    for path, changed in (("out/runs/a/weights.safetensors", "x\n"), ("out/data/deep/b.npy", "x\n")):
+        before = Path(path).read_bytes()
+        Path(path).write_text(changed)
+        assert of(path)["state"] == "modified since"
+        Path(path).unlink()
+        assert of(path)["state"] == "missing"
+        Path(path).write_bytes(before)
+        assert of(path)["state"] == "as recorded"
+    assert of("out/runs/b/metrics.json")["chain"][0]["deps"]["out/runs/b/weights.safetensors"]["state"] == "as recorded"
+
+
+def test_neither_a_file_nor_a_run_is_one_clear_message(project: Path) -> None:
+    for wrong in ("out/runs/c/metrics.json", "dvc.yaml", "ffffffff", "zz", run_id("a")[:2]):
+        with pytest.raises(UserError, match=wrong):
+            of(wrong)
+
+
+def test_without_a_journal_mlflow_is_asked_and_without_both_the_gap_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".genloom").rename("away")
+    try:
+        (run,) = of("out/runs/a/weights.safetensors")["runs"]
+        assert (run["commit"], run["params"], run["status"]) == (git("rev-parse", "HEAD"), {"seed": "1"}, "FINISHED")
+        assert of(run_id("a")[:12])["files"]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        result = of("out/runs/a/weights.safetensors")
+        assert result["stage"] == "train@a"
+        assert (result["runs"][0]["run_id"], result["runs"][0]["commit"]) == (run_id("a"), None)
+        assert "can't be reached" in result["unknown"][0]
+        with pytest.raises(UserError, match="no run here has this id"):
+            of("ffffffff")
+    finally:
+        Path("away").rename(".genloom")
+
+
+def test_the_command_prints_for_people_and_for_programs(project: Path) -> None:
+    text = genloom("lineage", "out/runs/a/metrics.json")
+    assert text.returncode == 0
+    for fact in ("evaluate@a", "train@a", "normalize", run_id("a"), git("rev-parse", "HEAD"), "clean", "d" * 64):
+        assert fact in text.stdout
+    assert json.loads(genloom("lineage", run_id("a")[:8], "--json").stdout)["run"] == "a"
+    wrong = genloom("lineage", "nothing.txt")
+    assert (wrong.returncode, "Traceback" in wrong.stderr) == (1, False)
+    assert wrong.stderr.startswith("error: nothing.txt: ")
+
+
+def test_sync_sends_what_is_missing_and_says_what_it_did(project: Path) -> None:
+    assert "0 runs sent, 2 were complete already" in genloom("sync").stdout
+    (project / ".genloom/runs/a-x" / STATE).unlink()
+    assert "1 runs sent, 1 were complete already" in genloom("sync").stdout
+    assert "2 runs sent, 0 were complete already" in genloom("sync", "--all").stdout
+    failed = genloom("sync", "--all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert failed.stderr.count("can't be reached") == 2
+    assert genloom("sync").returncode == 0
+
+
+def test_check_names_every_wrong_run(project: Path) -> None:
+    good = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(good.replace("seed: 1", "sed: 1").replace("method: vae", "method: vea"))
+    try:
+        wrong = genloom("check")
+    finally:
+        Path("params.yaml").write_text(good)
+    assert wrong.returncode == 1
+    assert "runs.a.sed: unknown param. Did you mean 'seed'?" in wrong.stderr
+    assert "runs.b.method: there is no method 'vea'" in wrong.stderr
+    assert genloom("check").stdout.startswith("params.yaml: fine; runs: a, b")
+
+
+def genloom(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    )
