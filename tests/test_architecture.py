@@ -28,7 +28,7 @@ ROOMS = [
     "stages",
     "__main__",
 ]
-HELPERS = {"errors", "files", "config", "console", "pipeline"}
+HELPERS = {"errors", "files", "config", "console", "registry", "pipeline"}
 
 
 def modules() -> list[Path]:

@@ -1,28 +1,36 @@
 """One paper per file; the file name is the registry."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import registry
 from pipeline.core.method import Method
-from pipeline.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from pipeline.config import Run
 
 
 def names() -> list[str]:
-    """Every method: the files of this folder."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+    """List every method: the files of this folder."""
+    return registry.names(__name__)
 
 
-def find(name: str) -> type[Method]:
-    """The class of the method in the file of that name."""
-    if name not in names():
-        raise UserError(f"there is no method '{name}'. {nearest(name, names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+def find(name: str, key: str = "method") -> type[Method]:
+    """Return the class of the method in the file of that name.
+
+    Args:
+        name: the file's name.
+        key: what the message names.
+
+    Returns:
+        The one Method subclass that the file defines.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    module = registry.load(__name__, name, key)
     return next(
         value
         for value in vars(module).values()
@@ -31,21 +39,28 @@ def find(name: str) -> type[Method]:
 
 
 def load(name: str, **settings: Any) -> Method:
-    """The method with its params; what does not fit raises TypeError or ValueError."""
+    """Return the method with its params; what does not fit raises TypeError or ValueError."""
     return find(name)(**settings)
 
 
 def configure(run: "Run", settings: Mapping[str, Any], prefix: str, path: Path = Path("params.yaml")) -> Method:
-    """The same from a run of params.yaml, whose keys begin with ``prefix`` ("runs.<name>.").
+    """Return a run's method with the params that params.yaml gives it.
 
-    What does not fit raises UserError with file, key and remedy.
+    Args:
+        run: the settings that every run has.
+        settings: the rest of the run, which belongs to its method.
+        prefix: of the run's keys, such as "runs.dcgan.".
+        path: of the params file, for messages.
+
+    Returns:
+        The method, its params checked.
+
+    Raises:
+        UserError: no such method, an unknown param, or a value that does not fit; with file, key and remedy.
     """
     from pipeline.config import Run, checked, field_names, refuse_unknown
 
-    try:
-        cls = find(run.method)
-    except UserError as error:
-        raise UserError(f"{path}: {prefix}method: {error}") from None
+    cls = find(run.method, f"{path}: {prefix}method")
     refuse_unknown(settings, field_names(cls), path, prefix, also=field_names(Run))
     method: Method = checked(cls, dict(settings), path, prefix)
     return method
