@@ -28,7 +28,7 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import Split, Stored
 from pipeline.data.stream import batches
-from pipeline.training.trainer import keep_freed_memory
+from pipeline.training.memory import keep_freed_memory
 
 IMAGES = 4096
 

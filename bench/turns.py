@@ -25,7 +25,9 @@ from pipeline.config import Cluster, Run
 from pipeline.core.world import World
 from pipeline.files import write_json
 from pipeline.tracking.journal import NAME, Journal, read
-from pipeline.training.trainer import Job, record, train
+from pipeline.tracking.record import record
+from pipeline.training.job import Job
+from pipeline.training.trainer import train
 
 START_SECONDS = 180.0
 WARM_ROWS = 6

@@ -29,14 +29,14 @@ def check() -> None:
 
     params = read_params()
     problems: list[str] = []
-    for name in params.all_runs:
+    for name in params.runs:
         try:
-            methods.configure(*read_run(params, name), f"{params.section(name)}.{name}.")
+            methods.configure(*read_run(params, name), f"runs.{name}.")
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError("\nerror: ".join(problems))
-    print(f"{PARAMS}: fine; runs: {', '.join(params.all_runs)}")
+    print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline.errors import UserError, nearest
 
 PARAMS = Path("params.yaml")
+SCRATCH = "scratch"  # where a run begins that begins from no other
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -37,15 +38,27 @@ class Data:
 class Run:
     """What every method's training has: the budget in images, the batch, the average, the cadence.
 
-    batch_size is global: N workers take batch_size / N each. ema_half_life: images after which a
-    weight's share in the average has halved. The three cadences are in images too.
-
-    precision: of the nets' arithmetic. sync_batch_norm: over the global batch, so that the number of workers
-    changes nothing; off, each worker normalizes its own share. flip, crop (pixels), rotation (degrees):
-    augmentation of the data. domains: two classes, for methods that translate the first into the second.
-    init_from: a weights file or an MLflow model URI to begin from (under ``derived``: a run); freeze: nets or
-    patterns of parameter names. non_finite: what a loss or gradient that is no number does: stop ends the run, skip
-    leaves out the step, as a loss scaler does.
+    Attributes:
+        method: a file of pipeline/methods.
+        seed: of the nets' beginning, the order of the data and all noise.
+        images: the budget, in real images shown.
+        batch_size: global: N workers take batch_size / N each.
+        ema_half_life: images after which a weight's share in the average has halved.
+        log_every: images per log window.
+        snapshot_every: images between two pictures.
+        checkpoint_every: images between two checkpoints.
+        precision: of the nets' arithmetic.
+        sync_batch_norm: over the global batch, so that the number of workers changes nothing; off, each worker
+            normalizes its own part.
+        non_finite: what a loss or gradient that is no number does: stop ends the run, skip leaves out the step, as a
+            loss scaler does.
+        flip: augmentation of the data: mirror every second image.
+        crop: augmentation of the data: shift by up to that many pixels.
+        rotation: augmentation of the data: turn by up to that many degrees.
+        domains: two classes, for methods that translate the first into the second.
+        init_from: scratch, or runs/<run>: the run whose weights this one begins from.
+        weights: a weights file or an MLflow model URI to begin from instead.
+        freeze: nets, or patterns of parameter names, that stay as they are.
     """
 
     method: str
@@ -63,7 +76,8 @@ class Run:
     crop: Count = 0
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     domains: tuple[str, str] | None = None
-    init_from: str | None = None
+    init_from: str = SCRATCH
+    weights: str | None = None
     freeze: tuple[str, ...] = ()
 
 
@@ -71,14 +85,22 @@ class Run:
 class Cluster:
     """Where training runs. Never part of a result's key.
 
-    workers: 0 means in this process, without Ray; [least, most]: as many of them as the cluster has room for, more or
-    fewer as nodes come and go. address: of a running cluster; null: one of this machine alone, while it trains.
-    storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
-    for checkpoints where nodes share no folder. stall_seconds: without a word from the workers for so long, they are
-    taken for hung, and training starts again from the last checkpoint. shard: each worker keeps a share of parameters,
-    gradients, moving averages and optimizer state, for models of which all that does not fit on each. stream: nodes
-    that share no folder get each batch's images as they need them, not a copy of the data.
+    Attributes:
+        workers: 0: in this process, without Ray; [least, most]: as many as the cluster has room for, more or fewer as
+            nodes come and go.
+        address: of a running cluster; null: one of this machine alone, while it trains.
+        cpus_per_worker: null: an equal share.
+        gpus_per_worker: null: 1 where the cluster has GPUs.
+        storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
+            for checkpoints where nodes share no folder.
+        max_failures: restarts after a worker's failure.
+        stall_seconds: without a word from the workers for so long, they are taken for hung, and training starts again
+            from the last checkpoint.
+        shard: share out the optimizer's state among the workers.
+        stream: nodes that share no folder get each batch's images as they need them, not a copy of the data.
     """
+
+    DECIDES_NOTHING: ClassVar[str] = "where, never what"
 
     workers: Count | tuple[Positive, Positive] = 1
     address: str | None = None
@@ -150,74 +172,69 @@ class Render:
 class Tracking:
     """Where MLflow is: any tracking URI; a relative sqlite path counts from the project's folder."""
 
+    DECIDES_NOTHING: ClassVar[str] = "who watches changes no result"
+
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "genloom"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping.
+    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping."""
 
-    derived: runs that begin from the weights of another one, which their init_from names.
-    """
+    DECIDES_NOTHING: ClassVar[str] = "a section decides what its own class decides"
 
     data: Data
     runs: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    derived: dict[str, dict[str, Any]]
     cluster: Cluster
     evaluate: Evaluate
     render: Render
     tracking: Tracking
 
-    @property
-    def all_runs(self) -> dict[str, dict[str, Any]]:
-        """Every run, those that begin from another one last."""
-        return self.runs | self.derived
-
-    def section(self, run: str) -> str:
-        """Where the run's settings stand: "runs" or "derived"."""
-        return "derived" if run in self.derived else "runs"
-
 
 def read_params(path: Path = PARAMS) -> Params:
     """Checks every section; ``read_run`` and ``methods.configure`` check a run."""
     raw = _read_yaml(path)
-    known = {field.name: field.type for field in fields(Params)}
+    known = {field.name: field.type for field in fields(Params) if field.init}
+    if "derived" in raw:
+        raise UserError(
+            f"{path}: derived: runs that begin from another one now stand under runs, with init_from: runs/<run>; "
+            "all others say init_from: scratch. Move them and remove derived."
+        )
     refuse_unknown(raw, known, path, "")
     for name, section in raw.items():
         if not isinstance(section, dict):
             raise UserError(f"{path}: {name}: expected a mapping of settings, got {section!r}.")
-        if name not in ("runs", "derived"):
+        if name != "runs":
             refuse_unknown(section, field_names(known[name]), path, f"{name}.")
     params: Params = checked(Params, {name: {} for name in known} | raw, path, "")
-    _check_derived(params, path)
+    for name in params.runs:
+        _check_beginning(params.runs, name, path)
     return params
 
 
-def _check_derived(params: Params, path: Path) -> None:
-    """DVC orders the runs by these names, so they must be runs."""
-    for name, raw in params.derived.items():
-        if name in params.runs:
-            raise UserError(f"{path}: derived.{name}: there is a run of that name already; give it another one.")
-        others = [run for run in params.all_runs if run != name]
-        if raw.get("init_from") not in others:
+def _check_beginning(runs: Mapping[str, Mapping[str, Any]], name: str, path: Path) -> None:
+    """DVC makes what a run begins from a dependency, so every run must say it, and none may begin from itself."""
+    known, run, chain = [SCRATCH, *(f"runs/{other}" for other in runs)], name, [name]
+    while (beginning := runs[run].get("init_from")) != SCRATCH:
+        if beginning not in known:
             raise UserError(
-                f"{path}: derived.{name}.init_from: name the run whose weights it begins from. "
-                f"{nearest(str(raw.get('init_from')), others)}"
+                f"{path}: runs.{run}.init_from: say where its weights begin: {SCRATCH}, or runs/<run>"
+                + (f", not {beginning!r}. {nearest(str(beginning), known)}" if beginning else ".")
             )
-    for name, raw in params.runs.items():
-        if raw.get("init_from") in params.all_runs:
-            raise UserError(
-                f"{path}: runs.{name}.init_from: '{raw['init_from']}' is a run: move '{name}' to the section derived, "
-                "where it waits for that run, and is redone when that run changes."
-            )
+        run = str(beginning).removeprefix("runs/")
+        if run in chain:
+            raise UserError(f"{path}: runs.{name}.init_from: {' begins from '.join([*chain, run])}: name another run.")
+        chain.append(run)
+    if runs[name].get("init_from") != SCRATCH and runs[name].get("weights"):
+        raise UserError(f"{path}: runs.{name}.weights: the run begins from {runs[name]['init_from']}; leave one out.")
 
 
 def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
     """The settings that every run has, and the rest, which belongs to its method."""
-    if name not in params.all_runs:
-        raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.all_runs)}")
-    raw, own, prefix = params.all_runs[name], field_names(Run), f"{params.section(name)}.{name}."
+    if name not in params.runs:
+        raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.runs)}")
+    raw, own, prefix = params.runs[name], field_names(Run), f"runs.{name}."
     if not isinstance(raw.get("method"), str):
         raise UserError(f"{path}: {prefix}method: name the method, for example 'dcgan'.")
     run = checked(Run, {key: value for key, value in raw.items() if key in own}, path, prefix)

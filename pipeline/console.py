@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+DECIDES_NOTHING = "shows what happens"
+
 
 @contextmanager
 def progress(*, in_bytes: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
+DECIDES_NOTHING = "says what went wrong"
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, the key and the remedy.

@@ -23,6 +23,7 @@ ROOMS = [
     "render",
     "tracking",
     "storage",
+    "dependencies",
     "training",
     "cluster",
     "stages",

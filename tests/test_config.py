@@ -28,9 +28,9 @@ def params(tmp_path: Path, change: dict[str, Any]) -> Path:
 
 def read_all(path: Path) -> None:
     checked = read_params(path)
-    for name in checked.all_runs:
+    for name in checked.runs:
         run, own = read_run(checked, name, path)
-        configure(run, own, f"{checked.section(name)}.{name}.", path)
+        configure(run, own, f"runs.{name}.", path)
 
 
 def test_the_projects_params_are_right(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_the_projects_params_are_right(tmp_path: Path) -> None:
 def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> None:
     read = read_params(recipe)
     classes = 10 if read.data.source in ("mnist", "cifar10") else 0
-    for name in read.all_runs:
+    for name in read.runs:
         run, own = read_run(read, name, recipe)
-        method = configure(run, own, f"{read.section(name)}.{name}.", recipe)
+        method = configure(run, own, f"runs.{name}.", recipe)
         assert method.build(ImageSpec(channels=read.data.channels, size=read.data.size, classes=classes))
 
 
@@ -72,11 +72,16 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least 1"),
         ({"data": 3}, "data", "mapping"),
-        ({"runs.vae.init_from": "dcgan"}, "runs.vae.init_from", "section derived"),
-        ({"derived.vae": {"method": "vae", "init_from": "dcgan"}}, "derived.vae", "give it another one"),
-        ({"derived.x": {"method": "vae", "init_from": "vea"}}, "derived.x.init_from", "Did you mean 'vae'"),
-        ({"derived.x": {"method": "vae"}}, "derived.x.init_from", "name the run"),
-        ({"derived.x": {"method": "vae", "init_from": "vae", "lrr": 1}}, "derived.x.lrr", "Did you mean 'lr'"),
+        ({"runs.vae.init_from": "dcgan"}, "runs.vae.init_from", "Did you mean 'runs/dcgan'"),
+        ({"runs.vae.init_from": None}, "runs.vae.init_from", "scratch, or runs/<run>"),
+        ({"runs.vae.init_from": "runs/vae"}, "runs.vae.init_from", "vae begins from vae"),
+        (
+            {"runs.vae.init_from": "runs/dcgan", "runs.dcgan.init_from": "runs/vae"},
+            "runs.dcgan.init_from",
+            "name another",
+        ),
+        ({"runs.vae.init_from": "runs/dcgan", "runs.vae.weights": "a"}, "runs.vae.weights", "leave one out"),
+        ({"derived": {}}, "derived", "init_from: runs/<run>"),
         ({"runs.vae.precision": "fp16"}, "runs.vae.precision", "'fp32' or 'bf16'"),
         ({"cluster.workers": [0, 2]}, "cluster.workers.0", "greater than 0"),
         ({"cluster.workers": [2]}, "cluster.workers.1", "required"),

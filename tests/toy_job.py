@@ -7,11 +7,15 @@ import torch
 from conftest import toy_split
 
 from pipeline import methods
-from pipeline.config import Run
+from pipeline.cluster.launch import Launch, train_job
+from pipeline.config import Cluster, Run, Tracking
 from pipeline.core.world import World
+from pipeline.dependencies.key import TrainingKey
 from pipeline.files import write_json
 from pipeline.tracking.journal import Journal
-from pipeline.training.trainer import Job, record, train
+from pipeline.tracking.record import record
+from pipeline.training.job import Job
+from pipeline.training.trainer import train
 
 
 def job(folder: Path, batch_size: int = 16, images: int = 256, **settings: object) -> Job:
@@ -40,3 +44,9 @@ def trained_here(work: Job) -> dict[str, torch.Tensor]:
 def weights(work: Job) -> dict[str, torch.Tensor]:
     content = work.checkpoints.load(work.finished_at, torch.device("cpu"))
     return {key: value for key, value in content["state"]["nets"].items() if value.is_floating_point()}
+
+
+def train_on(cluster: Cluster, work: Job) -> None:
+    """As the train stage does, without publishing."""
+    key = TrainingKey(params={}, data="", code={})
+    train_job(work, Launch(name="toy", key=key, params={}, dataset={}, cluster=cluster, tracking=Tracking()))

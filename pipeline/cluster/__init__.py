@@ -1,1 +1,3 @@
-"""Training on Ray, which only this folder imports: driver.py starts it, join.py finds the cluster, worker.py trains."""
+"""Training on Ray: launch.py starts a training, connect.py finds the cluster, worker.py trains."""
+
+DECIDES_NOTHING = "where, never what"

@@ -20,7 +20,7 @@ from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.errors import UserError
 from pipeline.storage import remote as mirror
-from pipeline.training.trainer import Job
+from pipeline.training.job import Job
 
 # Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
 # one arena for all threads lets training.keep_freed_memory work there too.

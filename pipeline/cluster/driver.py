@@ -25,7 +25,9 @@ from pipeline.cluster.worker import stop_key, worker
 from pipeline.config import Cluster
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
-from pipeline.training.trainer import DivergedError, Job, out_of_memory, record
+from pipeline.tracking.record import record
+from pipeline.training.job import DivergedError, Job
+from pipeline.training.memory import out_of_memory
 
 # Set before Ray is imported, as it reads them then; what the user has set wins.
 ENVIRONMENT = {
@@ -197,7 +199,7 @@ def _to_journal(folder: Path, job: Job) -> Any:
             try:
                 if message := metrics[0].get("diverged"):
                     _diverged(job).write_text(message)
-                job.fetch_snapshots(metrics[0]["rows"])
+                job.storage.fetch_snapshots(row["snapshot"] for row in metrics[0]["rows"] if row["snapshot"])
                 with Journal.open(folder) as journal:
                     record(journal, metrics[0]["rows"], job.snapshots)
             except Exception as error:

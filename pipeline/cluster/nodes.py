@@ -17,7 +17,7 @@ import psutil
 from pipeline.data.dataset import Source, is_shard
 from pipeline.files import atomic_file, atomic_folder, locked, sha256_of
 from pipeline.storage import remote as mirror
-from pipeline.training.trainer import Job
+from pipeline.training.job import Job
 
 PACKAGES = ("torch", "ray", "numpy", "safetensors")
 INTERFACES = {"gloo": "GLOO_SOCKET_IFNAME", "nccl": "NCCL_SOCKET_IFNAME"}

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.cluster import nodes
-from pipeline.training.trainer import DivergedError, Row
+from pipeline.training.job import DivergedError, Row
 
 # Ray's thread in a worker asks for the GIL a hundred times a second. After Python's 5 ms, training would stop until
 # that thread has found a free core; within this time it gets the GIL in a backward pass, which lets go of it.

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.config import Evaluate, read_params
+from pipeline.config import Evaluate, read_params, read_run
 from pipeline.errors import UserError, run
-from pipeline.stages.common import read_train_json, reopen
+from pipeline.stages.common import reopen
 from pipeline.stages.paths import DATA, REFERENCE, run_folder
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.files import write_json
     from pipeline.inference.weights import load_weights
 
-    settings, dataset, folder = read_params().evaluate, open_dataset(DATA), run_folder(name)
+    params, dataset, folder = read_params(), open_dataset(DATA), run_folder(name)
+    settings = params.evaluate
     trained = load_weights(folder / "weights.safetensors", default_device())
     if trained.spec != dataset.spec:
         raise UserError(f"{folder}: trained on {trained.spec}, but out/data has {dataset.spec}. Run `dvc repro`.")
-    first, second = domains(dataset, read_train_json(name)["params"]["domains"])
+    first, second = domains(dataset, read_run(params, name)[0].domains)
     metrics, protocol = evaluate(trained, first, settings, second)
     write_json(folder / "protocol.json", protocol)
     write_json(folder / "metrics.json", metrics)

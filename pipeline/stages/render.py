@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.config import Render, read_params
+from pipeline.config import Render, read_params, read_run
 from pipeline.errors import UserError, run
-from pipeline.stages.common import read_train_json, reopen
+from pipeline.stages.common import reopen
 from pipeline.stages.paths import DATA, run_folder
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.render.film import write_film
     from pipeline.render.grid import write_png
 
-    settings, dataset, folder = read_params().render, open_dataset(DATA), run_folder(name)
+    params, dataset, folder = read_params(), open_dataset(DATA), run_folder(name)
+    settings = params.render
     trained = load_weights(folder / "weights.safetensors")
     if trained.spec != dataset.spec:
         raise UserError(f"{folder}: trained on {trained.spec}, but out/data has {dataset.spec}. Run `dvc repro`.")
-    first, second = domains(dataset, read_train_json(name)["params"]["domains"])
+    first, second = domains(dataset, read_run(params, name)[0].domains)
     snapshots = list((folder / "snapshots").glob("*.png"))
     write_png(folder / "samples.png", sample_grid(trained, first, settings))
     with atomic_folder(folder / "panels") as panels:

@@ -13,7 +13,7 @@ def main() -> None:
 
     params = read_params()
     headline = f"fid_{params.evaluate.extractors[0]}"
-    runs = ranked(load_runs(RUNS, list(params.all_runs)), headline)
+    runs = ranked(load_runs(RUNS, list(params.runs)), headline)
     if not runs:
         raise UserError("out/runs: no run of params.yaml is trained yet. Run `dvc repro`.")
     write_leaderboard(OUT / "leaderboard.csv", runs)

@@ -1,0 +1,3 @@
+"""Where checkpoints are kept: a folder, or a URL."""
+
+DECIDES_NOTHING = "keeps what training has decided"

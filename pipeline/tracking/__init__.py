@@ -1,0 +1,3 @@
+"""The journal on disk, and MLflow fed from it."""
+
+DECIDES_NOTHING = "watches"

@@ -1,0 +1,1 @@
+"""One run's training on one process of a world, and the publishing of what it has learnt."""

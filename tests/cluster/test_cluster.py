@@ -16,17 +16,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from toy_job import job, trained_here, weights
+from toy_job import job, train_on, trained_here, weights
 
 from pipeline.cluster.driver import train_on_ray
+from pipeline.cluster.launch import exclusive
 from pipeline.cluster.worker import _Reporter
 from pipeline.config import Cluster
 from pipeline.core.world import World
 from pipeline.errors import UserError
-from pipeline.stages.common import exclusive
-from pipeline.stages.train import train as train_stage
 from pipeline.tracking.journal import Journal
-from pipeline.training.trainer import DivergedError, Job, Row, out_of_memory, train
+from pipeline.training.job import DivergedError, Job, Row
+from pipeline.training.memory import out_of_memory
+from pipeline.training.trainer import train
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def _trains_in_little_memory(folder: Path, room: int) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
     try:
-        train_stage(Cluster(workers=0), job(folder, batch_size=200_000, images=400_000))
+        train_on(Cluster(workers=0), job(folder, batch_size=200_000, images=400_000))
     except UserError as error:
         (folder / "said").write_text(str(error))
 
@@ -105,7 +106,7 @@ def test_a_worker_that_ray_ends_for_its_memory_ends_in_advice(tmp_path: Path, mo
     work = job(tmp_path, batch_size=40_000, images=400_000)
     work = replace(work, method=replace(work.method, width=64))  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"more memory than there is \(.*running low on memory"):
-        train_stage(Cluster(workers=1, max_failures=0), work)
+        train_on(Cluster(workers=1, max_failures=0), work)
 
 
 def _started() -> list[tuple[psutil.Process, str]]:
@@ -216,10 +217,26 @@ def test_a_stopped_training_goes_on_whatever_has_become_of_rays_own_files(tmp_pa
     assert all(torch.equal(through[key], value) for key, value in weights(work).items())
 
 
-def test_a_run_has_one_trainer(tmp_path: Path) -> None:
-    refused = pytest.raises(UserError, match="another process is training this run")
-    with exclusive(tmp_path / "run"), refused, exclusive(tmp_path / "run"):
-        pass
+def test_a_run_has_one_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A second one waits, and says so once."""
+    order: list[str] = []
+
+    def second() -> None:
+        with exclusive(tmp_path / "run", "toy"):
+            order.append("second")
+
+    with caplog.at_level("WARNING"), exclusive(tmp_path / "run", "toy"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not caplog.records:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        order.append("first")
+    waiting.join(timeout=10)
+    assert order == ["first", "second"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "toy: another process is training this very run; waiting until it is done"
+    ]
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from toy_job import job, trained_here, weights
 from pipeline.core import shard
 from pipeline.core.shard import Shards
 from pipeline.core.world import World
-from pipeline.training.trainer import Job, train
+from pipeline.training.job import Job
+from pipeline.training.trainer import train
 
 
 def test_one_process_has_nothing_to_share(tmp_path: Path) -> None:

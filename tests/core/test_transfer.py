@@ -18,7 +18,7 @@ from pipeline.core.world import World
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.inference.weights import load_tensors, save_weights
-from pipeline.stages.train import check_data, check_nets
+from pipeline.training.checks import check_data, check_nets
 from pipeline.training.trainer import sample
 
 CPU = torch.device("cpu")
@@ -113,8 +113,8 @@ def test_what_the_data_does_not_bring_is_said(
 
 
 def test_a_method_that_starts_from_trained_nets_is_refused_without_them_and_with_others(tmp_path: Path) -> None:
-    method, run = methods.load("vq_transformer"), Run(method="vq_transformer", init_from="vqvae")
-    with pytest.raises(UserError, match=r"needs trained weights of encoder, codebook, decoder.*put it under derived"):
+    method, run = methods.load("vq_transformer"), Run(method="vq_transformer", init_from="runs/vqvae")
+    with pytest.raises(UserError, match=r"needs trained weights of encoder, codebook, decoder.*name their run"):
         check_nets("runs.x.", run, method, dataset("a", "b"), None)
     other = methods.load("vqvae", codes=16)
     state = State.fresh(other, dataset("a", "b").spec, 0, CPU)

@@ -30,7 +30,8 @@ from pipeline.storage import remote as mirror
 from pipeline.storage.checkpoint import MANIFEST, name_of
 from pipeline.storage.remote import Mirror
 from pipeline.tracking.journal import Journal
-from pipeline.training.trainer import Job, resume, train
+from pipeline.training.job import Job
+from pipeline.training.trainer import resume, train
 
 PORT = 5077
 
@@ -161,11 +162,11 @@ def test_what_lies_at_the_url_counts_and_nothing_else(tmp_path: Path) -> None:
     trained_here(work)
     at_url = tmp_path / "bucket/runs/toy" / name_of(256) / "state.pt"
     replaced = work.checkpoints.load(256, torch.device("cpu")) | {"seconds": 1e9}
-    work.checkpoints.save(256, replaced)
-    work.checkpoints.save(1000, replaced)
-    assert work.newest() == 256
+    work.checkpoints.storage.save(256, replaced)
+    work.checkpoints.storage.save(1000, replaced)
+    assert work.storage.newest() == 256
     assert (Path(work.store) / name_of(256) / "state.pt").read_bytes() == at_url.read_bytes()
-    work.save(256, replaced)
+    work.storage.save(256, replaced)
     assert work.checkpoints.existing() == [256] and there(tmp_path) == [f"{256:012d}"]
 
 
@@ -179,7 +180,7 @@ def test_two_nodes_agree_on_a_checkpoint_that_both_have_whole(tmp_path: Path) ->
     damaged.write_bytes(content)
     mp.spawn(_resumed, args=(2, str(tmp_path)), nprocs=2)
     found = [json.loads((tmp_path / f"resumed-{rank}").read_text()) for rank in range(2)]
-    assert found == [128, 128] and work.newest() == 256
+    assert found == [128, 128] and work.storage.newest() == 256
 
 
 def _resumed(rank: int, size: int, folder: str) -> None:
@@ -196,8 +197,8 @@ def test_without_its_manifest_a_copy_is_none(tmp_path: Path) -> None:
     for file in (tmp_path / "bucket").rglob(MANIFEST):
         file.unlink()
     other = mirrored(tmp_path, "another")
-    assert other.mirror is not None
-    assert other.mirror.fetch_newest(other.checkpoints.is_whole) is None
+    assert other.storage.remote is not None
+    assert other.storage.remote.fetch_newest(other.checkpoints.is_whole) is None
 
 
 def test_storage_that_is_away_is_waited_for_and_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,190 @@
+"""A training from its start to its end, on Ray or in this process, with its journal open and MLflow fed."""
+
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Cluster, Tracking
+from pipeline.dependencies.key import TrainingKey, differences
+from pipeline.errors import UserError
+from pipeline.files import locked
+from pipeline.storage.remote import token_at
+from pipeline.tracking.journal import Journal
+from pipeline.tracking.progress import watching
+from pipeline.tracking.record import record
+from pipeline.tracking.shipper import code_tags, run_page, shipping
+from pipeline.training.job import DivergedError, Job
+from pipeline.training.memory import out_of_memory
+from pipeline.training.publish import Published
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What a training needs besides its job.
+
+    Attributes:
+        name: the run's.
+        key: what the job's key is of.
+        params: every param that the result depends on, by name.
+        dataset: what spec.json says of the data.
+        cluster: where to train.
+        tracking: where MLflow is.
+    """
+
+    name: str
+    key: TrainingKey
+    params: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    cluster: Cluster
+    tracking: Tracking
+
+
+def launch(job: Job, about: Launch, publish: Callable[[], Published]) -> None:
+    """Train, then publish, with the journal open before and closed after, whatever happens.
+
+    Args:
+        job: the run; the caller holds its folder (``exclusive``).
+        about: what it is called, and where it runs.
+        publish: called once the training is finished.
+
+    Raises:
+        UserError: the training diverged, ran out of memory, or its storage or cluster cannot be used.
+        SystemExit: it was stopped by a signal, at a checkpoint.
+    """
+    folder = Path(job.store)
+    with Journal.open(folder) as journal:
+        journal.start(name=about.name, key=job.key, params=about.params, tags=code_tags(), dataset=dict(about.dataset))
+    with shipping(folder, about.tracking):
+        try:
+            with watching(folder, about.name, job.finished_at, partial(run_page, folder, about.tracking)):
+                train_job(job, about)
+            published = publish()
+            with Journal.open(folder) as journal:
+                _record_end(journal, job, published)
+        except BaseException as error:
+            with Journal.open(folder) as journal:
+                journal.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            raise
+
+
+def _record_end(journal: Journal, job: Job, published: Published) -> None:
+    record(journal, published.history, job.snapshots)
+    cost = {f"cost/{name}": value for name, value in published.cost.items() if name != "parameters"}
+    journal.metrics(cost, step=published.seen)
+    journal.artifact(published.folder / "history.csv")
+    journal.artifact(published.folder / "weights.safetensors")
+    journal.model(published.folder / "weights.safetensors")
+    journal.finish("FINISHED")
+
+
+@contextmanager
+def exclusive(folder: Path, name: str) -> Iterator[None]:
+    """Hold a run's folder, so that one process trains it; another waits, and then finds the training finished."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock"))
+        except BlockingIOError:
+            logger.warning("%s: another process is training this very run; waiting until it is done", name)
+            stack.enter_context(locked(folder / "lock", wait=math.inf))
+        yield
+
+
+def train_job(job: Job, about: Launch) -> None:
+    """Train to the end of the budget, on Ray or here, without a journal of the start and end.
+
+    Args:
+        job: the run; finished already, nothing is done.
+        about: what it is called, and where it runs.
+
+    Raises:
+        UserError: it diverged or ran out of memory; or its storage or cluster cannot be used.
+        SystemExit: it was stopped by a signal, at a checkpoint.
+    """
+    if job.url:
+        with token_at(job.url, "preflight"):  # says within seconds what a training would wait for
+            pass
+    newest = job.storage.newest()
+    if newest == job.finished_at:
+        logger.info("%s: this very training is finished (%s): publishing it", about.name, job.store)
+        return
+    _say_where_it_begins(job, about, newest)
+    about.key.write(Path(job.store))
+    try:
+        with stop_on_signals() as stop:
+            if about.cluster.most:
+                from pipeline.cluster.driver import train_on_ray
+
+                train_on_ray(job, about.cluster, Path(job.store), stop)
+            else:
+                _train_here(job, stop)
+            if stop() and job.storage.newest() != job.finished_at:
+                raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
+    except DivergedError as error:
+        raise UserError(
+            f"training diverged: {error}. Lower the learning rate (runs.<run>.lr), change the seed, or "
+            "have such steps left out (runs.<run>.non_finite: skip). The last good checkpoint and the pictures are in "
+            f"{job.store}."
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        line = out_of_memory(error)
+        if line is None:
+            raise
+        raise UserError(
+            f"training needs more memory than there is ({line}). Lower runs.<run>.batch_size or the net's width, or "
+            "share the batch among more workers (cluster.workers, on more machines or GPUs); on a GPU "
+            "runs.<run>.precision: bf16 saves about half of the activations. The last checkpoint is kept."
+        ) from error
+
+
+def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:
+    """Log from where training goes on; or why it starts anew, where an earlier training of this run is at hand."""
+    if newest is not None:
+        logger.info("%s: going on from the checkpoint at %s images", about.name, f"{newest:,}")
+        return
+    folder = Path(job.store)
+    others = [
+        path for path in folder.parent.glob(f"{about.name}-*") if path != folder and any(path.glob("checkpoints/*"))
+    ]
+    if others:
+        latest = max(others, key=lambda path: path.stat().st_mtime)
+        what = differences(latest, about.key)
+        listed = ", ".join(what[:6]) + (f" and {len(what) - 6} more" if len(what) > 6 else "")
+        logger.info("%s: starting at 0; the earlier training in %s differs in %s", about.name, latest.name, listed)
+
+
+def _train_here(job: Job, stop: Callable[[], bool]) -> None:
+    """The same loop in this process, without Ray."""
+    from pipeline.core.world import World, default_device
+    from pipeline.training.trainer import train
+
+    with Journal.open(Path(job.store)) as journal:
+        train(job, World(device=default_device()), lambda rows: record(journal, rows, job.snapshots), stop)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM and Ctrl-C ask the loop to end at its next log window; a second one ends at once.
+
+    Yields:
+        A function that tells whether it was asked.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

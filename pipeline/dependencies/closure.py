@@ -1,0 +1,289 @@
+"""The code that decides a result: what its entry functions reach, definition by definition, and what each part means.
+
+From an entry the walk follows every name that a function, class or constant uses to the definition of it, through the
+imports of this package, imports inside functions included. A file is counted by those of its definitions that are
+reached: a new class in it, or another method's function, changes nothing.
+
+The walk stops at what decides nothing: a package, module or class that says so by a constant
+
+    DECIDES_NOTHING = "why"
+
+Tracking, storage of checkpoints, Ray and the console do; what they import alone does not count either.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.dependencies.meaning import PACKAGE, is_bare_string, meaning
+
+MARK = "DECIDES_NOTHING"
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """What a name means. module: dotted; name: a definition in it, or None for the module itself."""
+
+    module: str
+    name: str | None = None
+
+
+@dataclass
+class Module:
+    """One parsed file: where each of its names is bound, and what runs when it is imported.
+
+    Attributes:
+        name: dotted.
+        path: of the file.
+        bindings: the statements that bind a name at the top level.
+        imports: what a name imported from this package means.
+        effects: statements that bind nothing and run at import.
+        problem: True where the file is no valid Python, so that only its bytes can be compared.
+    """
+
+    name: str
+    path: Path
+    bindings: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, Target] = field(default_factory=dict)
+    effects: list[ast.stmt] = field(default_factory=list)
+    problem: bool = False
+
+    @property
+    def decides_nothing(self) -> bool:
+        """Whether the module says so of itself."""
+        return MARK in self.bindings
+
+
+class Closure:
+    """The definitions that entries reach in the package below ``root``; parses every file once.
+
+    Args:
+        root: the folder that holds the package.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._modules: dict[str, Module | None] = {}
+        self._uses: dict[tuple[str, int], list[Target]] = {}
+        self._meanings: dict[int, str] = {}
+
+    def files(self, entries: Iterable[str]) -> dict[str, str]:
+        """Return the files that decide a result, each with the hash of what is reached in it.
+
+        Args:
+            entries: "package.module:function", or "package.module" for all of a module.
+
+        Returns:
+            sha256 by path below ``root``, for Python files and for the files beside them that they name.
+        """
+        reached = self._reached(entries)
+        found: dict[str, str] = {}
+        for name, statements in sorted(reached.items()):
+            module = self.module(name)
+            assert module is not None
+            texts = [module.path.read_text()] if module.problem else [self._meaning(node) for node in statements]
+            if texts:
+                found[self._relative(module.path)] = _digest("\n".join(texts))
+            for beside in _files_beside(module.path, statements):
+                found[self._relative(beside)] = hashlib.sha256(beside.read_bytes()).hexdigest()
+        return found
+
+    def module(self, name: str) -> Module | None:
+        """Return the parsed module of that dotted name, or None where the package has no such file."""
+        if name not in self._modules:
+            path = self._file(name)
+            self._modules[name] = None if path is None else _parsed(name, path, self.root)
+        return self._modules[name]
+
+    def _file(self, name: str) -> Path | None:
+        base = self.root.joinpath(*name.split("."))
+        return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _meaning(self, node: ast.stmt) -> str:
+        return self._meanings.setdefault(id(node), meaning(node))
+
+    def _reached(self, entries: Iterable[str]) -> dict[str, list[ast.stmt]]:
+        """Return the reached statements by module, in the order of the file."""
+        waiting = [Target(module, name or None) for module, _, name in (entry.partition(":") for entry in entries)]
+        for target in waiting:
+            if self.module(target.module) is None:
+                raise LookupError(f"{target.module}: no such module")
+        seen: set[Target] = set()
+        statements: dict[str, dict[int, ast.stmt]] = {}
+        while waiting:
+            target = waiting.pop()
+            module = self.module(target.module)
+            if target in seen or module is None or self._is_exempt(target, module):
+                continue
+            seen.add(target)
+            waiting += [Target(parent, "") for parent in _parents(target.module)]  # their import runs too
+            chosen = list(module.effects)
+            if target.name is None:
+                waiting += [Target(target.module, name) for name in {*module.bindings, *module.imports}]
+            elif target.name in module.imports:
+                waiting.append(module.imports[target.name])
+            elif target.name in module.bindings:
+                chosen += module.bindings[target.name]
+            elif target.name:
+                waiting.append(Target(f"{target.module}.{target.name}"))  # a module of a package
+            for node in chosen:
+                statements.setdefault(target.module, {})[node.lineno] = node
+                waiting += self._used(module, node)
+            statements.setdefault(target.module, {})
+        return {name: [nodes[line] for line in sorted(nodes)] for name, nodes in statements.items()}
+
+    def _is_exempt(self, target: Target, module: Module) -> bool:
+        around = [self.module(name) for name in (target.module, *_parents(target.module))]
+        if any(found is not None and found.decides_nothing for found in around):
+            return True
+        nodes = module.bindings.get(target.name or "", [])
+        return any(isinstance(node, ast.ClassDef) and _says_so(node) for node in nodes)
+
+    def _used(self, module: Module, node: ast.stmt) -> list[Target]:
+        """Return what a statement refers to: definitions of its module, and what is imported."""
+        key = (module.name, id(node))
+        if key not in self._uses:
+            inner = dict(_imports_in(ast.walk(node), self.root))
+            known = module.imports | inner
+            self._uses[key] = [
+                target for name, attribute in _names(node) if (target := _resolved(name, attribute, known, module))
+            ]
+        return self._uses[key]
+
+    @cached_property
+    def exempt(self) -> Mapping[str, str]:
+        """The reason by module, of each module of the package that decides nothing."""
+        found = {}
+        for path in sorted((self.root / PACKAGE).rglob("*.py")):
+            parts = path.relative_to(self.root).with_suffix("").parts
+            module = self.module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+            if module and module.decides_nothing:
+                value = getattr(module.bindings[MARK][0], "value", None)
+                found[module.name] = str(value.value) if isinstance(value, ast.Constant) else ""
+        return found
+
+
+def _parsed(name: str, path: Path, root: Path) -> Module:
+    module = Module(name, path)
+    try:
+        tree = ast.parse(path.read_text())
+    except (SyntaxError, ValueError):
+        module.problem = True
+        return module
+    for node in tree.body:
+        if is_bare_string(node) or _is_guard(node):
+            continue
+        module.imports |= dict(_imports_in(_at_import(node), root))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        bound = set(_bound(node))
+        for each in bound:
+            module.bindings.setdefault(each, []).append(node)
+        if not bound:
+            module.effects.append(node)
+    return module
+
+
+def _is_guard(node: ast.stmt) -> bool:
+    """Tell whether a block is for type checkers alone, or for a script that is started by name."""
+    if not isinstance(node, ast.If):
+        return False
+    names = {found.id for found in ast.walk(node.test) if isinstance(found, ast.Name)}
+    return bool(names & {"TYPE_CHECKING", "__name__"})
+
+
+def _at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk over what runs when the module is imported: not into functions."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _at_import(child)
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """Name what a top-level statement defines, in the branches of an if or try too."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+        return
+    for found in _at_import(node):
+        if isinstance(found, ast.ClassDef):
+            yield found.name
+        elif isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store):
+            yield found.id
+        elif isinstance(found, ast.Attribute | ast.Subscript) and isinstance(found.ctx, ast.Store):
+            # ``table[key] = value`` at the top level changes what ``table`` means.
+            yield from (inner.id for inner in ast.walk(found.value) if isinstance(inner, ast.Name))
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child.name
+
+
+def _imports_in(nodes: Iterable[ast.AST], root: Path) -> Iterator[tuple[str, Target]]:
+    """Yield what the names mean that are imported from this package."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == PACKAGE:
+                    yield (alias.asname, Target(alias.name)) if alias.asname else (PACKAGE, Target(PACKAGE))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+            for alias in node.names:
+                yield alias.asname or alias.name, _meant(str(node.module), alias.name, root)
+
+
+def _meant(module: str, name: str, root: Path) -> Target:
+    """Return the module ``module.name`` if there is one, else the name in ``module``."""
+    base = root.joinpath(*module.split("."), name)
+    if base.with_suffix(".py").is_file() or (base / "__init__.py").is_file():
+        return Target(f"{module}.{name}")
+    return Target(module, None if name == "*" else name)
+
+
+def _names(node: ast.AST) -> Iterator[tuple[str, str | None]]:
+    """Yield each name that is read, with the attribute asked of it where that is all that is done with it."""
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, ast.Attribute) and isinstance(found.value, ast.Name):
+            yield found.value.id, found.attr
+        elif isinstance(found, ast.Name):
+            yield found.id, None
+        else:
+            waiting += ast.iter_child_nodes(found)
+
+
+def _resolved(name: str, attribute: str | None, known: Mapping[str, Target], module: Module) -> Target | None:
+    target = known.get(name)
+    if target is None:
+        return Target(module.name, name) if name in module.bindings else None
+    return Target(target.module, attribute) if target.name is None else target
+
+
+def _says_so(node: ast.ClassDef) -> bool:
+    return any(MARK in set(_bound(inner)) for inner in node.body if isinstance(inner, ast.Assign | ast.AnnAssign))
+
+
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def _files_beside(path: Path, statements: Iterable[ast.stmt]) -> list[Path]:
+    """Return the files of the module's folder that its reached code names by a string, such as a page's template."""
+    texts = {
+        node.value
+        for statement in statements
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 100
+    }
+    found = [file for file in path.parent.iterdir() if file.name in texts and file.suffix != ".py" and file.is_file()]
+    return sorted(found)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

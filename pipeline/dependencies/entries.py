@@ -1,0 +1,85 @@
+"""Where the making of each stage's outputs begins, and the files in out/code that say what decides it.
+
+    out/code/<stage>.json            a stage that is alike for all runs
+    out/code/<stage>-<choice>.json   one for each source or method that params.yaml could choose
+
+Each holds the files that decide the stage's outputs, with the hash of what is reached in each (closure.py), and a
+digest over all. DVC takes such a file as the stage's dependency, so a stage is redone when its code means something
+else, and only then. A stage's script itself only reads params, calls its entries and writes, so it is no entry.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import registry
+from pipeline.dependencies.closure import Closure
+from pipeline.errors import UserError
+
+CODE = Path("out/code")
+METHODS, SOURCES = "pipeline.methods", "pipeline.ingest.sources"
+EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics"
+
+# By stage: its entries, and the package of which a run or the data choose a file.
+ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
+    "download": (("pipeline.ingest.download:download_source",), SOURCES),
+    "normalize": (("pipeline.ingest.normalize:normalize_source",), SOURCES),
+    "reference": (("pipeline.evaluate.reference:make_reference",), None),
+    "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
+    "generate": (("pipeline.evaluate.scoring:generate",), METHODS),
+    "evaluate": (("pipeline.evaluate.scoring:evaluate",), None),
+    "evaluate_real": (("pipeline.evaluate.scoring:evaluate_real",), None),
+    "render": (("pipeline.render.samples:render",), METHODS),
+    "report": (("pipeline.render.report:write_report",), None),
+}
+# By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
+CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "reference": (EXTRACTORS,),
+    "generate": (EXTRACTORS,),
+    "evaluate": (METRICS,),
+    "evaluate_real": (METRICS,),
+    "report": (METRICS,),
+}
+
+
+def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and content of every file of out/code.
+
+    Args:
+        root: the folder that holds the package.
+        extractors: those in use, by name.
+        metrics: those in use, by name.
+
+    Yields:
+        A name such as "train-dcgan", and its content: ``digest`` and ``files``, a hash by path.
+    """
+    closure = Closure(root)
+    chosen = {EXTRACTORS: extractors, METRICS: metrics}
+    for stage, (entries, package) in ENTRIES.items():
+        common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
+        if package is None:
+            yield stage, _content(closure, [*entries, *common])
+            continue
+        for choice in registry.names(package):
+            yield f"{stage}-{choice}", _content(closure, [*entries, *common, f"{package}.{choice}"])
+
+
+def read_code(name: str, folder: Path = CODE) -> dict[str, str]:
+    """Return the files of one file of out/code, such as "train-dcgan": a hash by path.
+
+    Raises:
+        UserError: it is not there or cannot be read.
+    """
+    path = folder / f"{name}.json"
+    try:
+        return dict(json.loads(path.read_text())["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({error!r}). Run `dvc repro code` to make it.") from error
+
+
+def _content(closure: Closure, entries: Sequence[str]) -> dict[str, Any]:
+    files = closure.files(entries)
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return {"digest": digest, "files": files}

@@ -1,0 +1,102 @@
+"""One run, ready to be trained by any process, and what training says of itself as it goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+from pipeline.config import Run
+from pipeline.core.method import Method
+from pipeline.data.dataset import Source
+from pipeline.storage.checkpoint import Checkpoints
+from pipeline.storage.store import Store
+
+
+class Row(TypedDict):
+    """One log window.
+
+    Attributes:
+        seen: images seen at its end.
+        time: when it ended, in ms since 1970.
+        values: each metric's mean over the window and the ranks.
+        snapshot: the name of the picture made at its end, if one was.
+    """
+
+    seen: int
+    time: int
+    values: dict[str, float]
+    snapshot: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run's settings, its method, and absolute folders.
+
+    Attributes:
+        key: the hash of all that determines the weights (dependencies/key.py).
+        run: the settings that every run has.
+        method: the method with its own.
+        data: the folder of the data set.
+        store: the folder of checkpoints, snapshots and the journal.
+        url: where checkpoints and snapshots are kept too; None if all nodes see the folder ``store``.
+        shard: whether the processes share out the optimizer's state (cluster.shard).
+        elsewhere: where a split's images are, by its name, if not in ``data``.
+    """
+
+    key: str
+    run: Run
+    method: Method
+    data: str
+    store: str
+    url: str | None = None
+    shard: bool = False
+    elsewhere: Callable[[str], Source] | None = None
+
+    @property
+    def storage(self) -> Store:
+        """The run's checkpoints and snapshots."""
+        return Store(Path(self.store), self.key, self.url)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints that this node has."""
+        return self.storage.checkpoints
+
+    @property
+    def finished_at(self) -> int:
+        """Images seen when the budget is spent: whole iterations, so at least the budget."""
+        step = self.run.batch_size * max(phase.repeats for phase in self.method.phases())
+        return -(-self.run.images // step) * step
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of pictures made in training."""
+        return Path(self.store) / "snapshots"
+
+    @property
+    def initial(self) -> Path:
+        """A copy of the weights that training begins from, if there are any."""
+        return Path(self.store) / "initial.safetensors"
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides the state.
+
+    Attributes:
+        history: all rows so far.
+        seconds: spent training so far.
+        peak_memory_bytes: the most that a process has used.
+        device: the name of the GPU, or cpu.
+        worlds: pairs of images seen and the number of processes from there on.
+    """
+
+    history: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    device: str = "cpu"
+    worlds: list[tuple[int, int]] = field(default_factory=list)
+
+
+class DivergedError(Exception):
+    """A loss or gradient is no longer finite; the last checkpoint is from before."""
