@@ -193,7 +193,17 @@ class Params:
 
 
 def read_params(path: Path = PARAMS) -> Params:
-    """Checks every section; ``read_run`` and ``methods.configure`` check a run."""
+    """Read params.yaml and check every section; ``read_run`` and ``methods.configure`` check a run.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Every section with its defaults, and the runs as they stand there.
+
+    Raises:
+        UserError: the file cannot be read, a key is unknown, or a value does not fit; with file, key and remedy.
+    """
     raw = _read_yaml(path)
     known = {field.name: field.type for field in fields(Params) if field.init}
     if "derived" in raw:
@@ -231,7 +241,19 @@ def _check_beginning(runs: Mapping[str, Mapping[str, Any]], name: str, path: Pat
 
 
 def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
-    """The settings that every run has, and the rest, which belongs to its method."""
+    """Return the settings that every run has, and the rest, which belongs to its method.
+
+    Args:
+        params: of params.yaml.
+        name: the run's.
+        path: of the file, for messages.
+
+    Returns:
+        The run's settings, and its method's own by name.
+
+    Raises:
+        UserError: there is no such run, or a value does not fit.
+    """
     if name not in params.runs:
         raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.runs)}")
     raw, own, prefix = params.runs[name], field_names(Run), f"runs.{name}."
@@ -254,10 +276,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def field_names(cls: Any) -> list[str]:
+    """List what a dataclass takes."""
     return [field.name for field in fields(cls) if field.init]
 
 
 def refuse_unknown(raw: Mapping[str, Any], known: Any, path: Path, prefix: str, also: list[str] | None = None) -> None:
+    """Raise UserError for the first key of ``raw`` that is not in ``known``, with the nearest that is.
+
+    Args:
+        raw: a section, or a run.
+        known: the names that it may have.
+        path: of the file, for the message.
+        prefix: of the keys, such as "data.".
+        also: further names to suggest.
+
+    Raises:
+        UserError: a key is unknown.
+    """
     for key in raw:
         if key not in known:
             raise UserError(f"{path}: {prefix}{key}: unknown param. {nearest(str(key), [*known, *(also or [])])}")

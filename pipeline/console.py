@@ -1,20 +1,71 @@
-"""What a stage shows a person while it works. The only importer of rich."""
+"""What a command shows a person while it works: messages, bars, tables."""
 
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 DECIDES_NOTHING = "shows what happens"
 
 
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+VARIABLE = "GENLOOM_LOG"
+_FLAGS = {"--verbose": "debug", "--quiet": "warning"}
+
+
+def set_up_logging(arguments: Sequence[str] = ()) -> list[str]:
+    """Show this package's messages on standard error, one line each.
+
+    Args:
+        arguments: of the command line; --verbose and --quiet among them, else the variable GENLOOM_LOG, set the level.
+
+    Returns:
+        The arguments without these two.
+    """
+    chosen = [_FLAGS[argument] for argument in arguments if argument in _FLAGS]
+    level = (chosen or [os.environ.get(VARIABLE, "info").lower()])[-1]
+    if chosen:
+        os.environ[VARIABLE] = level  # processes that this one starts
+    logger = logging.getLogger("pipeline")
+    logger.setLevel(LEVELS.get(level, logging.INFO))
+    logger.propagate = False
+    handler = _OnStandardError()
+    handler.setFormatter(_Plain())
+    logger.handlers[:] = [handler]
+    return [argument for argument in arguments if argument not in _FLAGS]
+
+
+class _OnStandardError(logging.Handler):
+    """Asks for sys.stderr at each message: a bar that is on the screen puts its own in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+class _Plain(logging.Formatter):
+    """The message alone; "warning: " before one, and where it comes from if everything is shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        before = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        where = f"{record.name}: " if logging.getLogger("pipeline").level <= logging.DEBUG else ""
+        return f"{where}{before}{record.getMessage()}"
+
+
+def is_quiet() -> bool:
+    """Tell whether only warnings are wanted, and so no bars."""
+    return logging.getLogger("pipeline").level >= logging.WARNING
+
+
 @contextmanager
 def progress(*, in_bytes: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yields a function of (what is under way, how much is done, of how much or None) that draws a bar for each."""
+    """Yield a function of (what is under way, how much is done, of how much or None) that draws a bar for each."""
     from rich import progress as rich
     from rich.console import Console
 
     amount = rich.DownloadColumn() if in_bytes else rich.MofNCompleteColumn()
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), amount, rich.TimeRemainingColumn())
-    bars = rich.Progress(*columns, console=Console(stderr=True))
+    bars = rich.Progress(*columns, console=Console(stderr=True), disable=is_quiet())
     tasks: dict[str, rich.TaskID] = {}
 
     def report(name: str, done: int, total: int | None) -> None:
@@ -34,8 +85,15 @@ def progress(*, in_bytes: bool = False) -> Iterator[Callable[[str, int, int | No
 def training_bar(
     name: str, total: int
 ) -> Iterator[tuple[Callable[[int, Mapping[str, float]], None], Callable[[str], None]]]:
-    """Yields a function of (images seen, a log window's values): a live line on a terminal, else a line per tenth; and
-    one that prints a line above."""
+    """Show a live line on a terminal, else a line per tenth of the training.
+
+    Args:
+        name: the run's.
+        total: images of the budget.
+
+    Yields:
+        A function of (images seen, a log window's values), and one that prints a line above.
+    """
     from rich import progress as rich
     from rich.console import Console
 
@@ -43,21 +101,21 @@ def training_bar(
     text = rich.TextColumn("{task.fields[text]}")
     columns = (rich.TextColumn(name), rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn(), text)
     tenth = -1
-    with rich.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with rich.Progress(*columns, console=console, disable=is_quiet() or not console.is_terminal) as bars:
         task = bars.add_task(name, total=total, text="starting")
 
         def show(seen: int, values: Mapping[str, float]) -> None:
             nonlocal tenth
             bars.update(task, completed=seen, text=_summary(values))
-            if not console.is_terminal and seen * 10 // total > tenth:
+            if not is_quiet() and not console.is_terminal and seen * 10 // total > tenth:
                 tenth = seen * 10 // total
                 console.print(f"{name}: {seen:,} of {total:,} images, {_summary(values)}", highlight=False)
 
-        yield show, lambda line: console.print(f"{name}: {line}", highlight=False)
+        yield show, lambda line: None if is_quiet() else console.print(f"{name}: {line}", highlight=False)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """To standard error, as wide as it needs to be where that is no terminal."""
+    """Print a table to standard error, as wide as it needs to be if that is no terminal."""
     from rich.console import Console
     from rich.table import Table
 

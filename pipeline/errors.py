@@ -9,24 +9,29 @@ DECIDES_NOTHING = "says what went wrong"
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the file, the key and the remedy.
+    """Something the user can fix: the message names the file, the key and the remedy.
 
     Commands print it without a traceback and exit with 1.
     """
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
-    """``Did you mean 'lr'? `` for a misspelt name, else the list of what is known."""
+    """Suggest the closest known name ("Did you mean 'lr'?"), or list all if none is close."""
     names = sorted(known)
     close = get_close_matches(wrong, names, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(names)}."
 
 
 def run(command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Calls a command; ends the process with a person's message instead of a traceback.
+    """Call a command; end the process with a person's message instead of a traceback.
 
-    A full or failing disk is an OSError from anywhere below, so it is caught here once.
+    ``--verbose`` and ``--quiet`` on the command line, or GENLOOM_LOG (debug, info, warning, error) in the environment
+    of `dvc repro`, say how much is shown. A full or failing disk is an OSError from anywhere below, so it is caught
+    here once.
     """
+    from pipeline.console import set_up_logging
+
+    sys.argv[1:] = set_up_logging(sys.argv[1:])
     try:
         command(*args, **kwargs)
     except UserError as error:

@@ -161,7 +161,7 @@ def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:
 
 
 def _train_here(job: Job, stop: Callable[[], bool]) -> None:
-    """The same loop in this process, without Ray."""
+    """Run the same loop in this process, without Ray."""
     from pipeline.core.world import World, default_device
     from pipeline.training.trainer import train
 

@@ -91,6 +91,12 @@ class Closure:
                 found[self._relative(beside)] = hashlib.sha256(beside.read_bytes()).hexdigest()
         return found
 
+    def names(self, entries: Iterable[str]) -> dict[str, set[str]]:
+        """Return what is reached, as the names of definitions by module; the entries are as for ``files``."""
+        return {
+            name: {each for node in nodes for each in _bound(node)} for name, nodes in self._reached(entries).items()
+        }
+
     def module(self, name: str) -> Module | None:
         """Return the parsed module of that dotted name, or None where the package has no such file."""
         if name not in self._modules:
@@ -182,8 +188,8 @@ def _parsed(name: str, path: Path, root: Path) -> Module:
         module.imports |= dict(_imports_in(_at_import(node), root))
         if isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        bound = set(_bound(node))
-        for each in bound:
+        bound, changed = set(_bound(node)), set(_changed(node))
+        for each in bound | changed:
             module.bindings.setdefault(each, []).append(node)
         if not bound:
             module.effects.append(node)
@@ -216,12 +222,16 @@ def _bound(node: ast.stmt) -> Iterator[str]:
             yield found.name
         elif isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store):
             yield found.id
-        elif isinstance(found, ast.Attribute | ast.Subscript) and isinstance(found.ctx, ast.Store):
-            # ``table[key] = value`` at the top level changes what ``table`` means.
-            yield from (inner.id for inner in ast.walk(found.value) if isinstance(inner, ast.Name))
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield child.name
+
+
+def _changed(node: ast.stmt) -> Iterator[str]:
+    """Name what a top-level statement changes without binding it: ``table[key] = value`` is a part of ``table``."""
+    for found in _at_import(node):
+        if isinstance(found, ast.Attribute | ast.Subscript) and isinstance(found.ctx, ast.Store):
+            yield from (inner.id for inner in ast.walk(found.value) if isinstance(inner, ast.Name))
 
 
 def _imports_in(nodes: Iterable[ast.AST], root: Path) -> Iterator[tuple[str, Target]]:

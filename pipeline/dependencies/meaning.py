@@ -12,7 +12,7 @@ import ast
 from collections.abc import Iterator
 
 PACKAGE = "pipeline"
-_IGNORED_FIELDS = {"ctx", "kind", "type_comment", "lineno", "returns"}
+_IGNORED_FIELDS = {"ctx", "kind", "type_comment", "returns"}
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -41,23 +41,18 @@ def _written(node: ast.AST, in_function: bool) -> Iterator[str]:
     if isinstance(node, ast.Constant):
         yield f"({type(node.value).__name__} {node.value!r})"
         return
+    if in_function and isinstance(node, ast.AnnAssign):  # a local variable's annotation means nothing
+        node = ast.Assign(targets=[node.target], value=node.value)
     inside = isinstance(node, _FUNCTIONS) or (in_function and not isinstance(node, ast.ClassDef))
-    yield f"({_name(node, in_function)}"
+    yield f"({type(node).__name__}"
     for name, value in ast.iter_fields(node):
         if name in _IGNORED_FIELDS or (not value and not isinstance(value, int)):
             continue
-        if name == "annotation" and (in_function or isinstance(node, ast.arg)):
-            continue
-        if name == "simple" or (name == "level" and value == 0):
+        if name == "annotation" and isinstance(node, ast.arg):
             continue
         yield f" {name}="
         yield from _field(value, inside)
     yield ")"
-
-
-def _name(node: ast.AST, in_function: bool) -> str:
-    # A local variable's annotation means nothing, so ``x: int = 1`` is ``x = 1`` there.
-    return "Assign" if in_function and isinstance(node, ast.AnnAssign) else type(node).__name__
 
 
 def _field(value: object, in_function: bool) -> Iterator[str]:
@@ -65,7 +60,7 @@ def _field(value: object, in_function: bool) -> Iterator[str]:
         yield "["
         for item in value:
             if isinstance(item, ast.AST):
-                if not _is_meaningless(item):
+                if not _is_meaningless(item, in_function):
                     yield from _written(item, in_function)
             else:
                 yield f"({item!r})"
@@ -76,7 +71,9 @@ def _field(value: object, in_function: bool) -> Iterator[str]:
         yield repr(value)
 
 
-def _is_meaningless(node: ast.AST) -> bool:
+def _is_meaningless(node: ast.AST, in_function: bool) -> bool:
+    if in_function and isinstance(node, ast.AnnAssign) and node.value is None:
+        return True
     if isinstance(node, ast.Pass) or (isinstance(node, ast.stmt) and is_bare_string(node)):
         return True
     if isinstance(node, ast.Import):

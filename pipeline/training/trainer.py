@@ -197,7 +197,7 @@ def _fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
 
 
 def _iterations(job: Job, state: State, dataset: Dataset, world: World) -> Iterator[dict[str, Tensor]]:
-    """The loop over the run's stream of batches, from where the state is."""
+    """Return the loop over the run's stream of batches, from where the state is."""
     run = job.run
     first, second = domains(dataset, run.domains)
     stream = batches(
@@ -223,7 +223,7 @@ def _iterations(job: Job, state: State, dataset: Dataset, world: World) -> Itera
 
 
 def _fixed_batch(job: Job, dataset: Dataset, device: torch.device) -> Batch:
-    """The same latents and labels for every snapshot, so that the film shows training alone."""
+    """Return the same latents and labels for every snapshot, so that the film shows training alone."""
     split = domains(dataset, job.run.domains)[0].splits["train"]
     rows = torch.arange(SNAPSHOT_GRID**2)
     return Batch(

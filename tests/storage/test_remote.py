@@ -162,8 +162,8 @@ def test_what_lies_at_the_url_counts_and_nothing_else(tmp_path: Path) -> None:
     trained_here(work)
     at_url = tmp_path / "bucket/runs/toy" / name_of(256) / "state.pt"
     replaced = work.checkpoints.load(256, torch.device("cpu")) | {"seconds": 1e9}
-    work.checkpoints.storage.save(256, replaced)
-    work.checkpoints.storage.save(1000, replaced)
+    work.checkpoints.save(256, replaced)
+    work.checkpoints.save(1000, replaced)
     assert work.storage.newest() == 256
     assert (Path(work.store) / name_of(256) / "state.pt").read_bytes() == at_url.read_bytes()
     work.storage.save(256, replaced)

@@ -1,0 +1,230 @@
+"""What decides a result is what its functions reach: no more, and never less than what really runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from pipeline import methods
+from pipeline.dependencies.closure import Closure
+from pipeline.dependencies.entries import ENTRIES, METHODS, code_files
+
+FILES = {
+    "pipeline/__init__.py": "",
+    "pipeline/a.py": """
+from pipeline import watch
+from pipeline.b import used as renamed
+from pipeline.c import Table
+
+LIMIT = 3
+
+def entry(x):
+    from pipeline import lazy
+    watch.show(x)
+    return renamed(x) + lazy.later(x) + LIMIT
+
+def other(x):
+    return Table(x)
+""",
+    "pipeline/b.py": """
+FACTOR = 2
+
+def used(x):
+    return helper(x) * FACTOR
+
+def helper(x):
+    return x
+
+def unused(x):
+    return x - 1
+""",
+    "pipeline/c.py": "class Table:\n    size = 1\n",
+    "pipeline/lazy.py": "TEMPLATE = 'page.html'\n\ndef later(x):\n    return TEMPLATE\n",
+    "pipeline/page.html": "<p>",
+    "pipeline/watch.py": "from pipeline.c import Table\nDECIDES_NOTHING = 'shows'\n\ndef show(x):\n    print(Table)\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def edited(package: Path, name: str, before: str, after: str) -> bool:
+    """Whether such an edit changes what decides the entry."""
+    old = Closure(package).files(["pipeline.a:entry"])
+    text = (package / name).read_text()
+    assert before in text
+    (package / name).write_text(text.replace(before, after))
+    return Closure(package).files(["pipeline.a:entry"]) != old
+
+
+def test_what_is_reached(package: Path) -> None:
+    found = Closure(package).names(["pipeline.a:entry"])
+    assert {name: names for name, names in found.items() if names} == {
+        "pipeline.a": {"entry", "LIMIT"},
+        "pipeline.b": {"used", "helper", "FACTOR"},
+        "pipeline.lazy": {"later", "TEMPLATE"},
+    }
+    assert set(Closure(package).files(["pipeline.a:entry"])) == {
+        "pipeline/a.py",
+        "pipeline/b.py",
+        "pipeline/lazy.py",
+        "pipeline/page.html",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "matters"),
+    [
+        ("pipeline/a.py", "LIMIT = 3", "LIMIT = 4", True),
+        ("pipeline/b.py", "FACTOR = 2", "FACTOR = 3", True),
+        ("pipeline/b.py", "return x\n", "return -x\n", True),
+        ("pipeline/b.py", "return x - 1", "return x - 2", False),
+        ("pipeline/b.py", "def unused", "def new(x):\n    return x\n\ndef unused", False),
+        ("pipeline/b.py", "FACTOR = 2", "FACTOR = 2\nprint('at import')", True),
+        ("pipeline/lazy.py", "return TEMPLATE", "return TEMPLATE[1:]", True),
+        ("pipeline/page.html", "<p>", "<p class=wide>", True),
+        ("pipeline/watch.py", "print(Table)", "print(Table, x)", False),
+        ("pipeline/c.py", "size = 1", "size = 2", False),
+        ("pipeline/a.py", "from pipeline.c import Table", "from pipeline.c import Table as Sheet", False),
+        ("pipeline/__init__.py", "", "import os\nos.environ['A'] = '1'", True),
+    ],
+)
+def test_an_edit_matters_if_it_is_reached(package: Path, name: str, before: str, after: str, matters: bool) -> None:
+    assert edited(package, name, before, after) == matters
+
+
+def test_a_name_bound_twice_or_changed_at_the_top_level_counts_whole(package: Path) -> None:
+    (package / "pipeline/b.py").write_text(
+        "TABLE = {}\nTABLE['x'] = 1\n\nif TABLE:\n    def used(x):\n        return TABLE\n"
+        "else:\n    def used(x):\n        return 0\n"
+    )
+    assert edited(package, "pipeline/b.py", "['x'] = 1", "['x'] = 2")
+    assert edited(package, "pipeline/b.py", "return 0", "return 1")
+
+
+def test_a_file_that_is_no_python_is_compared_by_its_bytes(package: Path) -> None:
+    (package / "pipeline/b.py").write_text("def used(x:\n    return x")
+    assert edited(package, "pipeline/b.py", "return x", "return y")
+
+
+def test_an_entry_that_is_not_there_is_said(package: Path) -> None:
+    with pytest.raises(LookupError, match=r"pipeline\.gone"):
+        Closure(package).files(["pipeline.gone:entry"])
+
+
+def test_every_entry_is_there_and_its_stage_calls_it() -> None:
+    closure = Closure(ROOT)
+    for stage, (entries, _) in ENTRIES.items():
+        script = (ROOT / "pipeline" / "stages" / f"{stage}.py").read_text()
+        for entry in entries:
+            module, _, name = entry.partition(":")
+            assert name in closure.names([entry])[module], entry
+            # The trainer is called by the launcher, which decides nothing.
+            assert f"from {module} import" in script or module == "pipeline.training.trainer", (stage, entry)
+
+
+def test_who_decides_nothing_says_why() -> None:
+    exempt = Closure(ROOT).exempt
+    assert all(exempt.values())
+    assert set(exempt) == {
+        "pipeline.cluster",
+        "pipeline.console",
+        "pipeline.errors",
+        "pipeline.storage",
+        "pipeline.tracking",
+    }
+
+
+def test_no_exempt_file_is_counted() -> None:
+    found = {
+        path
+        for _, content in code_files(ROOT, ["efficientnet_lite0"], ["fid"])
+        for path in content["files"]
+        if any(path.startswith(f"pipeline/{room}") for room in ("cluster", "console", "errors", "storage", "tracking"))
+    }
+    assert not found
+
+
+# What a training executes, by a profiler, in a process of its own.
+TRACE = """
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from toy_job import job
+from pipeline import methods
+from pipeline.core.world import World
+from pipeline.training.publish import publish
+from pipeline.training.trainer import train
+from pipeline.data.dataset import open_dataset
+
+called = set()
+
+def note(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and "/pipeline/" in code.co_filename:
+        while frame.f_back and "/pipeline/" not in frame.f_back.f_code.co_filename:
+            frame = frame.f_back
+        caller = frame.f_back.f_code.co_filename if frame.f_back else ""
+        called.add((code.co_filename, code.co_qualname.split(".")[0], caller))
+
+small = {"width": 8, "latent": 6, "blocks": 1, "levels": 2, "steps": 1, "codes": 16, "embedding": 8, "grid": 4}
+own = {field.name for field in fields(methods.find(sys.argv[2]))}
+method = methods.load(sys.argv[2], **{name: value for name, value in small.items() if name in own})
+work = job(Path(sys.argv[1]), images=32)
+spec = Path(work.data) / "spec.json"
+spec.write_text(json.dumps(json.loads(spec.read_text()) | {"classes": list("0123456789")}))
+domains = ("0", "1") if "other" in method.needs else None
+work = replace(work, method=method, run=replace(work.run, method=sys.argv[2], domains=domains))
+sys.setprofile(note)
+train(work, World(), lambda rows: None)
+publish("toy", work, open_dataset(Path(work.data)), {}, Path(sys.argv[1]) / "published")
+sys.setprofile(None)
+for line in sorted(called):
+    print(*line, sep="|")
+"""
+
+
+def module_of(file: str) -> str:
+    return ".".join(Path(file).relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_exempt(closure: Closure, module: str) -> bool:
+    return any(f"{module}.".startswith(f"{exempt}.") for exempt in closure.exempt)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in ("dcgan", "vae") else pytest.param(name, marks=pytest.mark.slow)
+        for name in methods.names()
+        if not methods.find(name).starts_from
+    ],
+)
+def test_whatever_a_training_executes_is_counted(tmp_path: Path, method: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRACE, str(tmp_path), method],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    closure = Closure(ROOT)
+    reached = closure.names([*ENTRIES["train"][0], f"{METHODS}.{method}"])
+    lines = done.stdout.splitlines()
+    assert len(lines) > 50
+    for line in lines:
+        file, name, caller = line.split("|")
+        module = module_of(file)
+        if name.startswith("<") or is_exempt(closure, module) or (caller and is_exempt(closure, module_of(caller))):
+            continue
+        assert name in reached.get(module, set()), f"{module}:{name} runs in a training of {method} but is not counted"
