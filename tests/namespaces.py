@@ -158,7 +158,7 @@ def project(folder: Path, runs: dict[str, dict[str, object]], cluster: dict[str,
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(root / name, folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params |= {"runs": runs, "derived": {}}
+    params["runs"] = {name: {"init_from": "scratch"} | run for name, run in runs.items()}
     params["data"]["size"] = 16
     params["cluster"] |= cluster
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -12,9 +12,21 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
+# Tiny, of every family that the default runs have; one begins from another.
+RUNS = {
+    name: {"method": method, "init_from": "scratch", "seed": seed, "width": 8, "latent": 8, "images": images}
+    | {"batch_size": 64, "log_every": 128, "snapshot_every": 640, "checkpoint_every": 256}
+    for name, method, seed, images in [
+        ("dcgan", "dcgan", 0, 1280),
+        ("twin", "dcgan", 0, 1280),
+        ("wgan_gp", "wgan_gp", 1, 12800),
+        ("vae", "vae", 0, 1280),
+    ]
+}
+RUNS["tuned"] = RUNS["dcgan"] | {"init_from": "runs/dcgan", "freeze": ["critic.layers.0"]}
 
 
-def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0, derived: dict[str, Any] | None = None) -> Path:
+def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:
     """The files that git would commit, with small runs, as a git repository of its own."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -28,17 +40,19 @@ def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0, derived: 
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params |= {"runs": runs, "derived": derived or {}}
+    params["runs"] = {name: {"init_from": "scratch"} | run for name, run in runs.items()}
     params["cluster"]["workers"] = workers
     params["evaluate"] |= {"samples": 64, "reference_samples": 64}
     write_params(folder, params)
-    for command in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
-    ):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    call(folder, "git", "init", "-q")
+    commit(folder, "start")
     return folder
+
+
+def commit(folder: Path, message: str) -> None:
+    """All of it, new files too."""
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
 
 
 def write_params(folder: Path, params: dict[str, Any]) -> None:

@@ -1,0 +1,238 @@
+"""What an edit or an act redoes: real DVC in a repository of its own.
+
+After an edit the stage `code` runs; then DVC is asked which stages are out of date.
+"""
+
+import ast
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from repository import RUNS, call, commit, environment, stages_that_ran, write_params
+
+from pipeline.dependencies.meaning import meaning
+
+OF_DCGAN = {"dcgan", "twin", "tuned"}
+EDITED = ("", "\n\nEDITED = 1\n")  # at the end of a file that a run or params.yaml choose by name: all of it counts
+
+
+def of_runs(*stages: str, runs: set[str] | None = None) -> set[str]:
+    return {f"{stage}@{run}" for stage in stages for run in runs or set(RUNS)}
+
+
+def out_of_date(folder: Path) -> set[str]:
+    """The stages that DVC would redo; `code`, which compares code, runs first."""
+    call(folder, "dvc", "repro", "-q", "code")
+    return stale(folder)
+
+
+def stale(folder: Path) -> set[str]:
+    with Repo(str(folder)) as repo:
+        return set(repo.status())
+
+
+@contextmanager
+def edits(folder: Path, changes: dict[str, tuple[str, str]]) -> Iterator[None]:
+    """Within the block a file has another text in place of one; in place of none, further text."""
+    before = {name: (folder / name).read_text() if (folder / name).exists() else None for name in changes}
+    try:
+        for name, (old, new) in changes.items():
+            text = before[name] or ""
+            assert old in text, f"{name} has no {old!r}"
+            (folder / name).write_text(text.replace(old, new) if old else text + new)
+        yield
+    finally:
+        for name, original in before.items():
+            if original is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_text(original)
+
+
+def test_comments_docstrings_and_formatting_redo_nothing(project: Path) -> None:
+    """In every file at once."""
+    changes = {}
+    for path in sorted((project / "pipeline").rglob("*.py")):
+        name, text = path.relative_to(project).as_posix(), path.read_text()
+        if text:
+            spread = text.replace('"""', '"""Edited. ', 1).replace("(", "(  ").replace(" = ", "  =  ")
+            changes[name] = (text, ("# a comment\n" if "from __future__" not in text else "") + spread)
+    for name in [name for name, (_, new) in changes.items() if not same_strings(*changes[name])]:
+        del changes[name]
+    assert len(changes) > 50
+    with edits(project, changes):
+        assert out_of_date(project) == set()
+
+
+def same_strings(old: str, new: str) -> bool:
+    """Whether the spreading of parentheses left the strings in the code as they were."""
+    return meaning(ast.parse(old)) == meaning(ast.parse(new))
+
+
+WATCHERS = {
+    f"pipeline/{name}.py": EDITED
+    for name in (
+        "console",
+        "errors",
+        "tracking/progress",
+        "tracking/journal",
+        "tracking/lineage",
+        "tracking/shipper",
+        "cluster/driver",
+        "cluster/launch",
+        "storage/checkpoint",
+        "storage/remote",
+    )
+}
+FOLDERS = ("nets", "families", "methods", "ingest/sources", "evaluate/extractors", "evaluate/metrics")
+NEW = {f"pipeline/{folder}/newcomer.py": ("", "X = 1\n") for folder in FOLDERS}
+A_NET = {
+    "pipeline/nets/resnet.py": ("class Generator(nn.Module):\n", "class Generator(nn.Module):\n    edited = True\n")
+}
+ANOTHER_NET = {
+    "pipeline/nets/biggan.py": ("class Generator(nn.Module):\n", "class Generator(nn.Module):\n    edited = 1\n")
+}
+STREAM = {"pipeline/data/stream.py": ("position += batch_size", "position += batch_size * 1")}
+LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqlite:///other.db"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        pytest.param(WATCHERS, set(), id="code that watches"),
+        pytest.param(NEW, set(), id="a new file in each folder of choices"),
+        pytest.param(
+            {"pipeline/methods/dcgan.py": EDITED}, of_runs("train", "generate", "render", runs=OF_DCGAN), id="a method"
+        ),
+        pytest.param(A_NET, of_runs("train", "generate", "render"), id="a net that the methods offer by name"),
+        pytest.param(ANOTHER_NET, set(), id="a net of another method"),
+        pytest.param(
+            {"pipeline/evaluate/metrics/fid.py": EDITED},
+            of_runs("evaluate") | {"evaluate_real", "report"},
+            id="a metric",
+        ),
+        pytest.param({"pipeline/evaluate/metrics/kid.py": EDITED}, set(), id="a metric that is not in use"),
+        pytest.param(STREAM, of_runs("train"), id="the stream of training batches"),
+        pytest.param(
+            {"pipeline/ingest/sources/digits.py": EDITED}, {"download", "normalize"}, id="the source of the data"
+        ),
+        pytest.param({"pipeline/render/report.html": EDITED}, {"report"}, id="the page's template"),
+    ],
+)
+def test_code_redoes_what_it_decides(project: Path, changes: dict[str, tuple[str, str]], stages: set[str]) -> None:
+    with edits(project, changes):
+        assert out_of_date(project) == stages
+    assert out_of_date(project) == set()
+
+
+def test_params_redo_what_they_decide(project: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    params = yaml.safe_load(before)
+    params["runs"]["vae"]["lr"] = 0.002
+    write_params(project, params)
+    assert stale(project) == {"train@vae", "report"}
+    params = yaml.safe_load(before)
+    for section, values in LOCAL.items():
+        params[section] |= values
+    write_params(project, params)
+    assert stale(project) == set()
+    (project / "params.yaml").write_text(before)
+
+
+def test_nothing_that_ships_is_a_stage_of_an_empty_group(project: Path) -> None:
+    """DVC takes an empty group for all stages: `dvc repro -f GROUP` would redo everything."""
+    with Repo(str(project)) as repo:
+        names = {stage.addressing for stage in repo.index.stages}
+    declared = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    for name, stage in declared.items():
+        assert ("foreach" in stage) == (name not in names), name
+        assert name in names or any(found.startswith(f"{name}@") for found in names), name
+
+
+@pytest.fixture(scope="module")
+def shared(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, its results pushed to a remote."""
+    remote = tmp_path_factory.mktemp("remote")
+    call(project, "dvc", "remote", "add", "-f", "-d", "store", str(remote))
+    call(project, "dvc", "push", "-q")
+    if call(project, "git", "status", "--porcelain"):
+        commit(project, "remote")
+    return project
+
+
+def test_another_machine_that_pulls_redoes_nothing_there_or_elsewhere(shared: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    call(shared, "git", "clone", "-q", str(shared), str(clone))
+    call(clone, "dvc", "pull", "-q")
+    assert stale(clone) == set()
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    for section, values in LOCAL.items():
+        params[section] |= values
+    write_params(clone, params)
+    assert stale(clone) == set()
+    assert not stages_that_ran(call(clone, "dvc", "repro"))
+
+
+@pytest.mark.slow
+def test_experiments_redo_what_they_change_and_can_be_applied_and_undone(shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    call(shared, "git", "clone", "-q", str(shared), str(folder))
+    call(folder, "dvc", "pull", "-q")
+    of_vae = {*of_runs("train", "generate", "evaluate", "render", runs={"vae"}), "report"}
+    output = call(folder, "dvc", "exp", "run", "--temp", "-n", "temporary", "-S", "runs.vae.seed=3")
+    assert set(stages_that_ran(output)) == of_vae
+    for seed in (4, 5):
+        call(folder, "dvc", "exp", "run", "--queue", "-n", f"seed-{seed}", "-S", f"runs.vae.seed={seed}")
+    call(folder, "dvc", "queue", "start", "-j", "2")
+    wait_for_queue(folder)
+    for seed in (4, 5):
+        logs = call(folder, "dvc", "queue", "logs", f"seed-{seed}")
+        assert set(stages_that_ran(logs)) == of_vae, logs
+    call(folder, "dvc", "exp", "apply", "seed-4")
+    assert stale(folder) == set()
+    assert yaml.safe_load((folder / "params.yaml").read_text())["runs"]["vae"]["seed"] == 4
+    commit(folder, "seed 4")
+    call(folder, "git", "checkout", "-q", "HEAD~1")
+    call(folder, "dvc", "checkout", "-q")
+    assert stale(folder) == set()
+
+
+def wait_for_queue(folder: Path) -> None:
+    """Until no experiment is queued or running; one that failed fails the test."""
+    deadline = time.monotonic() + 400
+    while True:
+        status = call(folder, "dvc", "queue", "status")
+        assert "Failed" not in status, status
+        if "Running" not in status and "Queued" not in status:
+            return
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+
+
+@pytest.mark.slow
+def test_two_processes_that_need_the_same_training_train_it_once(project: Path, tmp_path: Path) -> None:
+    """One trains, the other waits, says so, and publishes the same."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        shutil.copytree(project, folder, symlinks=True)
+        params = yaml.safe_load((folder / "params.yaml").read_text())
+        params["cluster"]["storage"] = str(tmp_path / "scratch")
+        params["runs"]["wgan_gp"]["seed"] = 7
+        write_params(folder, params)
+    command = [sys.executable, "-m", "pipeline.stages.train", "wgan_gp"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
+    processes = [subprocess.Popen(command, cwd=folder, **options) for folder in folders]  # type: ignore[call-overload]
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    waited = ["another process is training this very run" in output for output in outputs]
+    published = ["this very training is finished" in output for output in outputs]
+    assert sorted(waited) == [False, True] and published == waited, outputs
+    weights = [(folder / "out/runs/wgan_gp/weights.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
