@@ -5,13 +5,14 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from pipeline import registry
 from pipeline.errors import UserError, nearest
 
 PARAMS = Path("params.yaml")
@@ -141,12 +142,15 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """The protocol of FID and IS, logged beside each number.
+    """What is measured, and how: the protocol that is logged with each number.
 
-    samples: generated images per run. reference_samples: real images at most; None: all of the split.
+    metrics, extractors: files of pipeline/evaluate/metrics and extractors; the first of each rank the runs.
+    weights: the file of an extractor's weights, if it is not downloaded. samples: generated images per run.
+    reference_samples: real images at most; None: all of the split. split: which real images.
     truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); None: no truncation.
     """
 
+    metrics: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["fid", "inception_score"])
     extractors: Annotated[list[str], Field(min_length=1)]
     weights: str | None = None
     samples: Annotated[int, Field(ge=10)] = 2_000
@@ -156,10 +160,20 @@ class Evaluate:
     batch_size: Positive = 64
     truncation: Annotated[float, Field(gt=0)] | None = None
 
+    def __post_init__(self) -> None:
+        for key, chosen in (("metrics", self.metrics), ("extractors", self.extractors)):
+            known = registry.names(f"pipeline.evaluate.{key}")
+            for name in chosen:
+                if name not in known:
+                    raise ValueError(f"{key}: there is no {key.removesuffix('s')} '{name}' ({nearest(name, known)})")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Pictures: a grid of rows x columns samples, and the film's pace; truncation as in ``evaluate``."""
+    """Pictures: a grid of rows x columns samples, one class per column, and the film of training.
+
+    seed: of the samples, and of the order in which images are taken. truncation: as in ``evaluate``.
+    """
 
     rows: Positive = 8
     columns: Positive = 10

@@ -26,13 +26,20 @@ EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "download": (("pipeline.ingest.download:download_source",), SOURCES),
     "normalize": (("pipeline.ingest.normalize:normalize_source",), SOURCES),
-    "reference": (("pipeline.evaluate.reference:make_reference",), None),
+    "reference": (("pipeline.evaluate.extraction:write_reference", "pipeline.render.samples:real_grid"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
-    "generate": (("pipeline.evaluate.scoring:generate",), METHODS),
-    "evaluate": (("pipeline.evaluate.scoring:evaluate",), None),
-    "evaluate_real": (("pipeline.evaluate.scoring:evaluate_real",), None),
-    "render": (("pipeline.render.samples:render",), METHODS),
-    "report": (("pipeline.render.report:write_report",), None),
+    "generate": (("pipeline.inference.generate:load_fitting", "pipeline.evaluate.extraction:write_samples"), METHODS),
+    "evaluate": (("pipeline.evaluate.scoring:score_run",), None),
+    "evaluate_real": (("pipeline.evaluate.scoring:score_real",), None),
+    "render": (("pipeline.inference.generate:load_fitting", "pipeline.render.samples:write_pictures"), METHODS),
+    "report": (
+        (
+            "pipeline.render.report:read_board",
+            "pipeline.render.report:write_leaderboard",
+            "pipeline.render.report:write_page",
+        ),
+        None,
+    ),
 }
 # By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
 CHOSEN: Mapping[str, tuple[str, ...]] = {

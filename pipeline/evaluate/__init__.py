@@ -1,1 +1,1 @@
-"""Images to numbers: features, Frechet distance, Inception Score, each a pure function of tensors."""
+"""From images to numbers: extractors give features, and metrics are pure functions of them."""

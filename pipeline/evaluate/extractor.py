@@ -1,4 +1,4 @@
-"""What a feature extractor is: a fixed network on uint8 images, and the protocol that names it exactly.
+"""The contract of a feature extractor: a fixed network on uint8 images, and the protocol that names it exactly.
 
 Shapes: n images, c channels (1 or 3), h, w pixels, d features, k classes.
 """
@@ -16,7 +16,7 @@ from pipeline.files import sha256_of
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """pooled: (n, d) float32, what FID compares; logits: (n, k) float32, what IS scores. On the CPU."""
+    """Features of n images, on the CPU. pooled: (n, d) float32, for distances; logits: (n, k) float32, of classes."""
 
     pooled: Tensor
     logits: Tensor
@@ -24,9 +24,10 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A network with fixed weights. network: uint8 (n, 3, h, w) -> pooled, logits; it resizes and normalizes.
+    """A network with fixed weights.
 
-    weights_sha256, resize: the part of a score's protocol that two programs can differ in unnoticed.
+    network: uint8 (n, 3, h, w) to pooled and logits; it resizes and normalizes.
+    weights_sha256, resize: the part of a score's protocol in which two programs can differ unnoticed.
     """
 
     name: str
@@ -36,8 +37,12 @@ class Extractor:
     device: torch.device
 
     def __call__(self, images: Tensor) -> Features:
-        """uint8 (n, c, h, w), c 1 or 3, gray repeated to 3. Anything else raises: [-1, 1] read as [0, 1]
-        is the commonest wrong FID."""
+        """Return the features of images (n, c, h, w) uint8, c 1 or 3; gray is repeated to 3 channels.
+
+        Raises:
+            TypeError: the images are not uint8: [-1, 1] read as [0, 1] is the most common wrong FID.
+            ValueError: another shape.
+        """
         if images.dtype != torch.uint8:
             raise TypeError(f"{self.name}: images must be uint8 in 0..255, got {images.dtype}")
         if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -49,7 +54,7 @@ class Extractor:
 
     @property
     def protocol(self) -> dict[str, str]:
-        """What must be equal for two scores to be comparable, beside the images."""
+        """Return what must be equal for two scores to be comparable, besides the images."""
         return {
             "extractor": self.name,
             "weights_sha256": self.weights_sha256,
@@ -59,23 +64,35 @@ class Extractor:
 
 
 def extract(extractors: Iterable[Extractor], batches: Iterable[Tensor]) -> dict[str, Features]:
-    """Every extractor's features of all the batches, in order; each batch (n, c, h, w) uint8 is made once."""
+    """Return every extractor's features of all the batches (n, c, h, w) uint8, which are iterated over once."""
     parts: dict[str, list[Features]] = {}
     known = list(extractors)
     for images in batches:
         for extractor in known:
             parts.setdefault(extractor.name, []).append(extractor(images))
-    return {name: _joined(features) for name, features in parts.items()}
+    return {name: _join(features) for name, features in parts.items()}
 
 
-def _joined(parts: list[Features]) -> Features:
+def _join(parts: list[Features]) -> Features:
     return Features(
         pooled=torch.cat([part.pooled for part in parts]), logits=torch.cat([part.logits for part in parts])
     )
 
 
 def verified(path: Path, sha256: str, remedy: str) -> Path:
-    """The weights file, if it is the one that the scores are named after; else UserError."""
+    """Return the path of a weights file after checking that it is the published one.
+
+    Args:
+        path: the file.
+        sha256: hex digest of the published file.
+        remedy: what a person can do, the end of the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: there is no such file, or it is another one.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file. {remedy}")
     found = sha256_of(path)

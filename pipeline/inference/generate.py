@@ -1,29 +1,39 @@
-"""The images that are scored: sample i depends on (seed, i) and the real images, on no batch size.
+"""Samples of trained methods: sample i depends on (seed, i) and the real images, on no batch size.
 
 Sample i is drawn beside the real image number i of a seeded shuffle: its label, so that labels come
 in the real images' frequencies, and the image itself, for methods that translate.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.core.batch import Batch, to_uint8, to_unit_range
+from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
 from pipeline.core.noise import Noise
 from pipeline.data.dataset import Split
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from pipeline.inference.weights import Trained
+from pipeline.inference.weights import Trained, load_weights
 
 # a float32 tanh is within this of [-1, 1]; a wrong range is not
 _SLACK = 1e-3
 
 
+def load_fitting(path: Path, spec: ImageSpec, device: torch.device | str = "cpu") -> Trained:
+    """Load a run's weights and check that they were trained on images of this shape.
+
+    Raises:
+        UserError: the file is damaged or foreign, or its images' channels, size or classes are others.
+    """
+    trained = load_weights(path, device)
+    if trained.spec != spec:
+        raise UserError(f"{path.parent}: trained on {trained.spec}, but out/data has {spec}. Run `dvc repro`.")
+    return trained
+
+
 def shuffled(size: int, count: int, seed: int) -> Tensor:
-    """(count,) int64: rows of a split of ``size`` in a seeded order, from the start again where count > size."""
+    """Return (count,) int64: rows of a split of ``size`` in a seeded order, from the start again if count > size."""
     rows = torch.arange(size)
     order = Noise(seed, rows).stream("evaluate").uniform("order").argsort(stable=True)
     return order[torch.arange(count) % size]
@@ -39,10 +49,19 @@ def batches(
     truncation: float | None = None,
     other: Split | None = None,
 ) -> Iterator[Batch]:
-    """The real images at ``rows``, each once and in order, sample i with noise number i.
+    """Iterate over the real images at ``rows``, each once and in order, sample i with noise number i.
 
-    truncation: bound of normal latents. other: a second domain, of which sample i gets image i, from the
-    start again where it has fewer.
+    Args:
+        split: the real images.
+        rows: (n,) int64.
+        seed: of the noise.
+        batch_size: images at a time; it changes no sample.
+        device: where the batches go.
+        truncation: bound of normal latents, in standard deviations; None: no bound.
+        other: a second domain, of which sample i gets image i, from the start again if it has fewer.
+
+    Yields:
+        Batches of at most ``batch_size`` images in [-1, 1].
     """
     target = torch.device(device)
     for ids in torch.arange(len(rows)).split(batch_size):
@@ -55,10 +74,19 @@ def batches(
         )
 
 
-def samples(trained: "Trained", like: Iterator[Batch]) -> Iterator[Tensor]:
-    """One uint8 (n, c, h, w) batch on the CPU per batch of ``like``.
+def samples(trained: Trained, like: Iterator[Batch]) -> Iterator[Tensor]:
+    """Sample one batch of images per batch of ``like``.
 
-    Raises UserError if the nets give NaN or infinity, ValueError if the method breaks its contract of [-1, 1].
+    Args:
+        trained: the method and its weights.
+        like: labels, noise and, for methods that translate, images to sample from; on the nets' device.
+
+    Yields:
+        uint8 (n, c, h, w) on the CPU.
+
+    Raises:
+        UserError: the nets give NaN or infinity.
+        ValueError: the method breaks its contract of [-1, 1].
     """
     for batch in like:
         with torch.inference_mode():
@@ -73,8 +101,12 @@ def samples(trained: "Trained", like: Iterator[Batch]) -> Iterator[Tensor]:
         yield to_uint8(images).cpu()
 
 
-def mean_scores(trained: "Trained", real: Iterator[Batch]) -> dict[str, float]:
-    """The means of the method's own per-sample scores over the real images; NaN raises ValueError."""
+def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
+    """Compute the means of the method's own per-sample scores over the real images, by name; {} if it has none.
+
+    Raises:
+        ValueError: a score is not finite for some image.
+    """
     totals: dict[str, float] = {}
     count = 0
     for batch in real:

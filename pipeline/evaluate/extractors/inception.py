@@ -27,8 +27,19 @@ TIMEOUT_SECONDS = 60
 
 
 def load(weights: str | None, device: torch.device) -> Extractor:
-    """weights: the file's path; None: the cache, filled by a download. Raises UserError if it can't be had."""
-    path = verified(Path(weights) if weights else _downloaded(), SHA256, REMEDY)
+    """Return the extractor.
+
+    Args:
+        weights: the file's path; None: the one in torch.hub's cache, which is downloaded if absent.
+        device: where it computes.
+
+    Returns:
+        The extractor, its weights checked by hash.
+
+    Raises:
+        UserError: the weights can't be downloaded or are not the published ones.
+    """
+    path = verified(Path(weights) if weights else _ensure_cached(), SHA256, REMEDY)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -44,16 +55,20 @@ def load(weights: str | None, device: torch.device) -> Extractor:
     return Extractor(name=NAME, weights_sha256=SHA256, resize=RESIZE, network=network, device=device)
 
 
-def _downloaded() -> Path:
+def _ensure_cached() -> Path:
+    """Return the file in torch.hub's cache, after a download if it is absent."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
-    if path.is_file():
-        return path
+    if not path.is_file():
+        _fetch(URL, path, SHA256)
+    return path
+
+
+def _fetch(url: str, target: Path, sha256: str) -> None:
     try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response, atomic_file(path) as temporary:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_file(target) as temporary:
             with temporary.open("wb") as file:
                 shutil.copyfileobj(response, file)
-            if sha256_of(temporary) != SHA256:
-                raise UserError(f"extractor '{NAME}': {URL} gave a damaged file. Run the command again. {REMEDY}")
+            if sha256_of(temporary) != sha256:
+                raise UserError(f"extractor '{NAME}': {url} gave a damaged file. Run the command again. {REMEDY}")
     except (OSError, HTTPException) as error:
         raise UserError(f"extractor '{NAME}': its weights can't be downloaded ({error}). {REMEDY}") from error
-    return path

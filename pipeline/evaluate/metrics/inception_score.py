@@ -11,13 +11,24 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pipeline.evaluate.feature_set import FeatureSet
+from pipeline.evaluate.metric import Metric, Quantity, Score
+
 SPLITS = 10
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
-    """logits: (n, k), n >= splits, samples in random order -> mean and (population) standard deviation.
+    """Compute the score of samples in random order.
 
-    Between 1 and k. Raises ValueError on NaN or infinity and on fewer samples than splits.
+    Args:
+        logits: (n, k), n >= splits.
+        splits: parts that are scored separately.
+
+    Returns:
+        Mean and (population) standard deviation over the parts; the mean is between 1 and k.
+
+    Raises:
+        ValueError: NaN, infinity, or fewer samples than parts.
     """
     if logits.ndim != 2 or len(logits) < splits:
         raise ValueError(f"logits must be (n >= {splits}, k), got {tuple(logits.shape)}")
@@ -34,3 +45,16 @@ def _score(logits: Tensor) -> Tensor:
     # log of the mean of p, without leaving logarithms: no log 0
     log_marginal = log_p.logsumexp(0) - math.log(len(logits))
     return (log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp()
+
+
+def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
+    return {"is": Score(*inception_score(samples.logits))}
+
+
+METRIC = Metric(
+    quantities={"is": Quantity(title="IS", better="higher")},
+    needs=frozenset({"logits"}),
+    compute=_compute,
+    compares=False,
+    settings={"splits": SPLITS},
+)

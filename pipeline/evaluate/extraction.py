@@ -1,0 +1,106 @@
+"""The stages `reference` and `generate`: what extractors see in real images and in a run's samples, written to disk."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Evaluate
+from pipeline.data.dataset import Dataset
+from pipeline.errors import UserError
+from pipeline.evaluate.extractor import Extractor, extract
+from pipeline.evaluate.feature_set import TARGET, write_set
+from pipeline.files import write_json
+from pipeline.inference.generate import batches, mean_scores, samples, shuffled
+from pipeline.inference.weights import Trained
+
+FEWEST = 20  # real images from which a reference is made
+
+
+def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor]) -> None:
+    """Write the feature set of the real images that every run is compared with, statistics included.
+
+    Args:
+        folder: an existing folder; the caller completes it.
+        dataset: the real images.
+        settings: which split, how many images, and the seed of their order.
+        extractors: each sees every image.
+
+    Raises:
+        UserError: the split has too few images.
+    """
+    size = len(dataset.splits[settings.split])
+    if size < FEWEST:
+        raise UserError(
+            f"params.yaml: evaluate.split: '{settings.split}' has {size} images; at least {FEWEST} are needed."
+        )
+    _write_real(folder, dataset, settings, extractors, {})
+
+
+def write_samples(
+    folder: Path,
+    trained: Trained,
+    dataset: Dataset,
+    settings: Evaluate,
+    extractors: Sequence[Extractor],
+    second: Dataset | None = None,
+) -> None:
+    """Sample a run's averaged weights once and write the feature set of the samples and the method's own scores.
+
+    Args:
+        folder: an existing folder; the caller completes it.
+        trained: the method and its weights; it samples where they are.
+        dataset: the real images that samples are drawn beside.
+        settings: how many samples, their seed and truncation.
+        extractors: each sees every sample.
+        second: the domain into which the method translates, whose features are then written too: no other run
+            needs them.
+
+    Raises:
+        UserError: the samples are not finite.
+        ValueError: the samples are not in [-1, 1], or a score is not finite.
+    """
+    split = dataset.splits[settings.split]
+    rows = shuffled(len(split), settings.samples, settings.seed)
+    plan: dict[str, Any] = {"seed": settings.seed, "batch_size": settings.batch_size, "device": _device(trained)}
+    like = batches(split, rows, truncation=settings.truncation, **plan)
+    found = extract(extractors, samples(trained, like))
+    images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
+    images |= {"digest": dataset.digest, "images_seen": trained.seen, "truncation": settings.truncation}
+    if second:
+        images["distinct"] = min(settings.samples, len(split))  # a translation of the same image is the same again
+        (folder / TARGET).mkdir()
+        about = {"class": int(second.splits[settings.split].labels[0])}
+        _write_real(folder / TARGET, second, settings, extractors, about)
+    write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=False)
+    write_json(folder / "scores.json", _own_scores(trained, dataset, settings))
+
+
+def _write_real(
+    folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor], about: Mapping[str, Any]
+) -> None:
+    split = dataset.splits[settings.split]
+    count = min(len(split), settings.reference_samples or len(split))
+    rows = shuffled(len(split), count, settings.seed)
+    found = extract(extractors, (split.images(part.numpy()) for part in rows.split(settings.batch_size)))
+    images = {"split": settings.split, "count": count, "seed": settings.seed, "digest": dataset.digest, **about}
+    write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=True)
+
+
+def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[str, Any]:
+    """Average the method's own scores over the test split, whatever evaluate.split is: a likelihood of training
+    images says little."""
+    split = dataset.splits["test"]
+    count = min(len(split), settings.samples)
+    rows = shuffled(len(split), count, settings.seed)
+    real = batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=_device(trained))
+    images = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
+    return {"values": mean_scores(trained, real), "images": images | {"images_seen": trained.seen}}
+
+
+def _protocol(images: Mapping[str, Any], extractors: Sequence[Extractor]) -> dict[str, Any]:
+    known = {key: value for key, value in images.items() if value is not None}
+    return {"images": known, "extractors": {extractor.name: extractor.protocol for extractor in extractors}}
+
+
+def _device(trained: Trained) -> str:
+    return str(next(trained.nets.parameters()).device)

@@ -1,0 +1,195 @@
+"""What is kept of a set of images so that any metric can be computed of it, now or later.
+
+    labels.npy                     int64 (n,)
+    <extractor>/features.npy       float32 (n, d)
+    <extractor>/logits.npy         float32 (n, k)
+    <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d): of a reference, which many runs share
+    scores.json                    of a run: the means of its method's own scores, and of which images they are
+    reference/                     of a run that translates: the feature set of the domain into which it translates
+    protocol.json                  images: split, count, seed, digest of the data ...; extractors: weights, resize ...
+
+out/reference is such a folder, of real images; out/runs/<run>/features is one, of a run's samples. Arrays are
+memory-mapped: what a metric does not touch is not read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.dataset import save_array
+from pipeline.errors import UserError
+from pipeline.evaluate.extractor import Features
+from pipeline.files import write_json
+
+TARGET = "reference"  # a folder in a translating run's features
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """The moments of n features. mean: (d,); covariance: (d, d), unbiased (n - 1). Both float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Statistics":
+        """Compute the moments of features (n, d), n >= 2, in float64.
+
+        Raises:
+            ValueError: other shapes, NaN or infinity.
+        """
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(f"features must be (n >= 2, d), got {tuple(features.shape)}")
+        if not torch.isfinite(features).all():
+            raise ValueError("features are not all finite")
+        mean = torch.stack([part.double().sum(0) for part in features.split(_CHUNK)]).sum(0) / len(features)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for part in features.split(_CHUNK):  # a float64 copy of 50,000 x 2,048 features would take 800 MB
+            centred = part.double() - mean
+            covariance.addmm_(centred.T, centred)
+        return cls(mean=mean, covariance=covariance / (len(features) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """All that a metric may ask of n images, seen through one extractor.
+
+    features: (n, d) float32; logits: (n, k) float32; labels: (n,) int64.
+    seed: by which the images were drawn or ordered; also for what a metric draws.
+    distinct: how many images come before the first that is a copy (a translation of the same image again).
+    stored: the statistics, where they are at hand. scores: a method's own scores, by name.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    seed: int
+    distinct: int
+    stored: Statistics | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Return mean and covariance of the features, computed here if they were not stored."""
+        return self.stored or Statistics.of(self.features)
+
+    @classmethod
+    def of_scores(cls, scores: Mapping[str, float], seed: int) -> "FeatureSet":
+        """Return a method's own scores, which come without features."""
+        none, no_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+        return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, scores=scores)
+
+    def part(self, rows: slice) -> "FeatureSet":
+        """Return a contiguous part of the images, without copying."""
+        features, logits, labels = self.features[rows], self.logits[rows], self.labels[rows]
+        return replace(
+            self, features=features, logits=logits, labels=labels, distinct=min(self.distinct, len(labels)), stored=None
+        )
+
+
+def write_set(
+    folder: Path, labels: Tensor, found: Mapping[str, Features], protocol: Mapping[str, Any], *, statistics: bool
+) -> None:
+    """Write a feature set into a folder that the caller completes.
+
+    Args:
+        folder: an existing folder.
+        labels: (n,) int64, of the images.
+        found: the features by extractor.
+        protocol: images, and extractors by name.
+        statistics: whether to keep mean and covariance too.
+    """
+    save_array(folder / "labels.npy", labels.numpy())
+    for name, features in found.items():
+        own = folder / name
+        own.mkdir()
+        save_array(own / "features.npy", features.pooled.numpy())
+        save_array(own / "logits.npy", features.logits.numpy())
+        if statistics:
+            moments = Statistics.of(features.pooled)
+            save_array(own / "mean.npy", moments.mean.numpy())
+            save_array(own / "covariance.npy", moments.covariance.numpy())
+    write_json(folder / "protocol.json", protocol)
+
+
+def read_protocol(folder: Path, stage: str) -> dict[str, Any]:
+    """Read how a folder's features were made.
+
+    Args:
+        folder: a feature set.
+        stage: what makes it, for the message.
+
+    Returns:
+        The content of protocol.json.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        protocol: dict[str, Any] = json.loads((folder / "protocol.json").read_text())
+        return {"images": protocol["images"], "extractors": protocol["extractors"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder / "protocol.json", error, stage) from error
+
+
+def read_scores(folder: Path, stage: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """Read a method's own scores: their values by name, and of which images they are.
+
+    Raises:
+        UserError: they are missing or damaged; ``stage`` makes them.
+    """
+    try:
+        content = json.loads((folder / "scores.json").read_text())
+        return content["values"], content["images"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder / "scores.json", error, stage) from error
+
+
+def read_set(folder: Path, extractor: str, stage: str) -> FeatureSet:
+    """Open what one extractor saw; the arrays are memory-mapped.
+
+    Args:
+        folder: a feature set.
+        extractor: its name.
+        stage: what makes the folder, for the message.
+
+    Returns:
+        The features, logits and labels, and the statistics if they were kept.
+
+    Raises:
+        UserError: a file is missing or damaged, or the files are of different numbers of images.
+    """
+    images = read_protocol(folder, stage)["images"]
+    own = folder / extractor
+    try:
+        features, logits, labels = (
+            _open(path) for path in (own / "features.npy", own / "logits.npy", folder / "labels.npy")
+        )
+        if not len(features) == len(logits) == len(labels):
+            raise ValueError("features, logits and labels differ in number")
+        stored = None
+        if (own / "mean.npy").exists():
+            stored = Statistics(mean=_open(own / "mean.npy"), covariance=_open(own / "covariance.npy"))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(own, error, stage) from error
+    known = {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
+    return FeatureSet(features=features, logits=logits, labels=labels, stored=stored, **known)
+
+
+def _open(path: Path) -> Tensor:
+    # Copy-on-write: nothing is copied, and torch takes no read-only memory without a warning.
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _unreadable(path: Path, error: Exception, stage: str) -> UserError:
+    return UserError(f"{path}: not readable ({error}). Run `dvc repro {stage}` to make it.")

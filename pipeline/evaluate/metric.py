@@ -1,0 +1,66 @@
+"""The contract of a metric: what it needs to know of images, which way is better, and a pure function.
+
+A metric is one file of pipeline/evaluate/metrics, named as params.yaml names it, that defines ``METRIC``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pipeline.evaluate.feature_set import FeatureSet
+
+Need = Literal["statistics", "features", "logits", "labels", "model"]
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured value and, where the metric gives one, its spread (a standard deviation)."""
+
+    value: float
+    spread: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number that a metric reports. title: for people, such as "FID"; better: None where neither way is."""
+
+    title: str
+    better: Better | None
+
+
+Compute = Callable[[FeatureSet, FeatureSet], Mapping[str, Score]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A measure of generated images.
+
+    quantities: what it reports, by name. A name and the extractor's make the reported key ("fid" with "inception":
+    fid_inception); where the metric needs the model, the name and the split's ("bits_per_dim_test").
+    needs: what it reads of the images: "statistics" (mean and covariance), "features", "logits", "labels"; or "model":
+    the method's own scores, which the stage ``generate`` keeps.
+    compares: whether it compares with real images, or scores the samples alone.
+    settings: what else decides the number; part of its protocol.
+    compute: (samples, real images) to scores by name: pure, of what ``needs`` names alone; what it draws is by the
+    samples' seed.
+    """
+
+    quantities: Mapping[str, Quantity]
+    needs: frozenset[Need]
+    compute: Compute
+    compares: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self, name: str) -> Quantity:
+        """Return title and direction of a reported name.
+
+        It is declared under the name or under its unit, the name's ending ("elbo_bits_per_dim" under "bits_per_dim");
+        what is not declared gets no direction.
+        """
+        units = [known for known in self.quantities if name == known or name.endswith(f"_{known}")]
+        if not units:
+            return Quantity(title=name.replace("_", " "), better=None)
+        unit = max(units, key=len)
+        before = name.removesuffix(unit).replace("_", " ")
+        return replace(self.quantities[unit], title=f"{before}{self.quantities[unit].title}")

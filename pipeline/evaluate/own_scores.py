@@ -1,0 +1,23 @@
+"""What methods say of the test images themselves, such as likelihoods; always reported, so no choice of params.yaml."""
+
+from pipeline.evaluate.feature_set import FeatureSet
+from pipeline.evaluate.metric import Metric, Quantity, Score
+
+NAME = "own_scores"
+
+
+def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
+    return {name: Score(value) for name, value in samples.scores.items()}
+
+
+METRIC = Metric(
+    quantities={
+        "bits_per_dim": Quantity(title="bits/dim", better="lower"),
+        "elbo_bits_per_dim": Quantity(title="ELBO bits/dim", better="lower"),
+        "iwae_bits_per_dim": Quantity(title="IWAE bits/dim", better="lower"),
+        "nats_per_code": Quantity(title="nats/code", better="lower"),
+    },
+    needs=frozenset({"model"}),
+    compute=_compute,
+    compares=False,
+)

@@ -1,0 +1,127 @@
+"""From kept features to metrics.json and protocol.json: numbers, and how each one was made; no model is needed.
+
+An entry of protocol.json says, for one number: metric, title, better; spread: the key of its standard deviation, if
+there is one; settings: the metric's; the extractor with its weights' hash and resize; generated (or, where real images
+take the samples' place, real): what was scored; reference: the real images that it was compared with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Evaluate
+from pipeline.errors import UserError
+from pipeline.evaluate import metrics, own_scores
+from pipeline.evaluate.feature_set import TARGET, FeatureSet, read_protocol, read_scores, read_set
+from pipeline.evaluate.metric import Metric
+
+GENERATE, REFERENCE = "generate", "reference"  # the stages that make what is read here
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The numbers by key, and by the same keys how each was made."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(
+        self, name: str, metric: Metric, suffix: str, samples: FeatureSet, real: FeatureSet, how: Mapping[str, Any]
+    ) -> None:
+        """Compute a metric and keep what it reports as ``<quantity>_<suffix>``.
+
+        Args:
+            name: the metric's, for the protocol.
+            metric: what to compute.
+            suffix: the extractor's name, or the split's.
+            samples: what is scored.
+            real: what it is compared with.
+            how: the rest of the protocol.
+        """
+        for quantity, score in metric.compute(samples, real).items():
+            key = f"{quantity}_{suffix}"
+            about = {"metric": name, **asdict(metric.describe(quantity)), **how}
+            about |= {"settings": dict(metric.settings)} if metric.settings else {}
+            self.metrics[key], self.protocol[key] = score.value, about
+            if score.spread is not None:
+                about["spread"] = f"{key}_std"
+                self.metrics[f"{key}_std"], self.protocol[f"{key}_std"] = score.spread, about
+
+
+def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
+    """Score a run's samples by every metric and extractor of the settings, and add the method's own scores.
+
+    Args:
+        features: what the stage ``generate`` kept of the run.
+        reference: what the stage ``reference`` kept of the real images; a run that translates is compared with the
+            domain that lies in its own features instead.
+        settings: which metrics and extractors.
+
+    Returns:
+        The scores by key.
+
+    Raises:
+        UserError: features are missing, damaged, or of other images or another extractor than the reference's.
+    """
+    made = read_protocol(features, GENERATE)
+    target, stage = (features / TARGET, GENERATE) if (features / TARGET).is_dir() else (reference, REFERENCE)
+    against = read_protocol(target, stage)
+    scores = Scores()
+    for extractor in settings.extractors:
+        _refuse_mismatch(extractor, made, against, features, target)
+        samples, real = read_set(features, extractor, GENERATE), read_set(target, extractor, stage)
+        for name, metric in _chosen(settings):
+            how = {**made["extractors"][extractor], "generated": made["images"]}
+            how |= {"reference": against["images"]} if metric.compares else {}
+            scores.add(name, metric, extractor, samples, real, how)
+    values, images = read_scores(features, GENERATE)
+    own = FeatureSet.of_scores(values, images["seed"])
+    scores.add(own_scores.NAME, own_scores.METRIC, images["split"], own, own, images)
+    return scores
+
+
+def score_real(reference: Path, settings: Evaluate) -> Scores:
+    """Score real images in the place of samples: a scale to read the runs' numbers by.
+
+    As many are taken as a run has samples (``settings.samples``), or as many as there are; for a metric that compares,
+    at most half, which are compared with all the others.
+
+    Args:
+        reference: what the stage ``reference`` kept.
+        settings: which metrics and extractors, and the number of samples.
+
+    Returns:
+        The scores by key, as of a run; the method's own have no counterpart.
+
+    Raises:
+        UserError: the reference is missing, damaged, or made without one of the extractors.
+    """
+    protocol = read_protocol(reference, REFERENCE)
+    images, scores = protocol["images"], Scores()
+    for extractor in settings.extractors:
+        _refuse_mismatch(extractor, protocol, protocol, reference, reference)
+        whole = read_set(reference, extractor, REFERENCE)
+        for name, metric in _chosen(settings):
+            count = min(settings.samples, len(whole) // 2 if metric.compares else len(whole))
+            samples, others = whole.part(slice(count)), whole.part(slice(count, None))
+            how = {**protocol["extractors"][extractor], "real": images | {"count": count}}
+            how |= {"reference": images | {"count": len(others)}} if metric.compares else {}
+            scores.add(name, metric, extractor, samples, others, how)
+    return scores
+
+
+def _chosen(settings: Evaluate) -> list[tuple[str, Metric]]:
+    return [(name, metrics.load(name)) for name in settings.metrics]
+
+
+def _refuse_mismatch(
+    extractor: str, made: Mapping[str, Any], against: Mapping[str, Any], features: Path, reference: Path
+) -> None:
+    """Raise UserError unless both sides come from one extractor and one dataset."""
+    for folder, protocol in ((features, made), (reference, against)):
+        if extractor not in protocol["extractors"]:
+            raise UserError(f"{folder}: made without the extractor '{extractor}'. Run `dvc repro` to make it again.")
+    same_extractor = made["extractors"][extractor] == against["extractors"][extractor]
+    if not same_extractor or made["images"]["digest"] != against["images"]["digest"]:
+        raise UserError(f"{reference}: made from other images or with another extractor. Run `dvc repro reference`.")
