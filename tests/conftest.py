@@ -13,7 +13,7 @@ import torch.distributed as dist
 from pipeline.core.batch import Batch
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.ingest.source import Origin
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +51,7 @@ def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:
     """The same as uint8 shards in memory, cut in two."""
     images = ((toy_batch(count, channels=channels, size=size).images + 1) * 127.5).round().to(torch.uint8)
     array = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return Split(Stored((array[: count // 3], array[count // 3 :])), np.arange(count, dtype=np.int64) % 10)
+    return Split(ArrayStore((array[: count // 3], array[count // 3 :])), np.arange(count, dtype=np.int64) % 10)
 
 
 @contextmanager

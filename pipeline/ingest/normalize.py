@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core.batch import ImageSpec
-from pipeline.data.dataset import Unwritten, write_dataset
+from pipeline.data.dataset import NewSplit, write_dataset
 from pipeline.errors import UserError
 from pipeline.ingest.source import RawDataset, RawSplit, Report, silent
 
@@ -83,7 +83,7 @@ def normalize(
     spec = ImageSpec(channels=channels, size=size, classes=len(raw.classes))
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         splits = {
-            name: Unwritten(labels=split.labels, blocks=_blocks(split, name, spec, pool, report))
+            name: NewSplit(labels=split.labels, blocks=_blocks(split, name, spec, pool, report))
             for name, split in with_test_split(raw, test_fraction).items()
         }
         return write_dataset(folder, source=source, spec=spec, classes=raw.classes, splits=splits)

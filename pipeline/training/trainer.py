@@ -28,7 +28,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.dataset import Source, Split, domains, open_dataset
+from pipeline.data.dataset import ImageStore, Split, domains, open_dataset
 from pipeline.data.stream import batches
 from pipeline.files import atomic_file, locked
 from pipeline.inference.weights import load_tensors
@@ -61,7 +61,7 @@ class Job:
     store: str
     url: str | None = None
     shard: bool = False
-    elsewhere: Callable[[str], Source] | None = None
+    elsewhere: Callable[[str], ImageStore] | None = None
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from pipeline.core.batch import ImageSpec
 from pipeline.data import dataset as shards
-from pipeline.data.dataset import Stored, Unwritten, open_dataset, write_dataset
+from pipeline.data.dataset import ArrayStore, NewSplit, open_dataset, write_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder
 from pipeline.ingest import download, sources
@@ -51,7 +51,7 @@ def split_images(folder: Path, name: str) -> NDArray[np.uint8]:
 def write(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], **changes: Any) -> dict[str, Any]:
     """A dataset of one split, in blocks that do not meet the shards' ends."""
     spec = ImageSpec(channels=images.shape[-1], size=images.shape[1], classes=3)
-    splits = {"train": Unwritten(labels=labels, blocks=(images[start : start + 7] for start in range(0, 50, 7)))}
+    splits = {"train": NewSplit(labels=labels, blocks=(images[start : start + 7] for start in range(0, 50, 7)))}
     return write_dataset(folder, source="toy", spec=spec, classes="abc", splits=splits, **changes)
 
 
@@ -65,8 +65,8 @@ def test_shards_give_back_what_was_written(tmp_path: Path, toy: Any) -> None:
     info = write(tmp_path / "data", images, labels, shard_bytes=10 * 8 * 8 * 3)
     dataset = open_dataset(tmp_path / "data")
     assert len(info["splits"]["train"]["shards"]) == 5
-    source = dataset.splits["train"].source
-    assert isinstance(source, Stored) and all(isinstance(array, np.memmap) for array in source.arrays)
+    source = dataset.splits["train"].store
+    assert isinstance(source, ArrayStore) and all(isinstance(array, np.memmap) for array in source.arrays)
     np.testing.assert_array_equal(split_images(tmp_path / "data", "train"), images)
     np.testing.assert_array_equal(dataset.splits["train"].labels, labels)
     assert dataset.spec == ImageSpec(channels=3, size=8, classes=3)
