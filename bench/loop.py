@@ -26,7 +26,7 @@ from pipeline.core.loop import fit
 from pipeline.core.method import Method, Nets
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 from pipeline.training.memory import keep_freed_memory
 
@@ -72,7 +72,7 @@ def images_per_second(which: str, args: argparse.Namespace) -> float:
     method = methods.load("dcgan", width=args.width, latent=100)
     if which == "genloom":
         keep_freed_memory()  # as training does
-        loop = ours(method, spec, Split(Stored((pixels,)), np.zeros(IMAGES, dtype=np.int64)), args.batch)
+        loop = ours(method, spec, Split(ArrayStore((pixels,)), np.zeros(IMAGES, dtype=np.int64)), args.batch)
     else:
         torch.manual_seed(0)
         floats = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 
 SIZE = 64
@@ -30,7 +30,7 @@ def worker(
 ) -> None:
     process = psutil.Process()
     shard = np.load(f"{folder}/images.npy", mmap_mode="r")
-    split = Split(Stored((shard,)), np.zeros(len(shard), dtype=np.int64))
+    split = Split(ArrayStore((shard,)), np.zeros(len(shard), dtype=np.int64))
     stream = batches(split, seed=0, batch_size=64 * workers, world=World(rank=rank, size=workers))
     next(stream)
     before = process.memory_full_info().uss - of_the_file(process, folder)[1]

@@ -18,13 +18,13 @@ from pipeline.cluster.driver import ENVIRONMENT
 from pipeline.cluster.image_server import images_from_here
 from pipeline.core.batch import ImageSpec
 from pipeline.core.world import World
-from pipeline.data.dataset import Source, Unwritten, open_dataset, write_dataset
+from pipeline.data.dataset import ImageStore, NewSplit, open_dataset, write_dataset
 from pipeline.data.stream import batches
 
 BLOCK = 1000
 
 
-def drawn(folder: str, elsewhere: Source | None, rank: int, size: int, batch: int, seconds: float) -> float:
+def drawn(folder: str, elsewhere: ImageStore | None, rank: int, size: int, batch: int, seconds: float) -> float:
     """Images per second of one worker."""
     split = open_dataset(Path(folder), elsewhere).splits["train"]  # type: ignore[arg-type]
     stream = batches(split, seed=0, batch_size=batch * size, world=World(rank=rank, size=size))
@@ -39,7 +39,7 @@ def main(size: int, images: int, batch: int, seconds: float, workers: int) -> No
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         blocks = (random.integers(0, 256, (BLOCK, size, size, 3), dtype=np.uint8) for _ in range(images // BLOCK))
-        train = Unwritten(labels=np.zeros(images // BLOCK * BLOCK, dtype=np.int64), blocks=blocks)
+        train = NewSplit(labels=np.zeros(images // BLOCK * BLOCK, dtype=np.int64), blocks=blocks)
         data = Path(folder) / "data"
         spec = ImageSpec(channels=3, size=size, classes=1)
         write_dataset(data, source="random", spec=spec, classes=["random"], splits={"train": train})

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from pipeline.core.batch import Batch
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split, open_dataset
 from pipeline.ingest.source import Origin
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,7 @@ def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:
     """The same as uint8 shards in memory, cut in two."""
     images = ((toy_batch(count, channels=channels, size=size).images + 1) * 127.5).round().to(torch.uint8)
     array = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return Split(Stored((array[: count // 3], array[count // 3 :])), np.arange(count, dtype=np.int64) % 10)
+    return Split(ArrayStore((array[: count // 3], array[count // 3 :])), np.arange(count, dtype=np.int64) % 10)
 
 
 @contextmanager
@@ -64,5 +65,11 @@ def gloo_rank(rank: int, size: int, folder: str | Path) -> Iterator[World]:
     dist.destroy_process_group()
 
 
+def split_images(folder: Path, name: str) -> NDArray[np.uint8]:
+    """The images of a split of out/data: (n, h, w, c)."""
+    split = open_dataset(folder).splits[name]
+    return split.images(range(len(split))).permute(0, 2, 3, 1).numpy()
+
+
 def origin(tmp_path: Path, mirror: Path | str | None = None, path: Path | None = None) -> Origin:
-    return Origin(path=path or tmp_path, mirror=mirror and str(mirror), partial=tmp_path / "partial")
+    return Origin(path=path or tmp_path, mirror=mirror and str(mirror), downloads=tmp_path / "downloads")

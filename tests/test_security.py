@@ -47,14 +47,14 @@ def test_a_checkpoint_that_would_run_code_is_refused_even_with_the_right_hash(tm
     assert marker.exists()
 
 
-def test_only_one_module_unpickles_and_torch_loads_weights_only() -> None:
-    """Of all code; that module's unpickler knows arrays alone (test_data.py)."""
+def test_no_module_unpickles_and_torch_loads_weights_only() -> None:
+    """Of this package's code; torchvision unpickles CIFAR-10, after its md5 (ingest/test_sources.py)."""
     for path in PIPELINE.rglob("*.py"):
         tree = ast.parse(path.read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         dangerous = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & names
-        assert not dangerous or path == PIPELINE / "data/sources/cifar10.py", path
+        assert not dangerous, path
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             text = ast.unparse(call)
             if text.startswith("torch.load("):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 
 MODES = 8
 JITTER = 0.25  # pixels, standard deviation of a blob's place
@@ -39,7 +39,7 @@ def ring(count: int, channels: int = 1, size: int = 16, seed: int = 0) -> Split:
     places = centres(size)[labels] + JITTER * torch.randn(count, 2, generator=generator)
     images = ((blobs(places, size) + 1) * 127.5).round().to(torch.uint8).expand(-1, channels, -1, -1)
     array: NDArray[np.uint8] = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return Split(Stored((array,)), labels.numpy())
+    return Split(ArrayStore((array,)), labels.numpy())
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.dataset import Source, open_dataset
+from pipeline.data.dataset import ImageStore, open_dataset
 
 SERVED_AT_ONCE = 8
 
 
-def images_from_here(data: str) -> Callable[[str], Source]:
+def images_from_here(data: str) -> Callable[[str], ImageStore]:
     """Where workers on other nodes ask for a split's images: an actor on the driver's node, which reads them there
     from the folder ``data``."""
     import ray
@@ -24,7 +24,7 @@ def images_from_here(data: str) -> Callable[[str], Source]:
     server = ray.remote(Images).options(
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1, max_concurrency=SERVED_AT_ONCE
     )
-    return partial(_Asked, server.remote(data))
+    return partial(_RemoteStore, server.remote(data))
 
 
 class Images:
@@ -34,17 +34,17 @@ class Images:
         self.splits = open_dataset(Path(data)).splits
 
     def read(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.splits[split].source.ask(rows)()
+        return self.splits[split].store.prefetch(rows)()
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RemoteStore:
     """A split's images on the driver's node."""
 
     server: Any
     split: str
 
-    def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+    def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
         import ray
 
         reference = self.server.read.remote(self.split, rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.data.dataset import Source, is_shard
+from pipeline.data.dataset import ImageStore, is_shard
 from pipeline.files import atomic_file, atomic_folder, locked, sha256_of
 from pipeline.storage import remote as mirror
 from pipeline.training.job import Job
@@ -141,10 +141,12 @@ class Parcel:
     data: str
     files: Mapping[str, Any]
     initial: Any | None
-    elsewhere: Callable[[str], Source] | None
+    elsewhere: Callable[[str], ImageStore] | None
 
     @classmethod
-    def of(cls, job: Job, put: Callable[[bytes], Any], elsewhere: Callable[[str], Source] | None = None) -> "Parcel":
+    def of(
+        cls, job: Job, put: Callable[[bytes], Any], elsewhere: Callable[[str], ImageStore] | None = None
+    ) -> "Parcel":
         """With ``elsewhere`` without images."""
         files = [path for path in sorted(Path(job.data).iterdir()) if not (elsewhere and is_shard(path))]
         return cls(

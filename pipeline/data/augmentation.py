@@ -1,4 +1,8 @@
-"""Augmentation of the training data: what it says of an image is true of the data, so generators learn it too."""
+"""Augmentation of the training images.
+
+The generator learns the augmented distribution: with flip=True it generates flipped images too. For augmentation that
+does not leak into the generator see nets/critic_augment.py.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +16,12 @@ from pipeline.core.noise import Noise
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """flip: mirror every second image, left to right. crop: shift by up to that many pixels each way.
-    rotation: turn by up to that many degrees each way. What comes in from outside is the mirrored border.
+    """Random flips, shifts and rotations; pixels from beyond the border are those of the reflected image.
+
+    Attributes:
+        flip: flip an image left to right with probability 1/2.
+        crop: shift by up to this many pixels in each direction.
+        rotation: rotate by up to this many degrees in each direction.
     """
 
     flip: bool = False
@@ -21,16 +29,16 @@ class Augmentation:
     rotation: float = 0.0
 
     def __call__(self, images: Tensor, noise: Noise) -> Tensor:
-        """(n, c, h, w) to the same; each image by its own random numbers."""
+        """Augment images (n, c, h, w), each with random numbers of its own."""
         if self.flip:
-            mirrored = noise.uniform("flip", 1, 1, 1) < 0.5
-            images = torch.where(mirrored, images.flip(3), images)
+            flipped = noise.uniform("flip", 1, 1, 1) < 0.5
+            images = torch.where(flipped, images.flip(3), images)
         if self.crop or self.rotation:
-            images = self._moved(images, noise)
+            images = self._shifted_and_rotated(images, noise)
         return images
 
-    def _moved(self, images: Tensor, noise: Noise) -> Tensor:
-        """One resampling for both; a shift of whole pixels alone reads each pixel exactly."""
+    def _shifted_and_rotated(self, images: Tensor, noise: Noise) -> Tensor:
+        """Shift and rotate with a single bilinear resampling, which is exact for shifts alone."""
         angle = (noise.uniform("rotation") * 2 - 1) * math.radians(self.rotation)
         shift = (noise.integers("crop", 2 * self.crop + 1, 2) - self.crop) * (2 / images.shape[-1])
         cosine, sine = angle.cos(), angle.sin()

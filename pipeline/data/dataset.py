@@ -2,13 +2,13 @@
 
     <split>-images-00000.npy   uint8 (n, h, w, c)
     <split>-labels.npy         int64 (n,)
-    spec.json                  what the images are, and the hash of what they contain
+    spec.json                  a description of the images and the hash of their content
 
-Memory-mapped, so that however many workers a node has, the images are in its memory once.
+Shards are memory-mapped, so a node's memory holds the images once however many workers it has.
 
 spec.json: source; channels; size; classes (names, by label); splits (by name: count, shards, and
 class_counts by label); mean and std (per channel, of the train split's pixels in [0, 1]); digest (of
-every split's images and labels, in order, however they are cut into shards).
+every split's images and labels, in order; independent of how they are cut into shards).
 """
 
 import hashlib
@@ -32,26 +32,38 @@ from pipeline.files import atomic_folder, write_json
 SHARD_BYTES = 256 * 2**20
 
 
-class Source(Protocol):
-    """Where a split's images are."""
+class ImageStore(Protocol):
+    """Holds the images of one split, on this node or another."""
 
-    def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
-        """For images by their numbers (n,); what it returns waits for them: (n, h, w, c) in the order asked for."""
+    def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+        """Start reading some images; does not block.
+
+        Args:
+            rows: the images' numbers, int64 (n,).
+
+        Returns:
+            A function that blocks until the images are read and returns them, uint8 (n, h, w, c) in the order of
+            ``rows``.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Images in memory or memory-mapped: (any, h, w, c) each, numbered through."""
+class ArrayStore:
+    """Images in arrays on this node, in memory or memory-mapped.
+
+    Attributes:
+        arrays: uint8 (any, h, w, c) each; images are numbered across them.
+    """
 
     arrays: tuple[NDArray[np.uint8], ...]
 
-    def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
-        """Reads when it is called."""
+    def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+        """Return a function that reads the images; nothing is read before it is called."""
         return partial(self.read, rows)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(n, h, w, c), in the order asked for."""
+        """Return the images with these numbers, uint8 (n, h, w, c) in the order of ``rows``."""
         starts = np.cumsum([0, *(len(array) for array in self.arrays)])
         owner = np.searchsorted(starts, rows, side="right") - 1
         out = np.empty((len(rows), *self.arrays[0].shape[1:]), dtype=np.uint8)
@@ -63,38 +75,50 @@ class Stored:
 
 @dataclass(frozen=True)
 class Split:
-    """One split's images and labels; rows: which of the source's images, if not all."""
+    """The images and labels of one split.
 
-    source: Source
+    Attributes:
+        store: where the images are.
+        labels: int64 (n,).
+        rows: the numbers in ``store`` of the split's n images; None if they are all of its images, in order.
+    """
+
+    store: ImageStore
     labels: NDArray[np.int64]
     rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def ask(self, indices: Iterable[int] | NDArray[np.int64]) -> Callable[[], Tensor]:
-        """For images that will be needed soon; what it returns waits for them and is as ``images``."""
+    def prefetch(self, indices: Iterable[int] | NDArray[np.int64]) -> Callable[[], Tensor]:
+        """Start reading images; the returned function blocks and returns them as ``images`` does."""
         wanted = np.asarray(indices, dtype=np.int64)
-        wait = self.source.ask(wanted if self.rows is None else self.rows[wanted])
+        wait = self.store.prefetch(wanted if self.rows is None else self.rows[wanted])
         return lambda: torch.from_numpy(wait()).permute(0, 3, 1, 2)
 
     def images(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
-        """(n, c, h, w) uint8 in channels-last memory, in the order asked for."""
-        return self.ask(indices)()
+        """Read images: uint8 (n, c, h, w) in channels-last memory format, in the order of ``indices``."""
+        return self.prefetch(indices)()
 
     def labels_of(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
-        """(n,) int64."""
+        """Return the labels of these images, int64 (n,)."""
         return torch.from_numpy(self.labels[np.asarray(indices, dtype=np.int64)])
 
     def of_class(self, label: int) -> "Split":
-        """The images of one class, not copied."""
+        """Return the split of the images that have this label; shares the store."""
         rows = np.flatnonzero(self.labels == label)
-        return Split(self.source, self.labels[rows], rows if self.rows is None else self.rows[rows])
+        return Split(self.store, self.labels[rows], rows if self.rows is None else self.rows[rows])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """spec: the shape that nets need; info: all of spec.json; splits by name."""
+    """An opened dataset.
+
+    Attributes:
+        spec: what nets need to know of the images.
+        info: the content of spec.json.
+        splits: by name; 'train' is always among them.
+    """
 
     spec: ImageSpec
     info: Mapping[str, Any]
@@ -102,22 +126,33 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Hash of the images' and labels' content."""
+        """Return the hash of all images and labels."""
         return str(self.info["digest"])
 
     def of_class(self, name: str) -> "Dataset":
-        """The same with the images of one class alone; KeyError where no class has that name."""
+        """Return the dataset of the images of one class; KeyError if no class has this name."""
         label = {str(known): number for number, known in enumerate(self.info["classes"])}[name]
         return replace(self, splits={key: split.of_class(label) for key, split in self.splits.items()})
 
 
 def is_shard(file: Path) -> bool:
-    """Whether a file of the folder holds images."""
+    """Return whether a file of out/data holds images."""
     return "-images-" in file.name
 
 
-def open_dataset(folder: Path, elsewhere: Callable[[str], Source] | None = None) -> Dataset:
-    """Opens out/data without reading the images; where a split's are, by its name, if they are not in the folder."""
+def open_dataset(folder: Path, elsewhere: Callable[[str], ImageStore] | None = None) -> Dataset:
+    """Open out/data without reading the images.
+
+    Args:
+        folder: holds spec.json, the labels and, unless ``elsewhere`` is given, the image shards.
+        elsewhere: split name to the store of its images, for a folder that holds none.
+
+    Returns:
+        The dataset; the images of the folder are memory-mapped.
+
+    Raises:
+        UserError: the folder holds no readable dataset.
+    """
     try:
         info = json.loads((folder / "spec.json").read_text())
         splits = {name: _open_split(folder, name, entry, elsewhere) for name, entry in info["splits"].items()}
@@ -128,31 +163,52 @@ def open_dataset(folder: Path, elsewhere: Callable[[str], Source] | None = None)
 
 
 def domains(dataset: Dataset, names: Sequence[str] | None) -> tuple[Dataset, Dataset | None]:
-    """What a run trains on: all of the data, or the images of one class and, as a second domain, of another."""
+    """Return the data of a run and its second domain.
+
+    Args:
+        dataset: all of the data.
+        names: the classes of the first and second domain; None for a run on all of the data.
+
+    Returns:
+        The images of the first class and those of the second, or all of the data and None.
+    """
     return (dataset, None) if names is None else (dataset.of_class(names[0]), dataset.of_class(names[1]))
 
 
-def _open_split(folder: Path, name: str, entry: Mapping[str, Any], elsewhere: Callable[[str], Source] | None) -> Split:
+def _open_split(
+    folder: Path, name: str, entry: Mapping[str, Any], elsewhere: Callable[[str], ImageStore] | None
+) -> Split:
     labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
     if elsewhere:
         return Split(elsewhere(name), labels)
     arrays = tuple(np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in entry["shards"])
     if sum(map(len, arrays)) != len(labels) or len(labels) != entry["count"]:
         raise ValueError(f"{name}: images, labels and spec.json disagree in number")
-    return Split(Stored(arrays), labels)
+    return Split(ArrayStore(arrays), labels)
 
 
 @dataclass(frozen=True)
-class Unwritten:
-    """One split on its way to the disk: labels (n,) int64, and its n images in blocks (any, h, w, c) of uint8."""
+class NewSplit:
+    """A split that is yet to be written.
+
+    Attributes:
+        labels: int64 (n,).
+        blocks: the n images in order, in blocks of uint8 (any, h, w, c); iterated over once.
+    """
 
     labels: NDArray[np.int64]
     blocks: Iterable[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class _Written:
-    """shards: file names; digest: of images and labels; histogram: (c, 256), how often each value occurs."""
+class _WrittenSplit:
+    """A split on the disk.
+
+    Attributes:
+        shards: file names.
+        digest: hash of images and labels.
+        histogram: int64 (c, 256), how often each pixel value occurs.
+    """
 
     shards: list[str]
     digest: str
@@ -165,12 +221,23 @@ def write_dataset(
     source: str,
     spec: ImageSpec,
     classes: Iterable[str],
-    splits: Mapping[str, Unwritten],
+    splits: Mapping[str, NewSplit],
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
-    """Makes out/data of a stream of images, a block in memory at a time, and returns what spec.json says.
+    """Write out/data from a stream of images, with one block in memory at a time.
 
-    ``splits`` has a 'train'. The folder is complete or absent, and the same bytes for the same images.
+    Equal images and labels make equal bytes. If writing fails, the folder stays as it was.
+
+    Args:
+        folder: is replaced.
+        source: name of the source, for spec.json.
+        spec: shape of every image.
+        classes: names, by label.
+        splits: by name; 'train' must be among them.
+        shard_bytes: at most as many bytes of images go into one file.
+
+    Returns:
+        The content of spec.json.
     """
     with atomic_folder(folder) as temporary:
         written = {name: _write_split(temporary, name, split, spec, shard_bytes) for name, split in splits.items()}
@@ -191,12 +258,12 @@ def write_dataset(
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
-    """A .npy file by plain writes: numpy's own tell nobody that the disk is full, only that they stopped."""
+    """Write a .npy file with plain writes, so that a full disk raises ENOSPC; numpy.save reports only a short write."""
     with _new_array(path, array.shape, array.dtype) as file:
         file.write(np.ascontiguousarray(array).data)
 
 
-def _write_split(folder: Path, name: str, split: Unwritten, spec: ImageSpec, shard_bytes: int) -> _Written:
+def _write_split(folder: Path, name: str, split: NewSplit, spec: ImageSpec, shard_bytes: int) -> _WrittenSplit:
     shape, count = (spec.size, spec.size, spec.channels), len(split.labels)
     digest = hashlib.sha256(json.dumps([count, *shape]).encode())
     histogram = np.zeros((spec.channels, 256), dtype=np.int64)
@@ -216,11 +283,11 @@ def _write_split(folder: Path, name: str, split: Unwritten, spec: ImageSpec, sha
     labels = split.labels.astype("<i8")
     save_array(folder / f"{name}-labels.npy", labels)
     digest.update(labels.data)
-    return _Written(shards=files, digest=digest.hexdigest(), histogram=histogram)
+    return _WrittenSplit(shards=files, digest=digest.hexdigest(), histogram=histogram)
 
 
 def _cut(blocks: Iterable[NDArray[np.uint8]], per_shard: int) -> Iterator[NDArray[np.uint8]]:
-    """The blocks' images in order, in pieces of which none goes beyond its shard."""
+    """Yield the blocks' images in order, in pieces that end where a shard does."""
     position = 0
     for block in blocks:
         while len(block):
@@ -231,7 +298,7 @@ def _cut(blocks: Iterable[NDArray[np.uint8]], per_shard: int) -> Iterator[NDArra
 
 
 def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> BinaryIO:
-    """A .npy file of that shape, open behind its header for the array's bytes."""
+    """Create a .npy file of this shape and return it open after the header."""
     file = path.open("wb")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -239,13 +306,13 @@ def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Bina
 
 
 def _histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(c, 256): how often each channel has each value."""
+    """Count how often each channel has each value: int64 (c, 256)."""
     channels = np.moveaxis(images, -1, 0)
     return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
 
 def _moments(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], from sums of integers, so alike everywhere."""
+    """Compute each channel's mean and standard deviation in [0, 1] from integer sums: exact on every machine."""
     values = np.arange(256)
     count = histogram.sum(axis=1)
     mean = histogram @ values / count

@@ -1,4 +1,4 @@
-"""Shards to an endless, seeded, resumable stream of per-rank batches.
+"""Endless, seeded, resumable stream of per-rank batches.
 
 The stream is a function of (seed, position): image number p of the stream is entry p mod n of the
 shuffle of epoch p // n. A resume starts at a position; nothing is remembered, nothing replayed.
@@ -20,7 +20,7 @@ from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import Split
 
 NO_AUGMENTATION = Augmentation()
-AHEAD = 8  # batches whose images are asked for before they are needed: some may have a long way
+AHEAD = 8  # batches to prefetch: the images may be on another node
 
 
 def batches(
@@ -33,11 +33,25 @@ def batches(
     other: Split | None = None,
     augment: Augmentation = NO_AUGMENTATION,
 ) -> Iterator[Batch]:
-    """Endless batches of this rank's share of ``batch_size`` images, from position ``start`` (images seen).
+    """Yield this rank's share of each global batch, without end.
 
-    The ranks' shares are disjoint, contiguous parts of the same global batch, so their union does
-    not depend on the world's size; ``batch_size`` must be a multiple of it. other: a second domain,
-    shuffled by itself, of which each batch brings as many images, unpaired.
+    The ranks' shares are disjoint, contiguous parts of the same global batch, so their union does not depend on the
+    number of workers.
+
+    Args:
+        split: the images to train on.
+        seed: determines the order of the images and the noise.
+        batch_size: images of a global batch; a multiple of the number of workers.
+        world: this rank and its device.
+        start: position in the stream, in images seen, to start from.
+        other: a second domain, shuffled independently; each batch brings as many of its images, unpaired.
+        augment: applied to the images of both domains.
+
+    Yields:
+        Batches of ``batch_size / world.size`` images in [-1, 1] on the device.
+
+    Raises:
+        ValueError: ``batch_size`` is not a multiple of the number of workers.
     """
     if batch_size % world.size:
         raise ValueError(f"batch_size {batch_size} is not a multiple of the {world.size} workers")
@@ -45,15 +59,15 @@ def batches(
     order = _Order(len(split), seed)
     other_order = _Order(len(other), seed + 1) if other else None
     position = start + world.rank * share
-    asked: deque[_Asked] = deque()
+    pending: deque[_PendingBatch] = deque()
     while True:
-        while len(asked) <= AHEAD:
+        while len(pending) <= AHEAD:
             positions = np.arange(position, position + share)
             rows = order[positions]
-            second = other.ask(other_order[positions]) if other and other_order else None
-            asked.append(_Asked(positions, split.labels_of(rows), split.ask(rows), second))
+            second = other.prefetch(other_order[positions]) if other and other_order else None
+            pending.append(_PendingBatch(positions, split.labels_of(rows), split.prefetch(rows), second))
             position += batch_size
-        now = asked.popleft()
+        now = pending.popleft()
         noise = Noise(seed, torch.from_numpy(now.positions).to(world.device))
         yield Batch(
             images=augment(to_unit_range(now.images(), world.device), noise.stream("augment")),
@@ -63,8 +77,15 @@ def batches(
         )
 
 
-class _Asked(NamedTuple):
-    """A batch on its way: its positions in the stream, its labels, and what waits for its images."""
+class _PendingBatch(NamedTuple):
+    """A batch whose images are being read.
+
+    Attributes:
+        positions: in the stream, int64 (n,).
+        labels: int64 (n,).
+        images: blocks until the images are read, then returns them as ``Split.images`` does.
+        other: likewise for the second domain, if there is one.
+    """
 
     positions: NDArray[np.int64]
     labels: Tensor
@@ -73,7 +94,7 @@ class _Asked(NamedTuple):
 
 
 class _Order:
-    """Position in the stream to row of the split; keeps the shuffles of the last two epochs."""
+    """Maps positions in the stream to rows of the split; caches the shuffles of the last two epochs."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed

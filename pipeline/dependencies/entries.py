@@ -24,8 +24,8 @@ EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics
 
 # By stage: its entries, and the package of which a run or the data choose a file.
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
-    "download": (("pipeline.ingest.download:download_source",), SOURCES),
-    "normalize": (("pipeline.ingest.normalize:normalize_source",), SOURCES),
+    "download": ((), SOURCES),  # the source decides
+    "normalize": (("pipeline.ingest.normalize:normalize",), SOURCES),
     "reference": (("pipeline.evaluate.extraction:write_reference", "pipeline.render.samples:real_grid"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
     "generate": (("pipeline.inference.generate:load_fitting", "pipeline.evaluate.extraction:write_samples"), METHODS),

@@ -41,7 +41,7 @@ def _written(node: ast.AST, in_function: bool) -> Iterator[str]:
     if isinstance(node, ast.Constant):
         yield f"({type(node.value).__name__} {node.value!r})"
         return
-    if in_function and isinstance(node, ast.AnnAssign):  # a local variable's annotation means nothing
+    if in_function and isinstance(node, ast.AnnAssign) and node.value:  # a local variable's annotation means nothing
         node = ast.Assign(targets=[node.target], value=node.value)
     inside = isinstance(node, _FUNCTIONS) or (in_function and not isinstance(node, ast.ClassDef))
     yield f"({type(node).__name__}"

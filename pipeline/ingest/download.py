@@ -1,87 +1,131 @@
-"""One published file to this machine, whole and checked: from a mirror's folder, or over HTTP with resumption.
+"""Download of published files, resumed after an interruption and checked before use.
 
-The standard library's client is enough here and keeps the data's part free of further packages.
+fsspec opens the URL, so a mirror may be http(s), a bucket (s3://, gs://), a hub (hf://) or anything else for which
+fsspec's package is installed. Its own ``get_file`` neither resumes nor notices a short body of unknown length, so bytes
+are appended here: a new file is one streamed request, the rest of an interrupted one is read in ranges.
 """
 
 import hashlib
-import http
-import http.client
 import json
+import logging
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import aiohttp
+import fsspec
+from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError
-from pipeline.files import naming, write_json
-from pipeline.ingest.source import Origin, Report
+from pipeline.files import naming, sha256_of, write_json
+from pipeline.ingest.source import Origin, Report, silent
 
-TIMEOUT = 30.0  # seconds without a byte
-TRIES = 3  # in a row that bring nothing new
-PAUSE = 1.0  # seconds before the second try, doubled before each further one
-_BLOCK = 2**18
-_MOST_BYTES = 2**31  # a server that never ends a file must not fill the disk
+TRIES = 3  # attempts in a row that add nothing to what has arrived
+PAUSE = 1.0  # seconds before the second of them, doubled before each further one
+_TIMEOUT = 30.0  # seconds without a byte
+_BLOCK = 2**20  # bytes of one range: what an interruption loses at most
+_MOST_BYTES = 2**33  # a server that never ends a file must not fill the disk
+_VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id")  # keys of fs.info
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-Check = Callable[[Path, str], None]
-"""Takes a file and the name under which it is published; raises DamagedError if the content is not that file's."""
-
-
-class DamagedError(Exception):
-    """A file that is not what its publisher made; says in what."""
-
-
-class _UnavailableError(Exception):
-    """The server does not have or give the file: trying again is of no use."""
+Check = Callable[[Path], None]
+"""Takes a downloaded file; raises DamagedError if it isn't the published one."""
 
 
-class _InterruptedError(Exception):
-    """The connection failed: another try may go further."""
+class DownloadError(Exception):
+    """A file that could not be downloaded."""
+
+
+class DamagedError(DownloadError):
+    """A file whose content is not what was published; the message says how it differs."""
+
+
+class _InterruptedError(DownloadError):
+    """An attempt that failed on the network: another one may get further."""
 
 
 def obtain(name: str, urls: Sequence[str], origin: Origin, check: Check) -> Path:
-    """A path to the file: in the mirror's folder, or in ``origin.partial``, where it was downloaded to.
+    """Return a checked copy of a published file, downloading it if needed.
 
-    urls: prefixes, tried in turn. A file that fails the check is discarded.
-    Raises UserError with what was tried and why it failed.
+    A downloaded file stays in ``origin.downloads`` and is used again; one that fails the check is deleted.
+
+    Args:
+        name: the file's name under each of the URLs.
+        urls: URL prefixes, tried in turn unless ``origin.mirror`` takes their place.
+        origin: the mirror, the folder for downloads and where to report progress.
+        check: called with the file; raises DamagedError.
+
+    Returns:
+        The path of the file, in the mirror's directory or in ``origin.downloads``.
+
+    Raises:
+        UserError: no URL has the file; says what was tried and why each failed.
     """
-    folder = _folder_of(origin.mirror)
+    folder = _directory_of(origin.mirror)
     if folder is not None:
-        return _in_folder(folder / name, check)
+        return _from_directory(folder / name, check)
     failures = []
     for prefix in urls if origin.mirror is None else [origin.mirror]:
         url = f"{prefix.rstrip('/')}/{name}"
         try:
             return _checked_download(url, name, origin, check)
-        except (DamagedError, _UnavailableError, _InterruptedError) as error:
+        except DownloadError as error:
             failures.append(f"{url}: {error}")
     key = "data.source" if origin.mirror is None else "data.mirror"
     raise UserError(
-        f"params.yaml: {key}: '{name}' could not be downloaded: {'; '.join(failures)}. Run the command again to go on "
-        "from what has arrived, or set data.mirror to a directory or URL prefix that has the file."
+        f"params.yaml: {key}: '{name}' could not be downloaded: {'; '.join(failures)}. Run the command again to resume "
+        "the download, or set data.mirror to a directory or URL prefix that has the file."
     )
 
 
-def _folder_of(mirror: str | None) -> Path | None:
-    """The directory that a mirror names, as a path or a file:// URL; none if it is on the network."""
-    if mirror is None or mirror.startswith(("http://", "https://")):
+def download(url: str, target: Path, *, sha256: str | None = None, report: Report = silent) -> None:
+    """Download a URL to a file that appears only when it is complete.
+
+    Bytes are collected in ``<target>.part``, from which a later call resumes if the file at the URL is still the same
+    version. Waits while another process downloads to the same target, and does nothing if the target exists then.
+    Raises DownloadError once ``TRIES`` attempts in a row have brought no more of the file.
+
+    Args:
+        url: anything that fsspec can open.
+        target: the file to write; its folder is created if it does not exist.
+        sha256: hex digest of the content, if it is known.
+        report: called with the file's name, the bytes that have arrived and their total.
+
+    Raises:
+        DamagedError: all bytes have arrived, but ``sha256`` differs; the part is deleted.
+    """
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target):
+        if target.exists():
+            return
+        _complete(url, part, report)
+        if sha256 and sha256_of(part) != sha256:
+            part.unlink()
+            raise DamagedError(f"not the published file (expected sha256 {sha256})")
+        part.replace(target)
+        _note_of(part).unlink(missing_ok=True)
+
+
+def _directory_of(mirror: str | None) -> Path | None:
+    """Return the directory that a mirror names as a path or file:// URL; None for any other URL."""
+    if mirror is None or ("://" in mirror and not mirror.startswith("file://")):
         return None
-    if mirror.startswith("file://"):
-        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(mirror).path))
-    if "://" in mirror:
-        raise UserError(f"params.yaml: data.mirror: '{mirror}' is neither a directory nor an http, https or file URL.")
-    return Path(mirror)
+    return Path(url2pathname(urlsplit(mirror).path) if "://" in mirror else mirror)
 
 
-def _in_folder(path: Path, check: Check) -> Path:
+def _from_directory(path: Path, check: Check) -> Path:
     if not path.parent.is_dir():
         raise UserError(f"params.yaml: data.mirror: there is no directory '{path.parent}' to take '{path.name}' from.")
     if not path.is_file():
         raise UserError(f"params.yaml: data.mirror: '{path.parent}' has no file '{path.name}'. Put it there.")
     try:
-        check(path, path.name)
+        check(path)
     except DamagedError as error:
         raise UserError(f"{path}: damaged: {error}. Replace it, or change data.mirror in params.yaml.") from error
     return path
@@ -89,109 +133,112 @@ def _in_folder(path: Path, check: Check) -> Path:
 
 def _checked_download(url: str, name: str, origin: Origin, check: Check) -> Path:
     # The URL is in the name, so that what one mirror began is never continued with another's bytes.
-    target = origin.partial / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
-    if not target.exists():
-        download(url, target, origin.report)
+    target = origin.downloads / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    download(url, target, report=origin.report)
     try:
-        check(target, name)
+        check(target)
     except DamagedError:
         target.unlink()
         raise
     return target
 
 
-def download(url: str, target: Path, report: Report) -> None:
-    """Brings the URL's bytes to ``target``, which appears only when their number is right.
+def _lock(target: Path) -> AbstractContextManager[object]:
+    """Return the held lock of a download; waits, and logs it once, while another process has it."""
+    lock = FileLock(f"{target}.lock")
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        _log.info("waiting for another process that downloads %s", target)
+        return lock.acquire()
 
-    Until then they are in ``<target>.part``, and a later call goes on from there if the server says
-    that the file is still the same one (RFC 9110, If-Range); otherwise it starts again.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    most, fruitless = _size(part), 0
+
+def _complete(url: str, part: Path, report: Report) -> None:
+    """Append to the part until it is the whole file; give up after TRIES attempts in a row that add nothing."""
+    most, fruitless = _size_of(part), 0
     while True:
         try:
-            _receive(url, part, lambda done, total: report(target.name.partition("-")[2], done, total))
-            break
-        except _InterruptedError:
-            fruitless = 0 if _size(part) > most else fruitless + 1
-            most = max(most, _size(part))
+            return _receive(url, part, report)
+        except _InterruptedError as error:
+            if isinstance(error.__cause__, ValueError) and _size_of(part):
+                part.unlink()  # fsspec's word for a server that sends no ranges: start from the beginning
+                continue
+            fruitless = 0 if _size_of(part) > most else fruitless + 1
+            most = max(most, _size_of(part))
             if fruitless == TRIES:
                 raise
             time.sleep(PAUSE * 2 ** (fruitless - 1) if fruitless else 0)
-    part.replace(target)
-    _note_of(part).unlink(missing_ok=True)
 
 
-def _receive(url: str, part: Path, report: Callable[[int, int | None], None]) -> None:
-    """One connection: appends to what is there if the server agrees, else starts the file again."""
-    with _request(url, part) as response:
-        done = _start(response, part)
-        if done == 0:
-            part.unlink(missing_ok=True)
-            write_json(_note_of(part), {"validator": _validator(response)})
-        length = response.headers.get("Content-Length")
-        total = None if length is None else done + int(length)
-        with naming(part), part.open("ab") as file:
-            while block := _read(response):
-                file.write(block)
-                done += len(block)
-                report(done, total)
-                if done > _MOST_BYTES:
-                    raise _UnavailableError(f"more than {_MOST_BYTES} bytes")
-    if total is not None and done != total:
-        raise _InterruptedError(f"the connection ended after {done} of {total} bytes")
+def _receive(url: str, part: Path, report: Report) -> None:
+    """Make one attempt: append to the part if it began the same version of the file, else start it again."""
+    files, path = _file_system(url)
+    info = _network("no answer", files.info, path)
+    done, size = _prepare(part, info), info["size"]
+    blocks = _blocks(files, path, done)
+    with naming(part), part.open("ab") as file:
+        while block := _network(f"interrupted after {done} of {size} bytes", next, blocks, b""):
+            file.write(block)
+            done += len(block)
+            report(url.rpartition("/")[2], done, size)
+            if done > _MOST_BYTES:
+                raise DownloadError(f"more than {_MOST_BYTES} bytes")
+    if size is not None and done != size:
+        raise _InterruptedError(f"{done} of {size} bytes arrived")
 
 
-def _request(url: str, part: Path) -> Any:
-    # 'identity': a server that packs or unpacks on the way would make lengths and ranges meaningless.
-    headers = {"User-Agent": "genloom", "Accept-Encoding": "identity", **_resumption(part)}
+def _blocks(files: Any, path: str, start: int) -> Iterator[bytes]:
+    """Yield the file from ``start``: over HTTP in one streamed request from the beginning, else in ranges."""
+    with files.open(path, "rb", block_size=_BLOCK if start else 0, cache_type="none") as remote:
+        if start:
+            remote.seek(start)
+        while block := remote.read(_BLOCK):
+            yield block
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL and the path in it."""
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        # Without these aiohttp ignores proxies, ends any request after five minutes and unpacks a body that a server
+        # declares as gzip, so that sizes and ranges would be those of other bytes.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=_TIMEOUT)
+        options["client_kwargs"] = {"trust_env": True, "auto_decompress": False, "timeout": timeout}
+        options["headers"] = {"Accept-Encoding": "identity", "User-Agent": "genloom"}
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink(missing_ok=True)  # it has all of the file, or more: start again
-        if error.code in (408, 416, 429) or error.code >= 500:
-            raise _InterruptedError(f"the server answers {error.code} {error.reason}") from error
-        raise _UnavailableError(f"the server answers {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        files, path = fsspec.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise DownloadError(str(error)) from error
+    return files, path
 
 
-def _read(response: Any) -> bytes:
+def _network(failure: str, call: Callable[..., _T], *args: Any) -> _T:
+    """Call a file system, each of which has exceptions of its own; all become _InterruptedError."""
     try:
-        return bytes(response.read(_BLOCK))
-    except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(str(error) or type(error).__name__) from error
+        return call(*args)
+    except Exception as error:
+        # Over HTTP info raises FileNotFoundError whatever has happened; its cause says what.
+        cause = (error.__cause__ if isinstance(error, FileNotFoundError) else None) or error
+        if isinstance(cause, aiohttp.ClientResponseError):
+            raise _InterruptedError(f"the server answers {cause.status} {cause.message}") from error
+        raise _InterruptedError(f"{failure} ({type(cause).__name__}: {cause})") from error
 
 
-def _start(response: Any, part: Path) -> int:
-    """Where the answer's first byte belongs: after what is there, or at 0."""
-    if response.status != 206:
-        return 0
-    if not str(response.headers.get("Content-Range", "")).startswith(f"bytes {_size(part)}-"):
-        part.unlink(missing_ok=True)
-        raise _InterruptedError("the server sent another range than was asked for")
-    return _size(part)
-
-
-def _resumption(part: Path) -> dict[str, str]:
-    """Headers that ask for the rest of what ``part`` began; none where that cannot be asked for safely."""
-    note = _note_of(part)
-    validator = json.loads(note.read_text())["validator"] if note.exists() else None
-    return {"Range": f"bytes={_size(part)}-", "If-Range": validator} if validator and _size(part) else {}
-
-
-def _validator(response: Any) -> str | None:
-    """What tells one version of the file from another: a strong ETag, else the date."""
-    etag: str | None = response.headers.get("ETag")
-    date: str | None = response.headers.get("Last-Modified")
-    return etag if etag and not etag.startswith("W/") else date
+def _prepare(part: Path, info: dict[str, Any]) -> int:
+    """Return how many bytes of this version of the file the part has; empties a part of any other version."""
+    known = {key: str(value) for key, value in sorted(info.items()) if key.lower() in _VERSION}
+    version = {key: value for key, value in known.items() if not value.startswith("W/")}  # equal in meaning only
+    state, note = {"size": info["size"], "version": version}, _note_of(part)
+    if version and note.exists() and json.loads(note.read_text()) == state and _size_of(part) <= (info["size"] or 0):
+        return _size_of(part)
+    part.unlink(missing_ok=True)
+    write_json(note, state)
+    return 0
 
 
 def _note_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _size(path: Path) -> int:
+def _size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0

@@ -1,6 +1,6 @@
-"""The contract of a dataset: how it is brought here, and how what was brought is decoded.
+"""The contract of a source: how a dataset is downloaded, and how its files are decoded.
 
-One dataset is one file of pipeline/ingest/sources; its name is the value of ``data.source``.
+Each source is one file of pipeline/ingest/sources; the file's name is the value of ``data.source``.
 """
 
 from abc import ABC, abstractmethod
@@ -16,24 +16,27 @@ from PIL import Image
 from pipeline.errors import UserError
 
 Report = Callable[[str, int, int | None], None]
-"""Told of progress: what is under way, how much of it is done, and of how much where that is known."""
+"""Called with the name of what is in progress, how much of it is done, and the total if it is known."""
 
 
 def silent(name: str, done: int, total: int | None) -> None:
-    """Shows no progress."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where this user's files come from.
+    """Where a source gets its files from.
 
-    path: ``data.path``, for a dataset of the user's own. mirror: ``data.mirror``, a directory or URL
-    prefix that takes the network's place. partial: the folder where an interrupted download waits.
+    Attributes:
+        path: ``data.path``, for a dataset of the user's own.
+        mirror: ``data.mirror``, a directory or URL prefix to use instead of the publisher's URLs.
+        downloads: folder that keeps downloaded files, complete ones and parts.
+        report: called with the progress.
     """
 
     path: Path
     mirror: str | None
-    partial: Path
+    downloads: Path
     report: Report = silent
 
 
@@ -41,39 +44,64 @@ class Origin:
 class RawSplit:
     """One split as its publisher made it.
 
-    labels: (n,) int64 in [0, classes). decode: the image of a number in [0, n), loaded, upright and
-    with 8 bits per channel, in any PIL mode; it may be called from several threads at once.
+    Attributes:
+        labels: int64 (n,) in [0, classes).
+        decode: returns the image of a number in [0, n), loaded, upright and with 8 bits per channel, in any PIL mode;
+            may be called from several threads at once.
     """
 
     labels: NDArray[np.int64]
     decode: Callable[[int], Image.Image]
 
     def take(self, indices: NDArray[np.int64]) -> "RawSplit":
-        """The samples of those numbers, in that order."""
+        """Return the samples with these numbers, in this order."""
         decode = self.decode
         return RawSplit(labels=self.labels[indices], decode=lambda number: decode(int(indices[number])))
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """classes: their names, by label. splits: 'train' and, where the publisher holds one out, 'test'."""
+    """A dataset as its publisher made it.
+
+    Attributes:
+        classes: names, by label.
+        splits: 'train' and, if the publisher has one, 'test'.
+    """
 
     classes: tuple[str, ...]
     splits: Mapping[str, RawSplit]
 
 
-def unusable(raw: Path, error: Exception) -> UserError:
-    """What to say when the downloaded files are not those that ``download`` made."""
-    return UserError(f"{raw}: not this source's files ({error}). Run `dvc repro --force download` to make them anew.")
+def unusable(raw: Path, reason: object) -> UserError:
+    """Return the error for a folder whose files are not those that ``Source.download`` makes."""
+    return UserError(f"{raw}: not this source's files ({reason}). Run `dvc repro --force download` to replace them.")
 
 
 class Source(ABC):
-    """One dataset."""
+    """A dataset that can be chosen as ``data.source``."""
 
     @abstractmethod
     def download(self, origin: Origin, raw: Path) -> None:
-        """Fills the empty folder ``raw`` with few, checked files, the same bytes every time for the same input."""
+        """Fill the empty folder ``raw`` with checked files; equal inputs make equal bytes.
+
+        Args:
+            origin: where to get the files from.
+            raw: the folder to fill.
+
+        Raises:
+            UserError: the files can't be had, or are damaged.
+        """
 
     @abstractmethod
     def open(self, raw: Path) -> AbstractContextManager[RawDataset]:
-        """Decodes what ``download`` made, an image at a time where the dataset may be of any size."""
+        """Open what ``download`` made; images are decoded one at a time if the dataset may be of any size.
+
+        Args:
+            raw: the folder that ``download`` filled.
+
+        Returns:
+            A context manager that yields the dataset and closes its files.
+
+        Raises:
+            UserError: the files are not those that ``download`` makes.
+        """

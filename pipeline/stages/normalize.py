@@ -9,9 +9,9 @@ from pipeline.stages.paths import DATA, RAW
 
 
 def main() -> None:
-    """Brings the images in out/raw to one shape (data.channels, data.size) and writes them to out/data.
+    """Convert the images in out/raw to one shape (data.channels, data.size) and write them to out/data.
 
-    Where the source has no test split, data.test_fraction of each class is held out.
+    If the source has no test split, data.test_fraction of each class is held out.
     """
     from pipeline.ingest import sources
     from pipeline.ingest.normalize import normalize

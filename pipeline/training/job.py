@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from pipeline.config import Run
 from pipeline.core.method import Method
-from pipeline.data.dataset import Source
+from pipeline.data.dataset import ImageStore
 from pipeline.storage.checkpoint import Checkpoints
 from pipeline.storage.store import Store
 
@@ -50,7 +50,7 @@ class Job:
     store: str
     url: str | None = None
     shard: bool = False
-    elsewhere: Callable[[str], Source] | None = None
+    elsewhere: Callable[[str], ImageStore] | None = None
 
     @property
     def storage(self) -> Store:

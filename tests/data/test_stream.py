@@ -114,9 +114,9 @@ def test_images_that_have_a_long_way_are_asked_for_before_they_are_needed() -> N
     near, events = toy_split(COUNT), list[str]()
 
     class Far:
-        def ask(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+        def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
             events.append("asked")
-            wait = near.source.ask(rows)
+            wait = near.store.prefetch(rows)
 
             def arrive() -> NDArray[np.uint8]:
                 events.append("needed")

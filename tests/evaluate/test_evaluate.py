@@ -20,7 +20,7 @@ from pipeline import config
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
-from pipeline.data.dataset import Dataset, Split, Stored
+from pipeline.data.dataset import ArrayStore, Dataset, Split
 from pipeline.errors import UserError
 from pipeline.evaluate import extractors as features
 from pipeline.evaluate.extractor import Extractor, extract, verified
@@ -373,7 +373,9 @@ def test_the_order_is_a_seeded_shuffle_that_starts_again() -> None:
 
 
 def test_labels_come_as_often_as_among_the_real_images() -> None:
-    split = Split(Stored((np.zeros((40, 8, 8, 1), dtype=np.uint8),)), np.repeat([0, 1, 2], [30, 9, 1]).astype(np.int64))
+    split = Split(
+        ArrayStore((np.zeros((40, 8, 8, 1), dtype=np.uint8),)), np.repeat([0, 1, 2], [30, 9, 1]).astype(np.int64)
+    )
     rows = sampling.shuffled(40, 40, 0)
     found = torch.cat([b.labels for b in sampling.batches(split, rows, seed=0, batch_size=7, device="cpu")])
     assert found.bincount().tolist() == [30, 9, 1]

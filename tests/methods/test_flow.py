@@ -18,7 +18,7 @@ from pipeline.core.method import Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 from pipeline.families.flow import Flow, dequantize, normal_log_density, to_images
 from pipeline.inference.export import Sampler
@@ -568,7 +568,7 @@ def tiny_images(count: int) -> Split:
     light = rng.choice([64.0, 192.0], (count, 1))
     pixels = light + SCALE * (math.sqrt(CORRELATION) * common + math.sqrt(1 - CORRELATION) * own)
     images = pixels.round().clip(0, 255).astype(np.uint8).reshape(count, 4, 4, 1)
-    return Split(Stored((images,)), np.zeros(count, dtype=np.int64))
+    return Split(ArrayStore((images,)), np.zeros(count, dtype=np.int64))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.loop import descend, fit
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 from pipeline.families.gan import NamedNets
 from pipeline.families.penalties import clip_weights, gradient_penalty, input_gradient, perturbed, r1_penalty
@@ -365,7 +365,7 @@ def striped(count: int = 64) -> Split:
     images = np.full((count, 16, 16, 1), 30, np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[:, label : label + 3] = 220
-    return Split(Stored((images,)), labels)
+    return Split(ArrayStore((images,)), labels)
 
 
 def test_acgans_classifier_learns_the_label() -> None:

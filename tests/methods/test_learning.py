@@ -16,7 +16,7 @@ from pipeline.core.loop import fit
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 from pipeline.training.trainer import sample
 
@@ -85,7 +85,7 @@ def test_cyclegan_finds_the_modes_of_the_other_ring_and_the_way_back() -> None:
     state = State.fresh(method, ImageSpec(channels=1, size=16, classes=MODES), 0, torch.device("cpu"))
     assert all(one.quality < 0.05 for one in there_and_back(state))
     dark = ring(4096, seed=1)
-    bright = Split(Stored((255 - dark.images(range(4096)).permute(0, 2, 3, 1).numpy(),)), dark.labels)
+    bright = Split(ArrayStore((255 - dark.images(range(4096)).permute(0, 2, 3, 1).numpy(),)), dark.labels)
     stream = batches(ring(4096), seed=0, batch_size=16, world=World(), other=bright)
     for _ in fit(method, state, stream, World(), seed=0, total=9_000, ema_half_life=1_000.0):
         pass

@@ -19,7 +19,7 @@ from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 from pipeline.families.vae import (
     LEVEL,
@@ -463,7 +463,7 @@ def factor_images(count: int, seed: int) -> Split:
     noise = Noise(seed, torch.arange(count))
     images = noise.normal("factors", 2) @ FACTORS.T + 0.1 * noise.normal("noise", 16)
     array = to_uint8(images.view(-1, 4, 4, 1)).numpy()
-    return Split(Stored((array,)), np.zeros(count, dtype=np.int64))
+    return Split(ArrayStore((array,)), np.zeros(count, dtype=np.int64))
 
 
 FACTORS = torch.linalg.qr(torch.randn(16, 2, generator=torch.Generator().manual_seed(0))).Q * torch.tensor([1.0, 0.6])

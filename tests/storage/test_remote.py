@@ -229,7 +229,7 @@ def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
     Path(work.store).mkdir()
     expected = trained_here(job(tmp_path / "alone"))
     splits = open_dataset(Path(work.data)).splits
-    elsewhere = (lambda name: splits[name].source) if streamed else None
+    elsewhere = (lambda name: splits[name].store) if streamed else None
     parcel = nodes.Parcel.of(work, lambda content: content[::-1], elsewhere)
     Path(work.data).rename(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""One dataset per file, each with one SOURCE; the file name is the registry."""
+"""Sources that data.source can name: one file each, which defines SOURCE."""
 
 from pipeline import registry
 from pipeline.ingest.source import Source

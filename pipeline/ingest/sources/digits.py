@@ -1,7 +1,7 @@
 """Digits: 1,797 handwritten digits, 8x8, 17 shades of gray, by 43 people (Alpaydin and Kaynak, UCI, 1998).
 
-They come with scikit-learn, so no network is needed. There is no test split. Real scans, not drawings:
-32x32 bitmaps of which each shade counts the dark pixels in a 4x4 block.
+They come with scikit-learn, so no network is needed. There is no test split. The shades are real scans: 32x32 bitmaps,
+in which each shade counts the dark pixels of a 4x4 block.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from pipeline.ingest.source import Origin, RawDataset, RawSplit, Source, unusabl
 
 @dataclass(frozen=True)
 class Digits(Source):
-    """images.npy: (n, 8, 8) uint8 in 0..16, as published; labels.npy: (n,) int64."""
+    """Keeps the digits as images.npy, uint8 (n, 8, 8) in 0..16 as published, and labels.npy, int64 (n,)."""
 
     def download(self, origin: Origin, raw: Path) -> None:
         from sklearn.datasets import load_digits

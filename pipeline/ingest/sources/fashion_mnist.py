@@ -1,19 +1,16 @@
 """Fashion-MNIST: 70,000 articles of clothing, 28x28, gray (Xiao, Rasul and Vollgraf, arXiv:1708.07747).
 
-Each file's decompressed bytes are held to their md5, which the publisher does not give: these sums are
-those on which several independent projects agree. A file whose compressed bytes have the publisher's
-md5 passes too.
+The hashes are of the decompressed files, so a mirror may have compressed them again. The publisher does not give them;
+several independent projects agree on these.
 """
 
 from torchvision.datasets import FashionMNIST
 
-from pipeline.ingest.idx import Idx
+from pipeline.ingest.torchvision_dataset import mnist_like
 
-SOURCE = Idx(
-    urls=tuple(FashionMNIST.mirrors),
-    classes=tuple(FashionMNIST.classes),
-    compressed={name: f"md5:{md5}" for name, md5 in FashionMNIST.resources},
-    decoded={
+SOURCE = mnist_like(
+    FashionMNIST,
+    content={
         "train-images-idx3-ubyte.gz": "md5:f4a8712d7a061bf5bd6d2ca38dc4d50a",
         "train-labels-idx1-ubyte.gz": "md5:9018921c3c673c538a1fc5bad174d6f9",
         "t10k-images-idx3-ubyte.gz": "md5:8181f5470baa50b63fa0f6fddb340f0a",

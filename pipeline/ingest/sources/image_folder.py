@@ -3,8 +3,8 @@
     <class>/*.png                                a test split is held out later
     train/<class>/*.png and test/<class>/*.png   the splits as given; val, valid and validation count as test
 
-Folders around these are ignored, and so is every file that is hidden or not named like an image. A class
-folder may have folders of its own. Archives are never unpacked to the disk.
+Folders around these are ignored, and so are hidden files and files without an image's suffix. A class folder may have
+subfolders. Archives are never unpacked to the disk.
 """
 
 import os
@@ -25,17 +25,22 @@ from pipeline.errors import UserError
 from pipeline.ingest.source import Origin, RawDataset, RawSplit, Report, Source, unusable
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that runs a program, as EPS does
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that runs a program, unlike EPS
 _HELD_OUT = {"test", "val", "valid", "validation"}
 _MOST_BYTES = 256 * 2**20  # of one image file, unpacked
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first moment: the same files make the same archive on any day
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the zip format: the same files make the same archive on any day
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # what zipfile raises
 _ARCHIVE = "images.zip"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """classes: sorted names. splits: by name, each image's path and label, in an order that mixes the classes."""
+    """The classes and splits that paths of images make.
+
+    Attributes:
+        classes: sorted names.
+        splits: by name, path and label of each image, shuffled.
+    """
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[tuple[str, int], ...]]
@@ -43,7 +48,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class ImageFolder(Source):
-    """Kept as one zip archive: a directory is packed, an archive copied once every image's CRC is found right."""
+    """Keeps the images in one zip archive: a directory is packed, an archive is copied after a check of all CRCs."""
 
     def download(self, origin: Origin, raw: Path) -> None:
         if origin.path.is_dir():
@@ -70,7 +75,18 @@ class ImageFolder(Source):
 
 
 def layout_of(names: Iterable[str], where: Path) -> Layout:
-    """Classes and splits by the images' paths; UserError, naming ``where``, if their folders make none."""
+    """Derive classes and splits from the images' paths.
+
+    Args:
+        names: relative paths, with slashes.
+        where: the directory or archive, for error messages.
+
+    Returns:
+        The classes and the splits.
+
+    Raises:
+        UserError: there are no images, or their folders make no classes or splits.
+    """
     paths = _without_wrapping({name: PurePosixPath(name).parts for name in sorted(names)})
     if not paths:
         raise UserError(f"{where}: no images. Put class folders of images there, such as cats/1.png and dogs/1.png.")
@@ -90,7 +106,7 @@ def layout_of(names: Iterable[str], where: Path) -> Layout:
 
 
 def _without_wrapping(paths: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The paths without the folders that surround everything, as archives of one folder have them."""
+    """Remove the folders that contain everything else, as in an archive of a single folder."""
     while len({parts[0] for parts in paths.values()}) == 1 and all(len(parts) > 2 for parts in paths.values()):
         if next(iter(paths.values()))[0].lower() in {"train", *_HELD_OUT}:
             break
@@ -99,7 +115,10 @@ def _without_wrapping(paths: dict[str, tuple[str, ...]]) -> dict[str, tuple[str,
 
 
 def _by_split(paths: dict[str, tuple[str, ...]], where: Path) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The paths by split, without its folder. Folders are splits if there is no other kind, or a train and a test."""
+    """Group the paths by split, without the split's folder.
+
+    Top folders named like splits are splits if there are no others, or if both train and test are among them.
+    """
     folders = {parts[0].lower() for parts in paths.values()}
     others = folders - {"train"} - _HELD_OUT
     if others and not ("train" in folders and folders & _HELD_OUT):
@@ -115,7 +134,7 @@ def _by_split(paths: dict[str, tuple[str, ...]], where: Path) -> dict[str, dict[
 
 
 def _mixed(samples: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-    """In one fixed random order, so that any first part of a split is a fair sample of it."""
+    """Shuffle in a fixed order, so that any first part of a split is a fair sample of it."""
     return tuple(samples[number] for number in np.random.default_rng(0).permutation(len(samples)))
 
 
@@ -129,7 +148,7 @@ def _images_in(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _pack(folder: Path, target: Path, report: Report) -> None:
-    """The images, uncompressed (they are already), in sorted order and without their dates."""
+    """Pack a directory's images: stored, sorted and without dates, so that equal images make equal archives."""
     names = sorted(name for name in _files_under(folder) if _looks_like_image(name))
     layout_of(names, folder)
     with zipfile.ZipFile(target, "w") as archive:
@@ -142,7 +161,7 @@ def _pack(folder: Path, target: Path, report: Report) -> None:
 
 
 def _files_under(folder: Path) -> Iterator[str]:
-    """Relative paths, links followed, each real directory once."""
+    """Yield relative paths; follows links, but visits each real directory once."""
     seen: set[str] = set()
     for place, directories, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
@@ -153,7 +172,7 @@ def _files_under(folder: Path) -> Iterator[str]:
 
 
 def _verify(path: Path, report: Report) -> None:
-    """Reads every image of the archive once, against its CRC."""
+    """Read every image of the archive and compare its CRC."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = _images_in(archive)
@@ -166,7 +185,7 @@ def _verify(path: Path, report: Report) -> None:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One member's bytes, of which there may not be more than its header says."""
+    """Read one member, and no more bytes than its header declares."""
     size = archive.getinfo(name).file_size
     if size > _MOST_BYTES:
         raise UserError(f"{archive.filename}: '{name}' has {size} bytes; at most {_MOST_BYTES} are read. Remove it.")
@@ -185,7 +204,7 @@ def _decode(archive: zipfile.ZipFile, name: str) -> Image.Image:
         image = Image.open(BytesIO(content), formats=_FORMATS)
         image.load()
         return _eight_bits(ImageOps.exif_transpose(image))
-    except Exception as error:  # PIL's decoders raise anything at all for a file that is not what it seems
+    except Exception as error:  # PIL's decoders raise any exception for a damaged file
         reason = "its content is in no known format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(
             f"data.path: '{name}' is no readable image ({reason}). Replace or remove it and run the command again."
@@ -193,7 +212,7 @@ def _decode(archive: zipfile.ZipFile, name: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray scaled to 8 bits, which PIL would clip; modes of 32 bits have no known range."""
+    """Scale 16-bit gray to 8 bits, which PIL would clip; ValueError for 32 bits, whose range is unknown."""
     if image.mode.startswith("I;16"):
         return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,0 +1,75 @@
+"""The stages download and normalize as commands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, split_images
+
+from pipeline.core.batch import ImageSpec
+from pipeline.data.dataset import open_dataset
+
+RNG = np.random.default_rng
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return tmp_path / "project"
+
+
+def stage(project: Path, name: str, limit: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = f"{limit} exec '{sys.executable}' -m pipeline.stages.{name}"
+    return subprocess.run(["bash", "-c", command], cwd=project, env=environment, capture_output=True, text=True)
+
+
+def params(project: Path, old: str, new: str) -> None:
+    path = project / "params.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_stages_make_the_same_digits_every_time(project: Path) -> None:
+    made = []
+    for _ in range(2):
+        for name in ("download", "normalize"):
+            done = stage(project, name)
+            assert done.returncode == 0, done.stderr
+        made.append(contents(project / "out"))
+    assert made[0] == made[1]
+    dataset = open_dataset(project / "out" / "data")
+    assert dataset.info["source"] == "digits" and dataset.spec == ImageSpec(channels=1, size=16, classes=10)
+    assert len(dataset.splits["train"]) + len(dataset.splits["test"]) == 1797
+    assert split_images(project / "out" / "data", "train").max() == 255
+
+
+def test_bad_input_gets_one_line_and_leaves_nothing(project: Path) -> None:
+    params(project, "source: digits", "source: digit")
+    done = stage(project, "download")
+    assert done.returncode == 1 and done.stderr.splitlines() == [
+        "error: params.yaml: data.source: there is no source 'digit'. Did you mean 'digits'?"
+    ]
+    params(project, "source: digit ", "source: digits ")
+    done = stage(project, "download", limit="ulimit -f 20;")  # no file beyond 20 blocks: a full disk's twin
+    assert done.returncode == 1 and done.stderr.splitlines() == ["error: out/raw: File too large."]
+    assert [path.name for path in (project / "out").iterdir()] == []
+    done = stage(project, "normalize")
+    assert done.returncode == 1 and done.stderr.startswith("error: out/raw: not this source's files")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_stages_import_nothing_heavy_before_they_work() -> None:
+    heavy = "{'torch', 'torchvision', 'sklearn', 'mlflow', 'ray'}"
+    code = f"import sys, pipeline.stages.download, pipeline.stages.normalize; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
