@@ -49,11 +49,12 @@ def sync(
     from pipeline.config import read_params
     from pipeline.files import project_root
     from pipeline.tracking import journal
-    from pipeline.tracking import shipper as tracking
+    from pipeline.tracking import sender as tracking
+    from pipeline.tracking.shipped import is_synced
 
     params = read_params()
     found = sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}"))
-    waiting = [file.parent for file in found if everything or not tracking.is_synced(file.parent, params.tracking)]
+    waiting = [file.parent for file in found if everything or not is_synced(file.parent, params.tracking)]
     problems: list[str] = []
     for folder in waiting:
         try:
@@ -87,7 +88,7 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
     """Opens MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
     from pipeline.config import read_params
     from pipeline.files import project_root
-    from pipeline.tracking import shipper as tracking
+    from pipeline.tracking import target as tracking
 
     target = tracking.resolve(read_params().tracking)
     if not target.is_database:

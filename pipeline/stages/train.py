@@ -82,7 +82,7 @@ def initial_weights(params: Params, name: str, init_from: str | None) -> Iterato
     elif name in params.derived:
         yield run_folder(init_from) / "weights.safetensors"
     elif init_from.startswith(("models:/", "runs:/")):
-        from pipeline.tracking.shipper import fetch_weights
+        from pipeline.tracking.queries import fetch_weights
 
         with tempfile.TemporaryDirectory() as folder:
             yield fetch_weights(init_from, params.tracking, Path(folder))
@@ -121,7 +121,9 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     """Trains and publishes, with the journal open before and closed after, whatever happens."""
     from pipeline.tracking.journal import Journal
     from pipeline.tracking.progress import watching
-    from pipeline.tracking.shipper import code_tags, run_page, run_reference, shipping
+    from pipeline.tracking.shipped import run_page, run_reference
+    from pipeline.tracking.shipper import shipping
+    from pipeline.tracking.tags import code_tags
 
     flat = flat_params(params, job.run, job.method)
     folder = Path(job.store)

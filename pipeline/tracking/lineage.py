@@ -19,7 +19,8 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.files import project_root
 from pipeline.tracking import journal
-from pipeline.tracking.shipper import fetch_runs, last_reference
+from pipeline.tracking.queries import fetch_runs
+from pipeline.tracking.shipped import last_reference
 
 LOCK = Path("dvc.lock")
 REFERENCE = "mlflow.json"

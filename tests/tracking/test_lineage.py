@@ -15,7 +15,9 @@ from pipeline.config import read_params
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.lineage import lineage
-from pipeline.tracking.shipper import STATE, code_tags, run_reference, sync
+from pipeline.tracking.sender import sync
+from pipeline.tracking.shipped import STATE, run_reference
+from pipeline.tracking.tags import code_tags
 
 ROOT = Path(__file__).parents[2]
 DATASET = {"source": "digits", "digest": "d" * 64, "channels": 1, "size": 16, "classes": []}
