@@ -121,7 +121,7 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
     """Trains and publishes, with the journal open before and closed after, whatever happens."""
     from pipeline.tracking.journal import Journal
     from pipeline.tracking.progress import watching
-    from pipeline.tracking.shipped import run_page, run_reference
+    from pipeline.tracking.shipped import run_page
     from pipeline.tracking.shipper import shipping
     from pipeline.tracking.tags import code_tags
 
@@ -139,7 +139,6 @@ def track(name: str, params: Params, job: "Job", dataset: "Dataset") -> None:
             with Journal.open(folder) as journal:
                 journal.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
-    write_json(run_folder(name) / "mlflow.json", run_reference(folder, params.tracking))
 
 
 def train(cluster: Cluster, job: "Job") -> None:

@@ -1,22 +1,23 @@
-"""Reads MLflow: which runs it has, which of them is a given training, and the weights of a run or model."""
+"""Reads MLflow: which runs it has, which of them are of a given training, and the weights of a run or model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import PARAMS, Tracking
 from pipeline.errors import UserError
-from pipeline.tracking.target import connect, find_or_create_experiment, prepare, reason, resolve
+from pipeline.tracking.target import connect, prepare, reason, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
-def fetch_runs(tracking: Tracking) -> list[dict[str, Any]]:
-    """Return the experiment's runs as MLflow has them; block until it answers.
+def fetch_runs(tracking: Tracking, query: str = "") -> list[dict[str, Any]]:
+    """Return the experiment's runs as MLflow has them, oldest first; block until it answers.
 
     Args:
         tracking: Where MLflow is.
+        query: A filter in MLflow's language; all runs if empty.
 
     Returns:
         One mapping per run: run_id, experiment, run, key, status, params, tags, dataset (its digest).
@@ -28,17 +29,21 @@ def fetch_runs(tracking: Tracking) -> list[dict[str, Any]]:
     prepare(target)
     try:
         client = connect(target)
-        runs = client.search_runs([find_or_create_experiment(client, target)])
+        experiment = client.get_experiment_by_name(target.experiment)
+        runs = search_runs(client, experiment.experiment_id, query) if experiment else []
     except Exception as error:
         raise UserError(f"MLflow at {target.shown} can't be reached: {reason(error)}") from error
     return [_described(run, target.experiment) for run in runs]
 
 
-def find_run(client: "MlflowClient", experiment: str, name: str, key: str) -> "Run | None":
-    """Return the oldest active run of a training, by its name and key; None if the experiment has none."""
-    query = f"tags.`genloom.key` = '{key}' and tags.`genloom.run` = '{name}'"
-    runs = client.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
-    return runs[0] if runs else None
+def search_runs(client: "MlflowClient", experiment: str, query: str) -> "list[Run]":
+    """Return the active runs of an experiment that fit the query, oldest first."""
+    return list(client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]))
+
+
+def by_key(name: str, key: str) -> str:
+    """Return the query for the runs of one training: a run of params.yaml and the hash of all that determines it."""
+    return f"tags.`genloom.key` = '{key}' and tags.`genloom.run` = '{name}'"
 
 
 def fetch_weights(uri: str, tracking: Tracking, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.tracking import journal
 from pipeline.tracking.journal import Record
 from pipeline.tracking.model import publish_model
-from pipeline.tracking.queries import find_run
+from pipeline.tracking.queries import by_key, search_runs
 from pipeline.tracking.shipped import STATE, SYSTEM, Shipped, sole_sender
 from pipeline.tracking.target import Target, connect, find_or_create_experiment, prepare, reason, resolve
 
@@ -99,7 +99,7 @@ class Sender:
         client = connect(self._target)
         self._experiment = find_or_create_experiment(client, self._target)
         run = _get_active_run(client, self._state.run_id)
-        run = run or find_run(client, self._experiment, start["name"], start["key"])
+        run = run or next(iter(search_runs(client, self._experiment, by_key(start["name"], start["key"]))), None)
         if run is None:
             tags = {"genloom.key": start["key"], "genloom.run": start["name"]}
             run = client.create_run(self._experiment, start_time=start["time"], tags=tags, run_name=start["name"])

@@ -55,6 +55,15 @@ def is_synced(folder: Path, tracking: Tracking) -> bool:
     return Shipped.read(folder, resolve(tracking)).is_complete(folder)
 
 
+def last_sent(folder: Path) -> tuple[str, str] | None:
+    """Return the MLflow run id and experiment that a journal was last sent to; None if it was never sent."""
+    try:
+        state = Shipped(**json.loads((folder / STATE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return (state.run_id, state.experiment) if state.run_id else None
+
+
 def run_page(folder: Path, tracking: Tracking) -> str | None:
     """Return where a person sees the run of a journal; None until MLflow has it."""
     target = resolve(tracking)
@@ -81,21 +90,3 @@ def sole_sender(folder: Path, wait: float) -> Iterator[None]:
                 f"{folder}: another process is sending this run to MLflow; try again when it is done."
             ) from None
         yield
-
-
-def run_reference(folder: Path, tracking: Tracking) -> dict[str, str | None]:
-    """Return the link from a run's files to MLflow, for mlflow.json; run_id is null if MLflow was not reached."""
-    start = journal.started(folder) or {"name": None, "key": None}
-    state = Shipped.read(folder, resolve(tracking))
-    return {"run_id": state.run_id, "run": start["name"], "key": start["key"], "experiment": tracking.experiment}
-
-
-def last_reference(folder: Path) -> dict[str, str | None] | None:
-    """Return the MLflow run this journal was last sent to; None if it was never sent."""
-    start = journal.started(folder)
-    try:
-        state = json.loads((folder / STATE).read_text())
-        run = {"run_id": state["run_id"], "experiment": state["experiment"]}
-    except (OSError, ValueError, KeyError):
-        return None
-    return run | {"run": start["name"], "key": start["key"]} if start and run["run_id"] else None

@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import Tracking
 from pipeline.errors import UserError
 from pipeline.tracking.tags import code_tags
-from pipeline.tracking.target import redacted, resolve
+from pipeline.tracking.target import Target, redacted, resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +32,14 @@ def test_a_wrong_address_is_said_without_its_password(project: Path) -> None:
         resolve(Tracking(uri="ftp://me:hunter2@host/x"))
     assert "hunter2" not in str(caught.value)
     assert redacted("a http://me:hunter2@host/x b") == "a http://***@host/x b"
+
+
+def test_a_page_of_a_server_is_its_address_without_the_password(project: Path) -> None:
+    for uri in ("http://me:hunter2@host:5000", "http://host:5000/"):
+        assert Target(uri, "genloom").page("abc") == "http://host:5000/#/runs/abc"
+    assert (
+        Target("postgresql://me:hunter2@host/db", "genloom").page("abc").startswith("http://127.0.0.1:5000/#/runs/abc")
+    )
 
 
 def test_importing_tracking_imports_neither_mlflow_nor_torch() -> None:
