@@ -75,9 +75,9 @@ class Cluster:
     fewer as nodes come and go. address: of a running cluster; null: one of this machine alone, while it trains.
     storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
     for checkpoints where nodes share no folder. stall_seconds: without a word from the workers for so long, they are
-    taken for hung, and training starts again from the last checkpoint. shard: each worker keeps a share of parameters,
-    gradients, moving averages and optimizer state, for models of which all that does not fit on each. stream: nodes
-    that share no folder get each batch's images as they need them, not a copy of the data.
+    taken for hung, and training starts again from the last checkpoint. shard: the optimizers'
+    state (Adam: twice the weights) is shared out among the workers; weights, gradients and moving averages stay whole
+    on each. stream: nodes that share no folder get each batch's images as they need them, not a copy of the data.
     """
 
     workers: Count | tuple[Positive, Positive] = 1

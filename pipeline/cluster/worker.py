@@ -31,7 +31,7 @@ def worker(config: dict[str, Any]) -> None:
     job = nodes.unpacked(config["job"], config["parcel"], ray.get)
     if torch.distributed.get_world_size() == 1:
         torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
-    world = World.joined(get_device())
+    world = World.current(get_device())
     reporter = _Reporter(world, ray_train.report, config["stall_seconds"], _nodes_to_go if config["watched"] else set)
     stop = partial(is_asked_to_stop, config["name"]) if world.rank == 0 else lambda: False
     try:
@@ -77,7 +77,7 @@ class _Reporter:
     def __call__(self, rows: list[Row]) -> None:
         faulthandler.dump_traceback_later(self.stall_seconds, exit=True)  # anew
         self.rows += rows
-        if self.world.from_first(int(time.monotonic() - self.last >= REPORT_SECONDS)):
+        if self.world.broadcast(int(time.monotonic() - self.last >= REPORT_SECONDS)):
             self.flush()
 
     def flush(self, **more: str) -> None:

@@ -103,7 +103,7 @@ def check_nets(prefix: str, run: Run, method: "Method", dataset: "Dataset", weig
 
     try:
         nets = method.build(dataset.spec)
-        transfer.moving(nets, method.phases(), run.freeze)
+        transfer.trainable_parameters(nets, method.phases(), run.freeze)
     except ValueError as error:
         raise errors.UserError(f"params.yaml: {prefix.removesuffix('.')}: {error}") from None
     account = transfer.compare(nets, load_tensors(weights) if weights else {})

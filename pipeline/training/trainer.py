@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.config import Run
 from pipeline.core import batch_norm
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
-from pipeline.core.loop import fit
+from pipeline.core.loop import Settings, fit
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
@@ -50,7 +50,7 @@ class Job:
     """A run, ready to be sent to any process: its settings, its method, and absolute folders.
 
     url: where checkpoints and snapshots are kept too; None: all nodes see the folder ``store``.
-    shard: each process keeps a share of the state, not all of it. elsewhere: where a split's images are, by its name,
+    shard: the optimizers' state is shared out among the processes. elsewhere: where a split's images are, by its name,
     if not in ``data``.
     """
 
@@ -195,8 +195,7 @@ def train(
         seed=run.seed,
         total=run.images,
         ema_half_life=run.ema_half_life,
-        precision=run.precision,
-        skip_non_finite=run.non_finite == "skip",
+        settings=Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip"),
     )
     fixed = _fixed_batch(first.splits["train"], dataset.spec, world.device)
     if state.seen == 0:
@@ -209,7 +208,7 @@ def train(
         if not (finished or _crossed(window.begin, state.seen, job.run.log_every)):
             continue
         row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
-        asked = world.from_first(2 * stop() + save())
+        asked = world.broadcast(2 * stop() + save())
         stopping = asked >= 2
         if finished or _crossed(window.begin, state.seen, job.run.snapshot_every):
             row["snapshot"] = _snapshot(job, state, world, fixed)
@@ -270,11 +269,11 @@ def resume(job: Job, state: State, world: World) -> Progress:
     before, whole = math.inf, False
     while not whole:
         found = job.newest(before) if world.rank == 0 else None
-        before = seen = world.from_first(-1 if found is None else found)
+        before = seen = world.broadcast(-1 if found is None else found)
         if seen < 0:
             return Progress()
-        whole = world.all(world.rank == 0 or job.has(seen))
-    content = job.checkpoints.load(seen, torch.device("cpu"))  # whole, where the device may hold a share
+        whole = world.all_true(world.rank == 0 or job.has(seen))
+    content = job.checkpoints.load(seen, torch.device("cpu"))  # whole, where the device may hold a shard
     state.load_state_dict(content.pop("state"))
     return Progress(**content)
 
@@ -296,11 +295,10 @@ def _fixed_batch(split: Split, spec: ImageSpec, device: torch.device) -> Batch:
 def _snapshot(job: Job, state: State, world: World, fixed: Batch) -> str | None:
     """Rank 0 renders the fixed batch with the averaged nets; returns the file's name, to the other ranks None."""
     nets, name = state.averaged(), f"{state.seen:09d}.png"
-    with state.shards.whole(nets.values()):
-        if world.rank:
-            return None
-        with atomic_file(job.snapshots / name) as temporary:
-            grid(to_uint8(sample(job.method, nets, fixed)), columns=SNAPSHOT_GRID).save(temporary)
+    if world.rank:
+        return None
+    with atomic_file(job.snapshots / name) as temporary:
+        grid(to_uint8(sample(job.method, nets, fixed)), columns=SNAPSHOT_GRID).save(temporary)
     if job.mirror:
         job.mirror.send(f"snapshots/{name}")
     return name
