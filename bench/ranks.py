@@ -29,7 +29,7 @@ def _joined(rank: int, size: int, folder: str, function: Callable[..., None], ar
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    function(World.joined(torch.device("cpu")), *arguments)
+    function(World.current(torch.device("cpu")), *arguments)
     dist.destroy_process_group()
 
 

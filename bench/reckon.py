@@ -79,7 +79,7 @@ def phases(model: Model) -> list[tuple[str, int, float, int, int]]:
         counter = FlopCounterMode(display=False)
         with counter:
             # not the first turn, whose lazy penalties most turns do not have
-            phase.loss(nets, batch.stream(phase.name), Clock(seen=64, total=10**6, turn=1))[0].backward()
+            phase.loss(nets, batch.stream(phase.name), Clock(seen=64, total=10**6, iteration=1))[0].backward()
         nets.zero_grad()
         count = sum(parameter.numel() for parameter in moving)
         found.append((phase.name, count, counter.get_total_flops() / few, phase.repeats, 16 * total))

@@ -1,4 +1,4 @@
-"""The genloom command: what one asks of the project beside `dvc repro`."""
+"""The genloom command: checks params.yaml, sends runs to MLflow, tells where results come from and where to look."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import typer
 
 from pipeline import errors
 from pipeline.errors import UserError
+from pipeline.tracking.target import UI_PORT
 
 app = typer.Typer(
     name="genloom",
@@ -23,7 +24,7 @@ app = typer.Typer(
 
 @app.command()
 def check() -> None:
-    """Checks all of params.yaml: every section, every run and its method's own params."""
+    """Check all of params.yaml: every section, every run and its method's own params."""
     from pipeline import methods
     from pipeline.config import PARAMS, read_params, read_run
 
@@ -45,19 +46,19 @@ def sync(
         bool, typer.Option("--all", help="Send all of every journal again; nothing doubles.")
     ] = False,
 ) -> None:
-    """Sends to MLflow what it lacks of the runs journaled here: after an outage, or to another server."""
+    """Send to MLflow what it lacks of the runs journaled here: after an outage, or to another server."""
     from pipeline.config import read_params
-    from pipeline.files import project_root
-    from pipeline.tracking import journal
-    from pipeline.tracking import shipper as tracking
+    from pipeline.tracking import sender
+    from pipeline.tracking.references import list_journals
+    from pipeline.tracking.shipped import is_synced
 
     params = read_params()
-    found = sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}"))
-    waiting = [file.parent for file in found if everything or not tracking.is_synced(file.parent, params.tracking)]
+    found = list(list_journals(params))
+    waiting = [folder for folder in found if everything or not is_synced(folder, params.tracking)]
     problems: list[str] = []
     for folder in waiting:
         try:
-            refused = tracking.sync(folder, params.tracking, everything)
+            refused = sender.sync(folder, params.tracking, everything)
             print("\n".join([f"{folder.name}: sent", *(f"  refused: {reason}" for reason in refused)]), flush=True)
         except UserError as error:
             problems.append(str(error))
@@ -71,7 +72,7 @@ def lineage(
     what: Annotated[str, typer.Argument(help="A file that the pipeline made, or an MLflow run id or its beginning.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tells which stage, params, data, commit and MLflow run made a file, or what a run was made from."""
+    """Tell which stage, params, data, commit and MLflow run made a file, or what a run was made from."""
     from pipeline.config import read_params
     from pipeline.tracking import lineage as tracing
 
@@ -83,20 +84,29 @@ def lineage(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1, max=65535)] = 5000) -> None:
-    """Opens MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
+def page(run: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
+    """Print the address of a run's page in MLflow."""
+    from pipeline.config import read_params
+    from pipeline.tracking.references import find_page
+
+    print(find_page(run, read_params()))
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1, max=65535)] = UI_PORT) -> None:
+    """Open MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
     from pipeline.config import read_params
     from pipeline.files import project_root
-    from pipeline.tracking import shipper as tracking
+    from pipeline.tracking.target import initialise, resolve
 
-    target = tracking.resolve(read_params().tracking)
+    target = resolve(read_params().tracking)
     if not target.is_database:
         print(f"The runs are on a server: open {target.shown}")
         return
     with socket.socket() as trial:
         if trial.connect_ex(("127.0.0.1", port)) == 0:
             raise UserError(f"port {port} is taken: perhaps the pages are open already; else choose another by --port.")
-    tracking.initialise(target)
+    initialise(target)
     print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
     # The address may hold a password: MLflow reads it from its variable, not from arguments that all can see.
     os.environ |= {"MLFLOW_BACKEND_STORE_URI": target.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -107,7 +117,7 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
 
 
 def main() -> None:
-    """Runs the command; a person's mistake ends it with one message."""
+    """Run the command; end with one message if a person made a mistake."""
     errors.run(app)
 
 

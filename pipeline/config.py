@@ -97,7 +97,8 @@ class Cluster:
         max_failures: restarts after a worker's failure.
         stall_seconds: without a word from the workers for so long, they are taken for hung, and training starts again
             from the last checkpoint.
-        shard: share out the optimizer's state among the workers.
+        shard: share out the optimizers' state (Adam: twice the weights) among the workers; weights, gradients and
+            moving averages stay whole on each.
         stream: nodes that share no folder get each batch's images as they need them, not a copy of the data.
     """
 

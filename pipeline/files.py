@@ -1,24 +1,26 @@
-"""Writing so that a file or folder is complete or absent, and hashing what was written."""
+"""Files and folders that are complete or absent, their hashes, and locks between processes."""
 
 import errno
-import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+_logger = logging.getLogger(__name__)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; it takes that name only if the block ends well."""
+    """Yield a temporary path next to ``path`` that takes its name if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -36,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder beside ``path``; it replaces that folder only if the block ends well."""
+    """Yield an empty temporary folder next to ``path`` that replaces it if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -55,21 +57,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomically, indented, with sorted keys and a last newline."""
+    """Write a value as JSON, atomically: indented, with sorted keys and a final newline."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Lets a full or failing disk's error name what was being written: the system names no file when a
-    write fails, only when an open does."""
+    """Add ``path`` to the OSError of a full or failing disk, which names a file when an open fails, but not a write."""
     try:
         yield
     except OSError as error:
@@ -79,37 +80,53 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Holds an exclusive lock on the file, made if absent; BlockingIOError after ``wait`` seconds.
+def locked(path: Path, wait: float | None = 0.0, announce: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on a file.
 
-    The system drops the lock when the process ends, however it ends.
+    The operating system drops the lock when the process ends, even by SIGKILL; the file itself stays. Every call is a
+    lock of its own: a second call for the same file, in this process too, has to wait for the first one to end. A
+    thread that would wait without limit for itself gets a RuntimeError.
+
+    Args:
+        path: The lock file, which need not exist.
+        wait: Seconds to wait for whoever holds the lock; None waits without limit.
+        announce: Logged once, as a warning, if the lock is held by another and will be waited for.
+
+    Raises:
+        BlockingIOError: The lock was still held by another after ``wait`` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    # thread_local: whoever leaves the block releases, also from another thread. fallback_to_soft: on a file system
+    # without flock(2) filelock would use a lock that outlives a killed process.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
-        _flock(handle, time.monotonic() + wait)
+        _acquire(lock, wait, announce)
+    except Timeout:
+        raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process or thread", str(path)) from None
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def project_root() -> Path:
-    """The project's folder: the current one, or, in a workspace that ``dvc exp run --temp`` or its queue
-    made and will delete, the project that it was copied from."""
+    """Return the project's folder: the current one, or the original of a temporary copy.
+
+    ``dvc exp run --temp`` and DVC's queue run stages in a copy below .dvc/tmp/exps, which they then delete.
+    """
     here = Path.cwd()
     markers = (".dvc", "tmp", "exps")
     found = [i for i in range(len(here.parts)) if here.parts[i : i + 3] == markers]
     return Path(*here.parts[: found[0]]) if found else here
 
 
-def _flock(handle: int, deadline: float) -> None:
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.05)
+def _acquire(lock: FileLock, wait: float | None, announce: str | None) -> None:
+    if announce is not None:
+        with suppress(Timeout):
+            lock.acquire(blocking=False)
+            return
+        _logger.warning(announce)
+    lock.acquire(timeout=-1 if wait is None else wait)
 
 
 def _sync(path: Path) -> None:

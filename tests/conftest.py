@@ -61,7 +61,7 @@ def gloo_rank(rank: int, size: int, folder: str | Path) -> Iterator[World]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    yield World.joined(torch.device("cpu"))
+    yield World.current(torch.device("cpu"))
     dist.destroy_process_group()
 
 

@@ -1,10 +1,9 @@
 """A training from its start to its end, on Ray or in this process, with its journal open and MLflow fed."""
 
 import logging
-import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,9 @@ from pipeline.storage.remote import token_at
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.progress import watching
 from pipeline.tracking.record import record
-from pipeline.tracking.shipper import code_tags, run_page, shipping
+from pipeline.tracking.shipped import run_page
+from pipeline.tracking.shipper import shipping
+from pipeline.tracking.tags import code_tags
 from pipeline.training.job import DivergedError, Job
 from pipeline.training.memory import out_of_memory
 from pipeline.training.publish import Published
@@ -88,12 +89,8 @@ def _record_end(journal: Journal, job: Job, published: Published) -> None:
 @contextmanager
 def exclusive(folder: Path, name: str) -> Iterator[None]:
     """Hold a run's folder, so that one process trains it; another waits, and then finds the training finished."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / "lock"))
-        except BlockingIOError:
-            logger.warning("%s: another process is training this very run; waiting until it is done", name)
-            stack.enter_context(locked(folder / "lock", wait=math.inf))
+    waiting = f"{name}: another process is training this very run; waiting until it is done"
+    with locked(folder / "lock", wait=None, announce=waiting):
         yield
 
 

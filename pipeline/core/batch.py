@@ -1,4 +1,4 @@
-"""What flows through the loop: a batch of images, the clock, and the shape of the data.
+"""The data that flow through the loop: a batch of images, the clock, and the shape of the data.
 
 Shapes: n samples, c channels, h = w = size.
 """
@@ -13,7 +13,13 @@ from pipeline.core.noise import Noise
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """What a network must know of the data: channels (1 or 3), size (h = w, pixels), classes (0: none)."""
+    """What a network must know about the data.
+
+    Attributes:
+        channels: 1 or 3.
+        size: height and width in pixels.
+        classes: 0 if the images have no labels.
+    """
 
     channels: int
     size: int
@@ -22,11 +28,16 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One process's share of a global batch.
+    """One process's shard of a global batch.
 
-    images: (n, c, h, w) float in [-1, 1]; labels: (n,) int64 in [0, classes);
-    noise: the samples' own random numbers; other: (n, c, h, w), an unpaired second domain.
-    shared: what one phase of a turn computed of this batch and a later one may use again, without its graph.
+    Attributes:
+        images: (n, c, h, w) float in [-1, 1].
+        labels: (n,) int64 in [0, classes).
+        noise: the samples' own random numbers.
+        other: (n, c, h, w) in [-1, 1], an unpaired second domain.
+        shared: detached tensors that one phase leaves for a later phase on the same batch, e.g. the generator's images
+            for the critic. The one mutable field: ``stream`` passes the same dictionary on, whoever takes an entry
+            removes it, and the order of a method's phases is part of what it means.
     """
 
     images: Tensor
@@ -39,7 +50,7 @@ class Batch:
         return len(self.images)
 
     def stream(self, name: str) -> "Batch":
-        """The same samples with random numbers of another name, so that no two phases share a draw."""
+        """Return the same samples with random numbers of another name, so that no two phases share a draw."""
         return replace(self, noise=self.noise.stream(name))
 
 
@@ -47,23 +58,27 @@ class Batch:
 class Clock:
     """Progress in images, so that a schedule does not depend on the batch size.
 
-    turn: turns done, for what a paper does at every k-th step (lazy regularization).
+    Attributes:
+        seen: images seen, over all ranks.
+        total: images in the budget.
+        iteration: iterations done, for what a paper does at every k-th step (lazy regularization).
     """
 
     seen: int
     total: int
-    turn: int = 0
+    iteration: int = 0
 
     @property
     def fraction(self) -> float:
+        """Return progress in [0, 1]."""
         return min(self.seen / self.total, 1.0)
 
 
 def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (n, c, h, w) in 0..255 to float32 in [-1, 1] on the device; 255 maps to exactly 1."""
+    """Convert uint8 (n, c, h, w) in 0..255 to float32 in [-1, 1] on the device; 255 becomes exactly 1."""
     return images.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float in [-1, 1] to uint8, rounded to nearest: the inverse of ``to_unit_range`` on its image."""
+    """Convert float in [-1, 1] to uint8, clipped and rounded to nearest: the inverse of ``to_unit_range``."""
     return images.detach().float().add(1.0).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Batch normalization over the global batch: with it, a training does not depend on how many processes share it.
+"""Batch normalization over the global batch: with it, training does not depend on how many processes share it.
 
 torch's SyncBatchNorm needs a GPU and has no second derivative, which penalties on gradients take.
 """
@@ -13,12 +13,15 @@ from pipeline.core.world import World
 
 
 class BatchStatistics:
-    """A module whose output depends on its batch's mean and variance; ``world``: the ranks that share the batch."""
+    """A module whose output depends on its batch's mean and variance over the ranks of ``world``."""
 
     world = World()
 
     def moments(self, x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Mean and variance (without Bessel's correction) over ``axes`` of all ranks' x, equally large on each."""
+        """Return mean and variance (without Bessel's correction) over ``axes`` of all ranks' x, of one size on each.
+
+        Collective, and differentiable twice.
+        """
         variance, mean = torch.var_mean(x, tuple(axes), correction=0)
         if self.world.size == 1:
             return mean, variance
@@ -27,7 +30,7 @@ class BatchStatistics:
 
 
 class SynchronizedBatchNorm(_BatchNorm, BatchStatistics):
-    """torch's batch norm ``norm`` over the whole world: (n, c, ...) in float32, statistics as torch keeps them."""
+    """Batch norm of (n, c, ...) over the whole world, in float32, with statistics as torch keeps them."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -40,7 +43,7 @@ class SynchronizedBatchNorm(_BatchNorm, BatchStatistics):
             return super().forward(input)
         x = input.float()
         mean, variance = self.moments(x, [axis for axis in range(x.ndim) if axis != 1])
-        self._follow(mean.detach(), variance.detach(), self.world.size * x.numel() // x.shape[1])
+        self._update_running_statistics(mean.detach(), variance.detach(), self.world.size * x.numel() // x.shape[1])
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
@@ -49,22 +52,22 @@ class SynchronizedBatchNorm(_BatchNorm, BatchStatistics):
         return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(input.dtype)  # one pass over the images
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
-        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance * (count / (count - 1)), share)
+        weight = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance * (count / (count - 1)), weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Two dimensions or more; torch's own classes take one number of them each."""
+        """Accept any number of dimensions; each of torch's own classes accepts one."""
 
 
 def synchronize(nets: nn.Module, world: World) -> None:
-    """From now on every batch norm inside ``nets`` normalizes over ``world``. In a world of one nothing changes.
+    """Make every batch norm inside ``nets`` normalize over ``world``; in a world of one nothing changes.
 
-    torch's batch norms are replaced by modules that hold the same parameters and buffers under the same names.
+    Replaces torch's batch norms by modules that hold the same parameters and buffers under the same names.
     """
     if world.size == 1:
         return

@@ -1,6 +1,7 @@
 """The training loop: a generator without I/O, and the only caller of backward and step."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,10 +9,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
-from pipeline.core.method import Method, Nets, Phase, nothing_after
-from pipeline.core.shard import UNSHARDED, Shards
+from pipeline.core.method import Method, Nets, Phase
 from pipeline.core.state import State
 from pipeline.core.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How steps are computed, whatever the method.
+
+    Attributes:
+        precision: "fp32", or "bf16": nets compute under autocast, but what they return is float32 again, so losses and
+            penalties stay in float32.
+        skip_non_finite: skip a step whose gradients are not all finite. Synchronizes the device at every step.
+    """
+
+    precision: str = "fp32"
+    skip_non_finite: bool = False
 
 
 def fit(
@@ -23,36 +37,43 @@ def fit(
     seed: int,
     total: int,
     ema_half_life: float,
-    precision: str = "fp32",
-    skip_non_finite: bool = False,
+    settings: Settings | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Trains until ``total`` images were seen; yields each turn's logs (0-d tensors on the device).
+    """Train until ``total`` images were seen; yield each iteration's logs.
 
-    A turn runs every phase once, ``repeats`` steps each, on as many fresh global batches as the
-    longest phase needs: with five critic steps the generator uses the first of the five. ``batches``
-    begins at ``state.seen``. Seeds torch's global generator before each turn, for what draws from it
-    (dropout); everything else draws from the batch's own noise. precision: fp32, or bf16: the nets
-    compute under autocast, and what they return is float32 again, so losses and penalties stay in fp32.
-    skip_non_finite: a step whose gradients are not all finite is left out; asks the device at each step.
+    An iteration runs every phase once, ``repeats`` steps each, on as many fresh global batches as the longest phase
+    needs: with five critic steps, the generator uses the first of the five. torch's global generator is seeded before
+    each iteration, for what draws from it (dropout); everything else draws from the batch's own noise. Collective: all
+    ranks of ``world`` must take the same iterations.
+
+    Args:
+        method: the paper that says what is trained on what.
+        state: what training changes, in place.
+        batches: this rank's shards of global batches, beginning at image ``state.seen``.
+        world: the ranks that train together.
+        seed: of torch's global generator.
+        total: images to see, counted over all ranks.
+        ema_half_life: of the moving average, in images.
+        settings: how steps are computed; None: the defaults.
+
+    Yields:
+        Logs by name, 0-d tensors on the device.
     """
+    settings = settings or Settings()
     draws = max(phase.repeats for phase in state.phases)
     while state.seen < total:
         fresh = [next(batches) for _ in range(draws)]
         if state.seen == 0:
-            with state.shards.whole(state.nets.values()):
-                method.initialize(state.nets, fresh[0], world)
+            method.initialize(state.nets, fresh[0], world)
             state.update_average(0, half_life=0.0)  # the average begins where the nets do
         shown = draws * len(fresh[0]) * world.size
-        clock = Clock(seen=state.seen, total=total, turn=state.seen // shown)
-        torch.manual_seed(_turn_seed(seed, state.seen, world.rank))
+        clock = Clock(seen=state.seen, total=total, iteration=state.seen // shown)
+        torch.manual_seed(_iteration_seed(seed, state.seen, world.rank))
         method.set_progress(state.nets, clock)
         logs: dict[str, Tensor] = {}
         for phase in state.phases:
             for batch in fresh[: phase.repeats]:
-                optimizer = state.optimizers[phase.name]
-                logs |= descend(
-                    phase, state.nets, optimizer, batch, clock, world, precision, state.shards, skip_non_finite
-                )
+                logs |= descend(phase, state.nets, state.optimizers[phase.name], batch, clock, world, settings)
         state.seen += shown
         state.update_average(shown, ema_half_life)
         method.set_progress(state.ema, Clock(seen=state.seen, total=total))
@@ -66,14 +87,42 @@ def descend(
     batch: Batch,
     clock: Clock,
     world: World,
-    precision: str = "fp32",
-    shards: Shards = UNSHARDED,
-    skip_non_finite: bool = False,
+    settings: Settings | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step of a phase on one batch; returns its logs, the loss and the gradient's norm.
+    """Take one optimizer step of a phase on one batch. Collective.
 
-    What moves is what the optimizer holds: the nets that the phase trains, without their frozen parameters.
+    Args:
+        phase: what is differentiated.
+        nets: all nets of the method; those that the phase does not train are frozen here.
+        optimizer: of the parameters that move: the phase's nets without their frozen parameters.
+        batch: this rank's shard of the global batch.
+        clock: progress, for the phase's settings and its loss.
+        world: the ranks over which gradients are averaged.
+        settings: how the step is computed; None: the defaults.
+
+    Returns:
+        The phase's logs, its loss and its gradient's norm, as "<phase>/<name>": 0-d tensors on the device.
     """
+    settings = settings or Settings()
+    parameters = _select_parameters(phase, nets, optimizer, clock)
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
+    optimizer.zero_grad(set_to_none=True)
+    with world.averaging(parameters):
+        loss.backward()
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not settings.skip_non_finite or norm.isfinite():
+        phase.before(parameters)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        phase.after(nets, world)
+    named = {"loss": loss, **logs, "gradient_norm": norm}
+    return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
+
+
+def _select_parameters(phase: Phase, nets: Nets, optimizer: Optimizer, clock: Clock) -> list[nn.Parameter]:
+    """Return the optimizer's parameters: its settings are those of the time, and nothing else takes gradients."""
     nets.requires_grad_(False)
     parameters: list[nn.Parameter] = []
     for group in optimizer.param_groups:
@@ -81,23 +130,8 @@ def descend(
         parameters += group["params"]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    with shards.whole(nets.values()):
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
-        optimizer.zero_grad(set_to_none=True)
-        with world.averaging(parameters):
-            loss.backward()
-    norm = shards.norm([p.grad for p in parameters if p.grad is not None])
-    if not skip_non_finite or norm.isfinite():
-        phase.before(parameters, shards.norm)
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if phase.after is not nothing_after:
-        with torch.no_grad(), shards.whole(nets[name] for name in phase.trains):
-            phase.after(nets, world)
-    named = {"loss": loss, **logs, "gradient_norm": norm}
-    return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
+    return parameters
 
 
-def _turn_seed(seed: int, seen: int, rank: int) -> int:
+def _iteration_seed(seed: int, seen: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, seen, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.shard import Norm
 from pipeline.core.world import World
 
 Nets = nn.ModuleDict
@@ -18,29 +17,32 @@ Loss = Callable[[Nets, Batch, Clock], tuple[Tensor, Logs]]
 
 
 def constant_settings(clock: Clock) -> dict[str, Any]:
-    """No schedule: the optimizer keeps what it was made with."""
+    """Keep the settings that the optimizer was made with."""
     return {}
 
 
-def nothing_before(parameters: list[nn.Parameter], norm: Norm) -> None:
-    """The step takes the gradients as they are."""
+def nothing_before(parameters: list[nn.Parameter]) -> None:
+    """Leave the gradients as they are."""
 
 
 def nothing_after(nets: Nets, world: World) -> None:
-    """No constraint to restore after a step."""
+    """Restore nothing after a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """What is differentiated, with respect to which nets.
 
-    name: prefix of its logs. trains: the nets that move; every other one is frozen.
-    loss: a mean over the batch's samples, never a sum over ranks. optimizer: made once per phase.
-    repeats: steps per turn, each on a fresh batch. settings: optimizer settings at a time (lr, betas).
-    before: changes the parameters' averaged gradients before the step (clipping). Where parameters are sharded it
-    sees shares of one dimension, and only ``norm`` knows the norm of gradients over all ranks.
-    after: restores a constraint once the step is done (weight clipping, a codebook's update). It may touch the
-    parameters of the nets that the phase trains, and buffers of all nets.
+    Attributes:
+        name: prefix of its logs.
+        trains: the nets that move; every other one is frozen.
+        loss: (nets, batch, clock) -> the loss, a mean over the batch's samples and never a sum over ranks, and logs.
+        optimizer: makes the optimizer of given parameters or parameter groups; called once per phase and process.
+        repeats: steps per iteration, each on a fresh batch.
+        settings: the optimizer's settings at a time (lr, betas).
+        before: changes the parameters' gradients, already averaged over the ranks, before the step (clipping).
+        after: restores a constraint after the step (weight clipping, a codebook's update). It may change parameters of
+            the nets that the phase trains, and buffers of all nets, to the same values on every rank.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Phase:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     repeats: int = 1
     settings: Callable[[Clock], dict[str, Any]] = field(default=constant_settings)
-    before: Callable[[list[nn.Parameter], Norm], None] = field(default=nothing_before)
+    before: Callable[[list[nn.Parameter]], None] = field(default=nothing_before)
     after: Callable[[Nets, World], None] = field(default=nothing_after)
 
 
@@ -57,9 +59,10 @@ class Phase:
 class Method(ABC):
     """One paper. Subclasses are frozen dataclasses whose fields are the params.
 
-    sampled: the nets that sampling needs; of them a moving average is kept, evaluated and published.
-    needs: what the data must bring: "labels" (two classes or more), "other" (a second domain).
-    starts_from: nets that this method does not train: they must come from another run's weights.
+    Attributes:
+        sampled: the nets that sampling needs; their moving averages are kept, evaluated and published.
+        needs: what the data must have: "labels" (two classes or more), "other" (a second domain).
+        starts_from: nets that this method does not train; their weights must come from another run.
     """
 
     sampled: ClassVar[tuple[str, ...]]
@@ -68,29 +71,32 @@ class Method(ABC):
 
     @abstractmethod
     def build(self, spec: ImageSpec) -> Nets:
-        """Fresh nets for the data; the caller has seeded torch's generator."""
+        """Make the nets for data of this shape; the caller has seeded torch's generator."""
 
     @abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of one turn, in order."""
+        """Return the phases of one iteration, in order."""
 
     @abstractmethod
     def sample(self, nets: Nets, like: Batch) -> Tensor:
-        """(n, c, h, w) in [-1, 1], one image per sample of ``like``, from its labels and its noise alone
-        (and its images, where a method translates). The caller has set the nets to evaluation mode."""
+        """Return images (n, c, h, w) in [-1, 1], one for each sample of ``like``.
+
+        They depend on the sample's labels and noise alone (and on its images, if the method translates). The caller has
+        set the nets to evaluation mode.
+        """
 
     # Declared no-op hooks: the only implemented behaviour that a method may replace.
 
     def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
-        """Once, before the first step: data-dependent initialisation, the same on every rank."""
+        """Initialize from data, once before the first step, to the same values on every rank."""
 
     def set_progress(self, nets: Nets, clock: Clock) -> None:
-        """Before every turn: what depends on time inside the nets."""
+        """Set what depends on time inside the nets; called before every iteration."""
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        """Pictures worth looking at, by name: (rows, columns, c, h, w) in [-1, 1]."""
+        """Return pictures worth looking at, by name: (rows, columns, c, h, w) in [-1, 1]."""
         return {}
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        """Per-sample scores beyond FID and IS, by name: (n,) each; their mean is reported."""
+        """Return scores per sample besides FID and IS, by name: (n,) each; their means are reported."""
         return {}

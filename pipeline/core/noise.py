@@ -21,7 +21,7 @@ _ROUNDS = 10
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four words of 32 bits (in int64 tensors that broadcast) to four random ones, under a key of two words."""
+    """Turn four words of 32 bits (int64 tensors that broadcast) into four random ones, under a key of two words."""
     words = torch.stack(torch.broadcast_tensors(*counter))
     even, odd = words[0::2], words[1::2]  # (x0, x2) and (x1, x3): few operations on pairs, not many on words
     column = (2,) + (1,) * (words.ndim - 1)
@@ -41,10 +41,14 @@ def _round_keys(k0: int, k1: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Noise:
-    """The random numbers of n samples. ids: (n,) int64, a sample's number; its device is where draws are made.
+    """The random numbers of n samples.
 
-    truncation: normal numbers lie within this many standard deviations (the truncation trick of Brock et
-    al., arXiv:1809.11096, section 3.1); None: no bound. It belongs to who samples, not to who trains.
+    Attributes:
+        seed: of all draws.
+        ids: (n,) int64, the samples' numbers; draws are made on its device.
+        name: of the stream.
+        truncation: normal numbers lie within this many standard deviations (the truncation trick of Brock et al.,
+            arXiv:1809.11096, section 3.1); None: no bound. Set for sampling, never for training.
     """
 
     seed: int
@@ -53,16 +57,16 @@ class Noise:
     truncation: float | None = None
 
     def stream(self, name: str) -> "Noise":
-        """Independent numbers for the same samples."""
+        """Return independent random numbers for the same samples."""
         return replace(self, name=f"{self.name}/{name}")
 
     def uniform(self, name: str, *shape: int) -> Tensor:
-        """(n, *shape) float32 in [0, 1)."""
+        """Draw (n, *shape) float32 in [0, 1)."""
         # 24 bits: what a float32 holds without rounding up to 1.
         return (self._bits(name, shape) >> 8).to(torch.float32) * 2.0**-24
 
     def normal(self, name: str, *shape: int) -> Tensor:
-        """(n, *shape) float32, standard normal (Box-Muller on pairs of words), or truncated (inverse transform)."""
+        """Draw (n, *shape) float32, standard normal (Box-Muller, pairs of words) or truncated (inverse transform)."""
         if self.truncation is not None:
             below = 0.5 * math.erfc(self.truncation / math.sqrt(2.0))  # the normal's mass below -truncation
             inside = below + (self.uniform(name, *shape) + 2.0**-25) * (1.0 - 2.0 * below)
@@ -76,7 +80,7 @@ class Noise:
         return pairs[:, :count].reshape(-1, *shape)
 
     def integers(self, name: str, high: int, *shape: int) -> Tensor:
-        """(n, *shape) int64 in [0, high); the bias of the scaling is below high / 2**32."""
+        """Draw (n, *shape) int64 in [0, high); the bias of the scaling is below high / 2**32."""
         return (self._bits(name, shape) * high) >> 32
 
     def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:

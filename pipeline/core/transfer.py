@@ -1,4 +1,4 @@
-"""Beginning from other weights: what is loaded by name, and which parameters stay fixed.
+"""Starting from other weights: tensors are loaded by name, and parameters can be frozen.
 
 Freezing the critic's first layers is FreezeD (Mo, Cho, Shin, arXiv:2002.10964).
 """
@@ -14,8 +14,15 @@ from pipeline.core.method import Nets, Phase
 
 
 @dataclass(frozen=True)
-class Account:
-    """Names of tensors, "<net>.<parameter or buffer>": loaded; of another shape; missing in the file; not wanted."""
+class LoadReport:
+    """Which tensors were loaded, each as "<net>.<parameter or buffer>".
+
+    Attributes:
+        loaded: names whose shapes match.
+        reshaped: names in the file whose shapes differ.
+        missing: names that the file lacks.
+        unused: names in the file that the nets lack.
+    """
 
     loaded: tuple[str, ...]
     reshaped: tuple[str, ...]
@@ -23,7 +30,7 @@ class Account:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One sentence, the tensors that were not loaded named by their nets."""
+        """Say it in one sentence that names the tensors that were not loaded."""
         total = len(self.loaded) + len(self.reshaped) + len(self.missing)
         parts = [f"{len(self.loaded)} of {total} tensors were loaded"]
         for names, what in ((self.reshaped, "of another shape"), (self.missing, "missing"), (self.unused, "not used")):
@@ -32,11 +39,11 @@ class Account:
         return "; ".join(parts)
 
 
-def compare(nets: Nets, tensors: Mapping[str, Tensor]) -> Account:
-    """What ``load`` would do."""
+def compare(nets: Nets, tensors: Mapping[str, Tensor]) -> LoadReport:
+    """Report what ``load`` would do, without doing it."""
     own = nets.state_dict()
     common = [name for name in own if name in tensors]
-    return Account(
+    return LoadReport(
         loaded=tuple(name for name in common if own[name].shape == tensors[name].shape),
         reshaped=tuple(name for name in common if own[name].shape != tensors[name].shape),
         missing=tuple(name for name in own if name not in tensors),
@@ -45,23 +52,32 @@ def compare(nets: Nets, tensors: Mapping[str, Tensor]) -> Account:
 
 
 @torch.no_grad()
-def load(nets: Nets, tensors: Mapping[str, Tensor]) -> Account:
-    """Copies each tensor whose name and shape match into the nets, in place."""
-    account, own = compare(nets, tensors), nets.state_dict()
-    for name in account.loaded:
+def load(nets: Nets, tensors: Mapping[str, Tensor]) -> LoadReport:
+    """Copy each tensor whose name and shape match into the nets, in place, and report on all."""
+    report, own = compare(nets, tensors), nets.state_dict()
+    for name in report.loaded:
         own[name].copy_(tensors[name])
-    return account
+    return report
 
 
 def is_frozen(name: str, freeze: Sequence[str]) -> bool:
-    """Whether a pattern names the parameter, or a net or module that holds it ("critic", "critic.layers.0")."""
+    """Tell whether a pattern matches the parameter, or a net or module that holds it ("critic", "critic.layers.0")."""
     return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in freeze)
 
 
-def moving(nets: Nets, phases: Sequence[Phase], freeze: Sequence[str]) -> dict[str, list[nn.Parameter]]:
-    """Each phase's parameters in a fixed order, without the frozen ones.
+def trainable_parameters(nets: Nets, phases: Sequence[Phase], freeze: Sequence[str]) -> dict[str, list[nn.Parameter]]:
+    """Return each phase's parameters in a fixed order, without the frozen ones.
 
-    ValueError where a pattern names nothing or a phase has nothing left to train.
+    Args:
+        nets: all nets of a method.
+        phases: the method's phases.
+        freeze: patterns (fnmatch) of nets, modules or parameters that stay fixed.
+
+    Returns:
+        Parameters by the phase's name.
+
+    Raises:
+        ValueError: if a pattern matches nothing or a phase has nothing left to train.
     """
     names = [name for name, _ in nets.named_parameters()]
     for pattern in freeze:
@@ -76,8 +92,8 @@ def moving(nets: Nets, phases: Sequence[Phase], freeze: Sequence[str]) -> dict[s
     return found
 
 
-def still(nets: Nets, freeze: Sequence[str]) -> None:
-    """Evaluation mode for modules whose parameters are all frozen, so that batch statistics do not move either."""
+def freeze_statistics(nets: Nets, freeze: Sequence[str]) -> None:
+    """Put fully frozen modules into eval mode so that their running statistics stay fixed."""
     for name, module in nets.named_modules():
         inside = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
         if name and inside and all(is_frozen(parameter, freeze) for parameter in inside):

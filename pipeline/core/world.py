@@ -10,33 +10,37 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# Elements in one all-reduce, where more are on their way: 1 MiB of float32, or an eighth of all, if that is more.
-# Smaller ones leave earlier, but each has its latency.
+# Elements in one all-reduce while more follow: 1 MiB of float32, or an eighth of all if that is more. Smaller buckets
+# leave earlier, but each has its latency.
 BUCKET, PARTS = 2**18, 8
 
 
 def default_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """Return the first GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
 class World:
-    """``size`` processes, of which this is ``rank``; each holds an equal share of every global batch."""
+    """``size`` processes, of which this is ``rank``; each has an equal shard of every global batch.
+
+    All methods but ``current`` are collective operations: every rank must call them, in the same order. In a world of
+    one they do nothing.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def joined(cls, device: torch.device) -> "World":
-        """The process group that torch.distributed has set up, or a world of one."""
+    def current(cls, device: torch.device) -> "World":
+        """Return the process group that torch.distributed has set up, or a world of one."""
         if not dist.is_initialized():
             return cls(device=device)
         return cls(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces each float tensor by its mean over the ranks, in place, in one all-reduce per dtype.
+        """Replace each float tensor by its mean over the ranks, in place, in one all-reduce per dtype, and wait for it.
 
         Explicit averaging, not DistributedDataParallel: a submodule called directly, two forwards
         before one backward and a gradient of a gradient all stay right.
@@ -50,10 +54,11 @@ class World:
 
     @contextmanager
     def averaging(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-        """The parameters' gradients of the one backward pass inside the block, averaged over the ranks.
+        """Average the gradients of the one backward pass inside the block over the ranks.
 
-        A bucket is sent as soon as its gradients are complete, while the pass goes on with others
-        (Li et al., "PyTorch Distributed", VLDB 2020, arXiv:2006.15704, section 3.2). Ranks must run the same graph.
+        A bucket is sent as soon as its gradients are complete, while the pass goes on with others (Li et al., "PyTorch
+        Distributed", VLDB 2020, arXiv:2006.15704, section 3.2). Ranks must run the same graph. The end of the block
+        waits for all buckets.
         """
         if self.size == 1:
             yield
@@ -70,33 +75,33 @@ class World:
                 hook.remove()
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over the ranks of a tensor that each has; differentiable, twice too.
+        """Return the mean over the ranks of a tensor of the same shape on each; differentiable twice.
 
         The derivative is of the sum of the ranks' losses: ``average`` divides gradients by the world's size.
         """
         return tensor if self.size == 1 else _mean(tensor, self.size)
 
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """(size * n, ...): all ranks' tensors of the same shape (n, ...), in the order of the ranks."""
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return (size * n, ...): all ranks' tensors, of the same shape (n, ...) on each, in the order of the ranks."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def from_first(self, value: int) -> int:
-        """Rank 0's number, on every rank: for decisions that all must take alike."""
+    def broadcast(self, value: int) -> int:
+        """Return rank 0's number on every rank, for decisions that all must share. Synchronizes the device."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, dtype=torch.int64, device=self.device)
         dist.broadcast(shared, src=0)
         return int(shared.item())
 
-    def all(self, value: bool) -> bool:
-        """Whether it is so on every rank."""
-        so = torch.tensor(float(value), device=self.device)
-        self.average([so])
-        return so.item() == 1.0
+    def all_true(self, value: bool) -> bool:
+        """Return True if ``value`` is true on every rank. Synchronizes the device."""
+        mean = torch.tensor(float(value), device=self.device)
+        self.average([mean])
+        return mean.item() == 1.0
 
 
 class _Buckets:
@@ -109,8 +114,8 @@ class _Buckets:
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
 
     def add_gradient(self, parameter: Tensor) -> None:
-        if parameter.grad is not None:  # sharded, it has left already
-            self.add(parameter.grad)
+        assert parameter.grad is not None  # called after it was accumulated
+        self.add(parameter.grad)
 
     def add(self, tensor: Tensor) -> None:
         if self._waiting and self._waiting[0].dtype != tensor.dtype:
@@ -122,7 +127,7 @@ class _Buckets:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Waits for all, and writes the means into the tensors."""
+        """Wait for all, and write the means into the tensors."""
         self._send()
         for work, flat, tensors in self._sent:
             work.wait()

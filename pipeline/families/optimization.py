@@ -10,7 +10,6 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from pipeline.core.batch import Clock
 from pipeline.core.method import Loss, Method, Nets, Phase, nothing_after
-from pipeline.core.shard import Norm
 from pipeline.core.world import World
 from pipeline.families.ranges import require
 
@@ -84,7 +83,7 @@ class Optimized(Method):
         warm = min(1.0, (clock.seen + 1) / self.warm_up) if self.warm_up else 1.0
         return warm * SCHEDULES[self.schedule](clock.fraction)
 
-    def _shape_gradients(self, parameters: list[nn.Parameter], norm: Norm) -> None:
+    def _shape_gradients(self, parameters: list[nn.Parameter]) -> None:
         if self.l1:
             for parameter in parameters:
                 if parameter.grad is not None:
@@ -92,8 +91,7 @@ class Optimized(Method):
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.clip_norm is not None:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm(gradients))
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
 
 Parameters = Iterable[nn.Parameter]

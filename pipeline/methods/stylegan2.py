@@ -78,7 +78,7 @@ class StyleGAN2(GAN):
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         penalty = real.new_zeros(())
-        if clock.turn % self.penalty_every == 0:
+        if clock.iteration % self.penalty_every == 0:
             penalty = 0.5 * self.gamma * self.penalty_every * r1_penalty(critic, real)
         return {"real": softplus(-critic(real)).mean(), "fake": softplus(critic(fake)).mean(), "r1": penalty}
 
@@ -115,7 +115,7 @@ class StyleGAN2(GAN):
         def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
             fooling, logs = loss(nets, batch, clock)
             penalty = torch.zeros_like(fooling)
-            if self.path_weight and clock.turn % self.path_every == 0:
+            if self.path_weight and clock.iteration % self.path_every == 0:
                 penalty = self.path_weight * self.path_every * self._path_penalty(nets, batch.stream("path"))
             return fooling + penalty, dict(logs) | {"fooling": fooling, "path": penalty}
 

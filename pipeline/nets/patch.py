@@ -107,7 +107,7 @@ class ImagePool(nn.Module):
         """Takes in the images of the last forward pass, of all ranks in their order."""
         if self._made is None:
             return
-        made, slots, exchanged = (world.gathered(tensor) for tensor in self._made)
+        made, slots, exchanged = (world.gather(tensor) for tensor in self._made)
         number, count = torch.arange(len(made), device=made.device), len(self.images)
         fits, full = self.filled + number < count, self.filled >= count
         target = torch.where(full, slots, self.filled + number)

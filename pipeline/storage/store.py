@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.files import locked
 from pipeline.storage.checkpoint import Checkpoints, name_of
-from pipeline.storage.remote import Mirror
+from pipeline.storage.remote import RemoteStore
 
 FETCH_SECONDS = 600.0
 
@@ -33,9 +33,9 @@ class Store:
         return Checkpoints(self.folder, self.key)
 
     @property
-    def remote(self) -> Mirror | None:
+    def remote(self) -> RemoteStore | None:
         """What the URL names."""
-        return Mirror(self.url, self.folder) if self.url else None
+        return RemoteStore(self.url, self.folder) if self.url else None
 
     def newest(self, before: float = math.inf) -> int | None:
         """Find the newest whole checkpoint, and download it if there is a URL.

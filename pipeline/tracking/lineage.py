@@ -1,52 +1,52 @@
-"""Which stage, params, data, commit and MLflow run made a file; which files, and from what, a run made.
+"""Which stage, params, data, code, commit and MLflow run made a file; which files, and from what, a run made.
 
-Read from dvc.lock, the runs' mlflow.json and the journals on disk. MLflow is asked only for what they
-don't hold; what it can't be asked either is named under ``unknown``.
+Read from dvc.lock, the runs' train.json and the journals on disk. MLflow is asked only for what they don't hold;
+what it can't be asked either is named under ``unknown``.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from string import hexdigits
 from typing import Any
 
-import yaml
-
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.files import project_root
 from pipeline.tracking import journal
-from pipeline.tracking.shipper import fetch_runs, last_reference
+from pipeline.tracking.dvc_lock import LOCK, Stage, Stages, is_within, maker, read_stages, state_of, upstream
+from pipeline.tracking.queries import by_key, fetch_runs
+from pipeline.tracking.references import (
+    PUBLISHED,
+    RUNS,
+    Reference,
+    find_journal,
+    list_journals,
+    read_journaled,
+    read_published,
+)
 
-LOCK = Path("dvc.lock")
-REFERENCE = "mlflow.json"
 _SHORTEST_PREFIX = 4
 _WIDTH_OF_A_PIPE = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stage as DVC last ran it. deps, outs: path to md5; params: param to value."""
-
-    name: str
-    cmd: str
-    params: Mapping[str, Any]
-    deps: Mapping[str, str]
-    outs: Mapping[str, str]
-
-
-Stages = Mapping[str, Stage]
-Reference = Mapping[str, Any]  # mlflow.json: run_id, run, key, experiment
-
-
 def lineage(what: str, params: Params) -> dict[str, Any]:
-    """Of a file that the pipeline made, or of an MLflow run by its id or the beginning of it. UserError for neither."""
+    """Return what made a file, or what an MLflow run was made from.
+
+    Args:
+        what: A file that the pipeline made, or an MLflow run's id or its beginning.
+        params: The project's params.
+
+    Returns:
+        Plain values: for a file its state, stage, the chain of stages back to the data, and the runs on the way (for
+        data: made from it); for a run its params, dataset, commit and files. ``unknown`` says what is not known.
+
+    Raises:
+        UserError: It is neither.
+    """
     stages = read_stages()
     path = _relative(what)
-    if made := _maker(path, stages):
+    if made := maker(path, stages):
         return _of_file(path, *made, stages, params)
     if Path(what).exists():
         raise UserError(f"{what}: no stage in {LOCK} made this file. Run `dvc repro`, or name an output of a stage.")
@@ -54,102 +54,41 @@ def lineage(what: str, params: Params) -> dict[str, Any]:
 
 
 def _of_file(path: str, out: str, stage: Stage, stages: Stages, params: Params) -> dict[str, Any]:
-    """The stage that made it, that stage's ancestors, and the MLflow runs on the way, or, for data, made from it."""
-    chain = _upstream(stage, stages)
-    found = [_reference_of(item) for item in chain] if _has_runs(chain) else _references_below(stage, stages)
+    chain = upstream(stage, stages)
+    found = _trainings_of(chain, params) or _trainings_from(path, stages, params)
     unknown: list[str] = []
     return {
         "file": path,
         # DVC records a folder as one: a file in it is as recorded if all of the folder is.
-        "state": _state(out, stage.outs[out]) if Path(path).exists() else "missing",
+        "state": state_of(out, stage.outs[out]) if Path(path).exists() else "missing",
         "md5": stage.outs[out],
         "stage": stage.name,
         "chain": [_described(item, stages) for item in chain],
-        "runs": [_run(reference, params, unknown) for reference in found if reference],
+        "runs": [_run(reference, params, unknown) for reference in found],
         "unknown": unknown,
     }
 
 
 def _of_run(reference: Reference, stages: Stages, params: Params) -> dict[str, Any]:
-    """What made the run, and which of its files are on disk."""
     unknown: list[str] = []
     run = _run(reference, params, unknown)
-    files = list(_files_of(reference, stages))
+    files = list(_files_of(reference, stages, params))
     if not files:
         unknown.append("files: none on disk are of this run (it was redone since, or its outputs are not checked out)")
     makers = sorted({stage for stage, _, _ in files})
     return run | {"stages": makers, "files": {path: state for _, path, state in files}, "unknown": unknown}
 
 
-# ---- dvc.lock
-
-
-def read_stages() -> dict[str, Stage]:
-    """Every stage that DVC has run. UserError where there is no readable dvc.lock."""
-    try:
-        entries = (yaml.safe_load(LOCK.read_text()) or {}).get("stages", {})
-        return {name: _stage(name, entry) for name, entry in entries.items()}
-    except FileNotFoundError:
-        raise UserError(f"{LOCK}: not found. Run the command in the project's folder, after `dvc repro`.") from None
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{LOCK}: not readable: {' '.join(str(error).split())}") from None
-
-
-def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
-    params = {key: value for section in entry.get("params", {}).values() for key, value in section.items()}
-    deps = {item["path"]: item.get("md5", "") for item in entry.get("deps", [])}
-    outs = {item["path"]: item.get("md5", "") for item in entry.get("outs", [])}
-    return Stage(name=name, cmd=entry["cmd"], params=params, deps=deps, outs=outs)
-
-
-def _maker(path: str, stages: Stages) -> tuple[str, Stage] | None:
-    """The out that is or contains the path, and its stage."""
-    return next(((out, stage) for stage in stages.values() for out in stage.outs if _is_within(path, out)), None)
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
-
-
-def _upstream(stage: Stage, stages: Stages) -> list[Stage]:
-    """The stage, then those that made what it read, back to the data."""
-    chain = [stage]
-    for item in chain:
-        for dep in item.deps:
-            made = _maker(dep, stages)
-            if made and made[1] not in chain:
-                chain.append(made[1])
-    return chain
-
-
 def _described(stage: Stage, stages: Stages) -> dict[str, Any]:
     deps = {
         path: {
             "md5": md5,
-            "state": _state(path, md5),
-            "stage": made[1].name if (made := _maker(path, stages)) else None,
+            "state": state_of(path, md5),
+            "stage": made[1].name if (made := maker(path, stages)) else None,
         }
         for path, md5 in stage.deps.items()
     }
     return {"stage": stage.name, "cmd": stage.cmd, "params": dict(stage.params), "deps": deps}
-
-
-def _state(path: str, md5: str) -> str:
-    """Whether the disk holds what DVC recorded."""
-    where = Path(path)
-    if not where.exists():
-        return "missing"
-    return "as recorded" if _md5(where) == md5 else "modified since"
-
-
-def _md5(path: Path) -> str:
-    """DVC's hash: of a file's bytes, or of a folder's listing."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    listing = [{"md5": _md5(file), "relpath": name} for name, file in files if "__pycache__" not in name]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def _relative(what: str) -> str:
@@ -160,36 +99,34 @@ def _relative(what: str) -> str:
 # ---- Runs
 
 
-def _has_runs(chain: list[Stage]) -> bool:
-    return any(Path(out).name == REFERENCE for stage in chain for out in stage.outs)
+def _trainings_of(chain: Iterable[Stage], params: Params) -> list[Reference]:
+    """Return the trainings that the stages published, as far as their train.json is on disk."""
+    published = [Path(out) for stage in chain for out in stage.outs if Path(out).name == PUBLISHED]
+    return [training for path in published if (training := read_published(path, params))]
 
 
-def _reference_of(stage: Stage) -> Reference | None:
-    """The stage's mlflow.json, where it makes one."""
-    return next((_read_reference(Path(out)) for out in stage.outs if Path(out).name == REFERENCE), None)
+def _trainings_from(path: str, stages: Stages, params: Params) -> list[Reference]:
+    """Return the trainings that read a file, or the folder it is in, or what was made from it."""
+    return _trainings_of((stage for stage in stages.values() if _reads(stage, path, stages)), params)
 
 
-def _read_reference(path: Path) -> Reference | None:
-    try:
-        content = json.loads(path.read_text())
-        return {name: content[name] for name in ("run_id", "run", "key", "experiment")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _references_below(stage: Stage, stages: Stages) -> list[Reference | None]:
-    return [_reference_of(other) for other in stages.values() if stage in _upstream(other, stages)]
+def _reads(stage: Stage, path: str, stages: Stages) -> bool:
+    deps = {dep for item in upstream(stage, stages) for dep in item.deps}
+    return any(is_within(path, dep) or is_within(dep, path) for dep in deps)
 
 
 def _run(reference: Reference, params: Params, unknown: list[str]) -> dict[str, Any]:
-    """A run's own record: of its journal, else of MLflow."""
-    record = _journaled(reference, params) or _fetched(reference, params, unknown)
+    """Return a run's own record, from its journal or else from MLflow; say in ``unknown`` what neither has."""
+    folder = find_journal(reference, params)
+    record: Mapping[str, Any] = (folder and journal.summary(folder)) or {}
+    fetched = {} if record and reference.run_id else _fetch(reference, params, bool(record), unknown)
+    record = record or fetched
     tags = record.get("tags", {})
     return {
-        "run_id": reference["run_id"],
-        "run": reference["run"],
-        "key": reference["key"],
-        "experiment": reference["experiment"],
+        "run_id": reference.run_id or fetched.get("run_id"),
+        "run": reference.run,
+        "key": reference.key,
+        "experiment": reference.experiment or fetched.get("experiment"),
         "status": record.get("status"),
         "commit": tags.get("git.commit"),
         "dirty": tags.get("git.dirty"),
@@ -201,41 +138,28 @@ def _run(reference: Reference, params: Params, unknown: list[str]) -> dict[str, 
     }
 
 
-def _journals(params: Params) -> Iterator[Path]:
-    for path in sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}")):
-        yield path.parent
-
-
-def _journaled(reference: Reference, params: Params) -> dict[str, Any] | None:
-    for folder in _journals(params):
-        start = journal.started(folder)
-        if start and (start["name"], start["key"]) == (reference["run"], reference["key"]):
-            return journal.summary(folder)
-    return None
-
-
-def _fetched(reference: Reference, params: Params, unknown: list[str]) -> dict[str, Any]:
-    """What MLflow knows of a run without a journal here; why not goes to ``unknown``."""
-    missing = f"params, dataset, commit, status of run {reference['run']}: its journal is not here, and"
-    if reference["run_id"] is None:
-        unknown.append(f"{missing} MLflow was not reached when it was made")
-        return {}
+def _fetch(reference: Reference, params: Params, journaled: bool, unknown: list[str]) -> Mapping[str, Any]:
+    missing = "MLflow run" if journaled else "MLflow run, params, dataset, commit, status"
+    where = "it was not sent from here" if journaled else "its journal is not here"
+    lacking = f"{missing} of run {reference.run}: {where}, and"
     try:
-        found = next((run for run in fetch_runs(params.tracking) if run["run_id"] == reference["run_id"]), None)
+        run_id = reference.run_id
+        query = f"attributes.run_id = '{run_id}'" if run_id else by_key(reference.run, reference.key)
+        found = fetch_runs(params.tracking, query)
     except UserError as error:
-        unknown.append(f"{missing} {error}")
+        unknown.append(f"{lacking} {error}")
         return {}
-    if found is None:
-        unknown.append(f"{missing} MLflow has no such run in experiment '{params.tracking.experiment}'")
-    return found or {}
+    if not found:
+        unknown.append(f"{lacking} MLflow has no such run in experiment '{params.tracking.experiment}'")
+    return found[0] if found else {}
 
 
 def _find_run(prefix: str, params: Params) -> Reference:
-    """The one run whose id begins so: among the outputs and journals here, else in MLflow."""
-    known = list(_known_runs(params))
+    """Return the one run whose id begins with ``prefix``: among the journals here, else in MLflow."""
+    known = [training for folder in list_journals(params) if (training := read_journaled(folder))]
     runs = _matching(prefix, known) or _matching(prefix, _in_mlflow(prefix, params))
     if not runs:
-        here = ", ".join(sorted({str(run["run_id"])[:8] for run in known})) or "none yet"
+        here = ", ".join(sorted({run.run_id[:8] for run in known if run.run_id})) or "none yet"
         raise UserError(f"{prefix}: neither an output of a stage in {LOCK} nor the id of a run. Runs here: {here}.")
     if len(runs) > 1 and prefix not in runs:
         raise UserError(f"{prefix}: more than one run begins so: {', '.join(sorted(runs))}.")
@@ -244,45 +168,39 @@ def _find_run(prefix: str, params: Params) -> Reference:
 
 def _matching(prefix: str, runs: Iterable[Reference]) -> dict[str, Reference]:
     usable = len(prefix) >= _SHORTEST_PREFIX
-    return {run["run_id"]: run for run in runs if usable and str(run["run_id"]).startswith(prefix)}
+    return {run.run_id: run for run in runs if usable and run.run_id and run.run_id.startswith(prefix)}
 
 
-def _known_runs(params: Params) -> Iterator[Reference]:
-    found: list[Reference | None] = [last_reference(folder) for folder in _journals(params)]
-    found += [_read_reference(path) for path in _reference_files()]
-    yield from (reference for reference in found if reference and reference["run_id"])
-
-
-def _in_mlflow(prefix: str, params: Params) -> list[dict[str, Any]]:
+def _in_mlflow(prefix: str, params: Params) -> list[Reference]:
     if not set(prefix) <= set(hexdigits):
         return []  # no run's id: a misspelt file must not wait for a server
     try:
-        return fetch_runs(params.tracking)
+        runs = fetch_runs(params.tracking)
     except UserError as error:
         raise UserError(f"{prefix}: no run here has this id, and {error}") from None
+    return [
+        Reference(run=run["run"] or "", key=run["key"] or "", run_id=run["run_id"], experiment=run["experiment"])
+        for run in runs
+    ]
 
 
-def _reference_files() -> list[Path]:
-    return sorted(Path("out/runs").glob(f"*/{REFERENCE}"))
-
-
-def _files_of(reference: Reference, stages: Stages) -> Iterator[tuple[str, str, str]]:
-    """(stage, path, state) of what lies beside the mlflow.json that names the run."""
-    for path in _reference_files():
-        there = _read_reference(path) or {}
-        if (there.get("run"), there.get("key")) != (reference["run"], reference["key"]):
+def _files_of(reference: Reference, stages: Stages, params: Params) -> Iterator[tuple[str, str, str]]:
+    """Yield (stage, path, state) of what lies next to the train.json of the same training."""
+    for path in sorted(RUNS.glob(f"*/{PUBLISHED}")):
+        training = read_published(path, params)
+        if training is None or not training.is_same_training(reference):
             continue
         for stage in stages.values():
             for out, md5 in stage.outs.items():
-                if _is_within(out, path.parent.as_posix()):
-                    yield stage.name, out, _state(out, md5)
+                if is_within(out, path.parent.as_posix()):
+                    yield stage.name, out, state_of(out, md5)
 
 
 # ---- For people
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Prints a lineage."""
+    """Print a lineage for people."""
     from rich.console import Console
     from rich.tree import Tree
 

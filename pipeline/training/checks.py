@@ -57,7 +57,7 @@ def check_nets(prefix: str, run: Run, method: Method, dataset: Dataset, weights:
     """
     try:
         nets = method.build(dataset.spec)
-        transfer.moving(nets, method.phases(), run.freeze)
+        transfer.trainable_parameters(nets, method.phases(), run.freeze)
     except ValueError as error:
         raise UserError(f"params.yaml: {prefix.removesuffix('.')}: {error}") from None
     account = transfer.compare(nets, load_tensors(weights) if weights else {})

@@ -32,7 +32,7 @@ def initial_weights(name: str, run: Run, out: Path, tracking: Tracking) -> Itera
     elif run.weights is None:
         yield None
     elif run.weights.startswith(("models:/", "runs:/")):
-        from pipeline.tracking.shipper import fetch_weights
+        from pipeline.tracking.queries import fetch_weights
 
         with tempfile.TemporaryDirectory() as folder:
             yield fetch_weights(run.weights, tracking, Path(folder))

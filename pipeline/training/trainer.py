@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.core import batch_norm
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
-from pipeline.core.loop import fit
+from pipeline.core.loop import Settings, fit
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
@@ -70,8 +70,7 @@ def train(
         if not (finished or crosses(window.begin, state.seen, run.log_every)):
             continue
         row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
-        stopping = bool(world.from_first(int(stop())))
-        saving = bool(world.from_first(int(save())))
+        stopping, saving = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
         if finished or crosses(window.begin, state.seen, run.snapshot_every):
             row["snapshot"] = training.snapshot()
         training.note(row)
@@ -99,10 +98,10 @@ def resume(job: Job, state: State, world: World) -> Progress:
     before, whole = math.inf, False
     while not whole:
         found = job.storage.newest(before) if world.rank == 0 else None
-        before = seen = world.from_first(-1 if found is None else found)
+        before = seen = world.broadcast(-1 if found is None else found)
         if seen < 0:
             return Progress()
-        whole = world.all(world.rank == 0 or job.storage.fetch_checkpoint(seen))
+        whole = world.all_true(world.rank == 0 or job.storage.fetch_checkpoint(seen))
     content = job.checkpoints.load(seen, torch.device("cpu"))  # whole, where the device may hold a shard
     state.load_state_dict(content.pop("state"))
     return Progress(**content)
@@ -173,14 +172,13 @@ class _Training:
             self.job.storage.save(self.state.seen, content)
 
     def snapshot(self) -> str | None:
-        """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None. Collective."""
+        """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None."""
         nets, name = self.state.averaged(), f"{self.state.seen:09d}.png"
-        with self.state.shards.whole(nets.values()):
-            if self.world.rank:
-                return None
-            with atomic_file(self.job.snapshots / name) as temporary:
-                images = to_uint8(sample(self.job.method, nets, self.fixed))
-                grid(images, columns=SNAPSHOT_GRID).save(temporary)
+        if self.world.rank:
+            return None
+        with atomic_file(self.job.snapshots / name) as temporary:
+            images = to_uint8(sample(self.job.method, nets, self.fixed))
+            grid(images, columns=SNAPSHOT_GRID).save(temporary)
         self.job.storage.send_snapshot(name)
         return name
 
@@ -217,8 +215,7 @@ def _iterations(job: Job, state: State, dataset: Dataset, world: World) -> Itera
         seed=run.seed,
         total=run.images,
         ema_half_life=run.ema_half_life,
-        precision=run.precision,
-        skip_non_finite=run.non_finite == "skip",
+        settings=Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip"),
     )
 
 

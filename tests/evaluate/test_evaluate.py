@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import toy_split
+from pipeline.evaluate.metrics.frechet import Statistics, frechet_distance
+from pipeline.evaluate.reference import read_reference, write_reference
 from torch import Tensor, nn
 
 from pipeline import config
@@ -25,9 +27,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import extractors as features
 from pipeline.evaluate.extractor import Extractor, extract, verified
 from pipeline.evaluate.extractors import efficientnet_lite0, inception
-from pipeline.evaluate.metrics.frechet import Statistics, frechet_distance
 from pipeline.evaluate.metrics.inception_score import inception_score
-from pipeline.evaluate.reference import read_reference, write_reference
 from pipeline.files import sha256_of
 from pipeline.inference import generate as sampling
 from pipeline.inference.weights import Trained

@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.loop import descend
+from pipeline.core.loop import Settings, descend
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.state import State
 from pipeline.core.world import World
@@ -148,7 +148,13 @@ def test_bf16_is_near_fp32_and_its_losses_are_float32(name: str) -> None:
         state = State.fresh(method, ImageSpec(channels=1, size=16, classes=10), 0, CPU)
         phase = state.phases[0]
         found[precision] = descend(
-            phase, state.nets, state.optimizers[phase.name], toy_batch(), Clock(seen=0, total=100), World(), precision
+            phase,
+            state.nets,
+            state.optimizers[phase.name],
+            toy_batch(),
+            Clock(seen=0, total=100),
+            World(),
+            Settings(precision=precision),
         )
     for key, exact in found["fp32"].items():
         rough = found["bf16"][key]
@@ -162,11 +168,11 @@ def test_a_step_that_is_not_finite_is_left_out_where_asked() -> None:
     state = State.fresh(method, ImageSpec(channels=1, size=16), 0, CPU)
     optimizer, clock, batch = state.optimizers["fall"], Clock(seen=0, total=100), toy_batch(2)
     spoilt = replace(state.phases[0], loss=lambda *all: (state.phases[0].loss(*all)[0] * math.inf, {}))
-    before = state.nets["vector"].weight.detach().clone()
-    logs = descend(spoilt, state.nets, optimizer, batch, clock, World(), skip_non_finite=True)
+    skipping, before = Settings(skip_non_finite=True), state.nets["vector"].weight.detach().clone()
+    logs = descend(spoilt, state.nets, optimizer, batch, clock, World(), skipping)
     assert not logs["fall/gradient_norm"].isfinite()
     assert torch.equal(state.nets["vector"].weight, before)
-    descend(state.phases[0], state.nets, optimizer, batch, clock, World(), skip_non_finite=True)
+    descend(state.phases[0], state.nets, optimizer, batch, clock, World(), skipping)
     assert not torch.equal(state.nets["vector"].weight, before)
     descend(spoilt, state.nets, optimizer, batch, clock, World())
     assert not state.nets["vector"].weight.isfinite().all()

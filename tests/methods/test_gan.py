@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.loop import descend, fit
+from pipeline.core.loop import Settings, descend, fit
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import ArrayStore, Split
@@ -488,7 +488,7 @@ def test_a_step_with_every_net_and_in_bfloat16(name: str, net: str) -> None:
     for phase in state.phases:
         before = copy.deepcopy(state.nets)
         optimizer = state.optimizers[phase.name]
-        logs = descend(phase, state.nets, optimizer, toy_batch(), CLOCK, World(), "bf16")
+        logs = descend(phase, state.nets, optimizer, toy_batch(), CLOCK, World(), Settings(precision="bf16"))
         assert all(value.isfinite() and value.dtype == torch.float32 for value in logs.values())
         (trains,) = phase.trains
         assert any(

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, normalize, softplus
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.loop import descend
+from pipeline.core.loop import Settings, descend
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
@@ -44,7 +44,9 @@ def stepped(method: Any, clock: Clock = START, precision: str = "fp32") -> tuple
     state = fresh(method)
     logs: dict[str, Tensor] = {}
     for phase in state.phases:
-        logs |= descend(phase, state.nets, state.optimizers[phase.name], toy_batch(), clock, World(), precision)
+        logs |= descend(
+            phase, state.nets, state.optimizers[phase.name], toy_batch(), clock, World(), Settings(precision=precision)
+        )
     return state, logs
 
 
@@ -247,7 +249,7 @@ def test_the_path_penalty_is_lazy_and_follows_its_mean() -> None:
     assert length > 0 and due.nets["generator"].path_latest == due.nets["generator"].path_mean
     spread = float(logs["generator/path"]) / (method.path_weight * method.path_every)  # about a mean of 0
     assert spread == pytest.approx(length**2, rel=0.5) and spread >= length**2
-    other, logs = stepped(method, replace(START, turn=1))
+    other, logs = stepped(method, replace(START, iteration=1))
     assert logs["generator/path"] == 0 and other.nets["generator"].path_mean == 0
     before = due.nets["generator"].path_mean.clone()
     due.nets["generator"].follow(World())
@@ -259,7 +261,7 @@ def test_stylegan2s_r1_is_lazy_and_scaled(count: int, channels: int) -> None:
     method, batch = made("stylegan2", gamma=2.0), toy_batch(count, channels=channels)
     weight = 3 * normalize(torch.ones(channels * 256), dim=0)
     for turn, expected in ((0, 16 * 9.0), (1, 0.0), (16, 16 * 9.0)):
-        clock = replace(START, turn=turn)
+        clock = replace(START, iteration=turn)
         terms = method.critic_loss(lambda x: x.flatten(1) @ weight[:, None], batch.images, batch.images, batch, clock)
         assert float(terms["r1"]) == pytest.approx(expected, rel=1e-4)
 

@@ -15,7 +15,10 @@ from pipeline.config import read_params
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.lineage import lineage
-from pipeline.tracking.shipper import STATE, code_tags, run_reference, sync
+from pipeline.tracking.references import find_page
+from pipeline.tracking.sender import sync
+from pipeline.tracking.shipped import STATE, last_sent
+from pipeline.tracking.tags import code_tags
 
 ROOT = Path(__file__).parents[2]
 DATASET = {"source": "digits", "digest": "d" * 64, "channels": 1, "size": 16, "classes": []}
@@ -29,13 +32,12 @@ PIPELINE = """
         foreach: ${runs}
         do:
           cmd: mkdir -p out/runs/${key} && echo ${key} ${item.seed} > out/runs/${key}/weights.safetensors
-            && cp ${key}.json out/runs/${key}/mlflow.json
+            && cp ${key}.json out/runs/${key}/train.json
           params: ["runs.${key}"]
           deps: [out/data]
           outs:
             - out/runs/${key}/weights.safetensors
-            - out/runs/${key}/mlflow.json:
-                cache: false
+            - out/runs/${key}/train.json
       evaluate:
         foreach: ${runs}
         do:
@@ -81,17 +83,19 @@ def git(*arguments: str) -> str:
 
 
 def journaled(name: str) -> None:
-    """A run's journal, and beside the project the mlflow.json that its train stage will publish."""
+    """A run's journal, and at the top of the project the train.json that its train stage will publish."""
     folder, params = Path(f".genloom/runs/{name}-x"), read_params()
     with Journal.open(folder) as opened:
         opened.start(name=name, key=f"key-{name}", params={"seed": 1}, tags=code_tags(), dataset=DATASET)
         opened.finish("FINISHED")
     sync(folder, params.tracking)
-    Path(f"{name}.json").write_text(json.dumps(run_reference(folder, params.tracking)))
+    Path(f"{name}.json").write_text(json.dumps({"run": name, "key": f"key-{name}"}))
 
 
 def run_id(name: str) -> str:
-    return str(json.loads(Path(f"{name}.json").read_text())["run_id"])
+    sent = last_sent(next(folder for folder in (Path(".genloom"), Path("away")) if folder.exists()) / f"runs/{name}-x")
+    assert sent is not None
+    return sent[0]
 
 
 def of(what: str) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def test_a_run_leads_to_its_files(project: Path) -> None:
         assert (result["run"], result["key"], result["experiment"]) == ("b", "key-b", "genloom")
         assert result["stages"] == ["evaluate@b", "train@b"]
         assert set(result["files"].values()) == {"as recorded"}
-        names = ("weights.safetensors", "mlflow.json", "metrics.json")
+        names = ("weights.safetensors", "train.json", "metrics.json")
         assert set(result["files"]) == {f"out/runs/b/{name}" for name in names}
 
 
@@ -159,7 +163,8 @@ def test_without_a_journal_mlflow_is_asked_and_without_both_the_gap_is_named(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         result = of("out/runs/a/weights.safetensors")
         assert result["stage"] == "train@a"
-        assert (result["runs"][0]["run_id"], result["runs"][0]["commit"]) == (run_id("a"), None)
+        (run,) = result["runs"]
+        assert (run["run"], run["key"], run["run_id"], run["commit"]) == ("a", "key-a", None, None)
         assert "can't be reached" in result["unknown"][0]
         with pytest.raises(UserError, match="no run here has this id"):
             of("ffffffff")
@@ -176,6 +181,34 @@ def test_the_command_prints_for_people_and_for_programs(project: Path) -> None:
     wrong = genloom("lineage", "nothing.txt")
     assert (wrong.returncode, "Traceback" in wrong.stderr) == (1, False)
     assert wrong.stderr.startswith("error: nothing.txt: ")
+
+
+def test_a_run_leads_to_its_page_in_mlflow(project: Path) -> None:
+    """From the journal without asking, without the journal by asking; else a message that says what to do."""
+    page = f"http://127.0.0.1:5000/#/runs/{run_id('a')} (while `genloom ui` runs)\n"
+    assert genloom("page", "a").stdout == page
+    Path(".genloom").rename("away")
+    try:
+        assert genloom("page", "a").stdout == page
+        away = genloom("page", "a", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+        assert (away.returncode, "can't be reached" in away.stderr) == (1, True)
+    finally:
+        Path("away").rename(".genloom")
+    elsewhere = genloom("page", "a", MLFLOW_TRACKING_URI="sqlite:///empty.db")
+    assert elsewhere.returncode == 1
+    assert "does not have this training (key-a); `genloom sync` sends it" in elsewhere.stderr
+    Path("empty.db").unlink()
+    unknown = genloom("page", "aa")
+    assert unknown.stderr == "error: aa: no training of this run is here. Did you mean 'a'?\n"
+
+
+def test_a_run_that_is_not_published_yet_has_a_page_by_its_newest_journal(project: Path) -> None:
+    published = Path("out/runs/a/train.json")
+    published.rename("kept.json")
+    try:
+        assert find_page("a", read_params()).startswith(f"http://127.0.0.1:5000/#/runs/{run_id('a')}")
+    finally:
+        Path("kept.json").rename(published)
 
 
 def test_sync_sends_what_is_missing_and_says_what_it_did(project: Path) -> None:

@@ -1,0 +1,92 @@
+"""What DVC recorded of every stage in dvc.lock, and what made what."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import UserError
+
+LOCK = Path("dvc.lock")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage as DVC last ran it. deps, outs: path to md5; params: param to value."""
+
+    name: str
+    cmd: str
+    params: Mapping[str, Any]
+    deps: Mapping[str, str]
+    outs: Mapping[str, str]
+
+
+Stages = Mapping[str, Stage]
+
+
+def read_stages() -> dict[str, Stage]:
+    """Return every stage that DVC has run, by name.
+
+    Returns:
+        The stages in the order of dvc.lock.
+
+    Raises:
+        UserError: There is no readable dvc.lock in the current folder.
+    """
+    try:
+        entries = (yaml.safe_load(LOCK.read_text()) or {}).get("stages", {})
+        return {name: _stage(name, entry) for name, entry in entries.items()}
+    except FileNotFoundError:
+        raise UserError(f"{LOCK}: not found. Run the command in the project's folder, after `dvc repro`.") from None
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{LOCK}: not readable: {' '.join(str(error).split())}") from None
+
+
+def maker(path: str, stages: Stages) -> tuple[str, Stage] | None:
+    """Return the out that is or contains the path, and the stage that made it."""
+    return next(((out, stage) for stage in stages.values() for out in stage.outs if is_within(path, out)), None)
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Return whether a path is the folder or lies below it."""
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def upstream(stage: Stage, stages: Stages) -> list[Stage]:
+    """Return the stage, then those that made what it read, back to the data."""
+    chain = [stage]
+    for item in chain:
+        for dep in item.deps:
+            made = maker(dep, stages)
+            if made and made[1] not in chain:
+                chain.append(made[1])
+    return chain
+
+
+def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
+    params = {key: value for section in entry.get("params", {}).values() for key, value in section.items()}
+    deps = {item["path"]: item.get("md5", "") for item in entry.get("deps", [])}
+    outs = {item["path"]: item.get("md5", "") for item in entry.get("outs", [])}
+    return Stage(name=name, cmd=entry["cmd"], params=params, deps=deps, outs=outs)
+
+
+def state_of(path: str, md5: str) -> str:
+    """Return whether the disk holds what DVC recorded."""
+    where = Path(path)
+    if not where.exists():
+        return "missing"
+    return "as recorded" if _md5(where) == md5 else "modified since"
+
+
+def _md5(path: Path) -> str:
+    """Return DVC's hash: of a file's bytes, or of a folder's listing."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    listing = [{"md5": _md5(file), "relpath": name} for name, file in files if "__pycache__" not in name]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"

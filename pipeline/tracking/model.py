@@ -1,0 +1,110 @@
+"""The weights as an MLflow logged model: an exported program without pickle, loadable without this project."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tracking.tags import version
+from pipeline.tracking.target import reason
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from torch import Tensor
+
+WEIGHTS_TAG = "genloom.weights"  # the hash of the weights file
+
+
+def publish_model(client: "MlflowClient", experiment: str, run_id: str, weights: Path) -> str | None:
+    """Make the weights the run's logged model, unless they are it already; delete models of other weights.
+
+    Args:
+        client: A client of the target.
+        experiment: MLflow's id of the experiment.
+        run_id: MLflow's id of the run.
+        weights: A weights file (pipeline.inference.weights) in a folder named after its hash.
+
+    Returns:
+        None, or why these weights can't be exported, now or later.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    tags = {WEIGHTS_TAG: weights.parent.name}
+    for model in _models_of(client, experiment, run_id):
+        if model.tags.get(WEIGHTS_TAG) == tags[WEIGHTS_TAG] and model.status == LoggedModelStatus.READY:
+            return None
+        client.delete_logged_model(model.model_id)  # half sent, or of earlier weights
+    params = client.get_run(run_id).data.params
+    model = client.create_logged_model(experiment, "model", run_id, tags, params, "image generator")
+    with tempfile.TemporaryDirectory() as folder:
+        if problem := _try_save(weights, Path(folder, "model"), run_id, model.model_id):
+            client.delete_logged_model(model.model_id)
+            return problem
+        client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return None
+
+
+def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id: str | None = None) -> None:
+    """Write the weights as an MLflow model.
+
+    ``mlflow.pytorch.load_model`` returns (seeds, labels) -> images, or images -> images for a method that translates;
+    ``mlflow.pyfunc.load_model`` returns the same with inputs by name.
+
+    Args:
+        weights: A weights file (pipeline.inference.weights).
+        folder: The model's folder, which must not exist.
+        run_id: MLflow's id of the run that trained them, if any.
+        model_id: MLflow's id of the logged model, if any.
+    """
+    import mlflow
+    import numpy as np
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from pipeline.inference import genloom_pyfunc
+    from pipeline.inference.export import load_sampler
+
+    sampler = load_sampler(weights)
+    examples = sampler.examples(3)  # a batch of 1 would fix the size at 1
+    example = tuple(examples.values())
+    shape = (-1, *sampler(*example).shape[1:])
+    inputs = Schema([_tensor_spec(name, tensor) for name, tensor in examples.items()])
+    outputs = Schema([TensorSpec(np.dtype("float32"), shape)])
+    model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
+    # save_model leaves this flavor out for models of two inputs.
+    pyfunc.add_to_model(
+        model, "genloom_pyfunc", data="data", code="code", conda_env="conda.yaml", python_env="python_env.yaml"
+    )
+    mlflow.pytorch.save_model(
+        sampler,
+        str(folder),
+        mlflow_model=model,
+        code_paths=[genloom_pyfunc.__file__],
+        signature=ModelSignature(inputs, outputs),
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
+        serialization_format="pt2",
+    )
+
+
+def _try_save(weights: Path, folder: Path, run_id: str, model_id: str) -> str | None:
+    try:
+        save_model(weights, folder, run_id=run_id, model_id=model_id)
+    except OSError:
+        raise
+    except Exception as error:  # torch.export raises many kinds; trying again would not help
+        return reason(error)
+    return None
+
+
+def _models_of(client: "MlflowClient", experiment: str, run_id: str) -> "list[LoggedModel]":
+    return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}' and name = 'model'"))
+
+
+def _tensor_spec(name: str, tensor: "Tensor") -> Any:
+    from mlflow.types import TensorSpec
+
+    return TensorSpec(tensor.numpy().dtype, (-1, *tensor.shape[1:]), name)

@@ -1,0 +1,102 @@
+"""Which training a published run is of, by name and key, and which MLflow run has it.
+
+The key, a hash of all that determines a training, is in out/runs/<run>/train.json, in the journal and in MLflow's
+tags, so no file has to say which MLflow run is meant.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import Params
+from pipeline.errors import UserError, nearest
+from pipeline.files import project_root
+from pipeline.tracking import journal
+from pipeline.tracking.queries import by_key, fetch_runs
+from pipeline.tracking.shipped import Shipped, last_sent
+from pipeline.tracking.target import resolve
+
+RUNS = Path("out/runs")
+PUBLISHED = "train.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A training and where MLflow has it; run_id and experiment are None if that is not known here."""
+
+    run: str
+    key: str
+    run_id: str | None = None
+    experiment: str | None = None
+
+    def is_same_training(self, other: "Reference") -> bool:
+        """Return whether both mean the same training, wherever MLflow has it."""
+        return (self.run, self.key) == (other.run, other.key)
+
+
+def read_published(path: Path, params: Params) -> Reference | None:
+    """Return the training that a train.json is of; None if the file is absent or not readable."""
+    try:
+        content = json.loads(path.read_text())
+        training = Reference(run=content["run"], key=content["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    folder = find_journal(training, params)
+    return (read_journaled(folder) if folder else None) or training
+
+
+def read_journaled(folder: Path) -> Reference | None:
+    """Return the training that a journal is of, with the MLflow run it was last sent to; None without a journal."""
+    start = journal.started(folder)
+    if start is None:
+        return None
+    run_id, experiment = last_sent(folder) or (None, None)
+    return Reference(run=start["name"], key=start["key"], run_id=run_id, experiment=experiment)
+
+
+def list_journals(params: Params) -> Iterator[Path]:
+    """Yield the folders that hold the project's journals, in the order of their names."""
+    for path in sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}")):
+        yield path.parent
+
+
+def find_journal(training: Reference, params: Params) -> Path | None:
+    """Return the folder of the training's journal; None if it is not on this machine."""
+    for folder in list_journals(params):
+        start = journal.started(folder)
+        if start and (start["name"], start["key"]) == (training.run, training.key):
+            return folder
+    return None
+
+
+def find_page(name: str, params: Params) -> str:
+    """Return where a person sees a run in MLflow: its published training, else its newest journal.
+
+    Args:
+        name: A run of params.yaml.
+        params: The project's params.
+
+    Returns:
+        A URL; for a database the address that `genloom ui` serves.
+
+    Raises:
+        UserError: There is no training of that run, MLflow does not have it, or MLflow can't be reached.
+    """
+    training = read_published(RUNS / name / PUBLISHED, params) or _newest_journaled(name, params)
+    if training is None:
+        hint = f"Run `dvc repro train@{name}`." if name in params.runs else nearest(name, params.runs)
+        raise UserError(f"{name}: no training of this run is here. {hint}")
+    target, folder = resolve(params.tracking), find_journal(training, params)
+    if folder and (run_id := Shipped.read(folder, target).run_id):
+        return target.page(run_id)
+    for found in fetch_runs(params.tracking, by_key(training.run, training.key)):
+        return target.page(found["run_id"])
+    remedy = "`genloom sync` sends it" if folder else "its journal is not here either, so nothing can send it"
+    raise UserError(f"{name}: MLflow at {target.shown} does not have this training ({training.key[:16]}); {remedy}.")
+
+
+def _newest_journaled(name: str, params: Params) -> Reference | None:
+    folders = sorted(list_journals(params), key=lambda folder: (folder / journal.NAME).stat().st_mtime, reverse=True)
+    found = (read_journaled(folder) for folder in folders)
+    return next((training for training in found if training and training.run == name), None)

@@ -1,0 +1,264 @@
+"""Sends one folder's journal to its MLflow run; every step may be repeated, in this or another process.
+
+Metrics carry the journal's own times, so MLflow drops what it already has; pictures and artifacts have names that a
+repetition overwrites.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Tracking
+from pipeline.errors import UserError
+from pipeline.tracking import journal
+from pipeline.tracking.journal import Record
+from pipeline.tracking.model import publish_model
+from pipeline.tracking.queries import by_key, search_runs
+from pipeline.tracking.shipped import STATE, SYSTEM, Shipped, sole_sender
+from pipeline.tracking.target import Target, connect, find_or_create_experiment, prepare, reason, resolve
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_logger = logging.getLogger(__name__)
+
+# The server refused the content and will always do so; anything else may pass.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+_METRICS_PER_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+_DIGEST_LENGTH = 36
+_SYNC_WAIT = 10.0
+
+
+def sync(folder: Path, tracking: Tracking, everything: bool = False) -> list[str]:
+    """Send what MLflow lacks of a journal; block until it is sent.
+
+    Args:
+        folder: The journal's folder.
+        tracking: Where MLflow is.
+        everything: Send all of the journal again, which changes nothing that MLflow has.
+
+    Returns:
+        What MLflow refused, and why.
+
+    Raises:
+        UserError: MLflow can't be reached, or another process is sending this journal.
+    """
+    target = resolve(tracking)
+    with sole_sender(folder, _SYNC_WAIT):
+        if everything:
+            (folder / STATE).unlink(missing_ok=True)
+        prepare(target)
+        try:
+            Sender(folder, target).send(last=True)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{folder}: MLflow at {target.shown} can't be reached: {reason(error)}") from error
+    return Shipped.read(folder, target).refused
+
+
+class Sender:
+    """Brings one folder's journal to its MLflow run, which it finds or creates."""
+
+    def __init__(self, folder: Path, target: Target) -> None:
+        self._folder = folder
+        self._target = target
+        self._state = Shipped.read(folder, target)
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+
+    def send(self, last: bool = False) -> None:
+        """Send what is new; raise whatever MLflow, a database or a disk raises.
+
+        last: nobody will write more, so a run that has not ended was killed.
+        """
+        start = journal.started(self._folder)
+        if start is None:
+            return
+        client = self._client or self._connect(start)
+        self._client = client
+        for name in (journal.NAME, SYSTEM):
+            self._send_file(client, name)
+        if last and not journal.is_open(self._folder) and self._unfinished():
+            client.set_terminated(self._run_id, "KILLED", self._last_time())
+
+    @property
+    def _run_id(self) -> str:
+        assert self._state.run_id is not None
+        return self._state.run_id
+
+    def _connect(self, start: Record) -> "MlflowClient":
+        client = connect(self._target)
+        self._experiment = find_or_create_experiment(client, self._target)
+        run = _get_active_run(client, self._state.run_id)
+        run = run or next(iter(search_runs(client, self._experiment, by_key(start["name"], start["key"]))), None)
+        if run is None:
+            tags = {"genloom.key": start["key"], "genloom.run": start["name"]}
+            run = client.create_run(self._experiment, start_time=start["time"], tags=tags, run_name=start["name"])
+        if run.info.run_id != self._state.run_id:
+            self._state = Shipped(self._target.digest, self._target.experiment, run.info.run_id)
+        self._state.write(self._folder)
+        return client
+
+    def _send_file(self, client: "MlflowClient", name: str) -> None:
+        path = self._folder / name
+        offset = self._state.offsets.get(name, 0)
+        if path.exists() and offset > path.stat().st_size:
+            offset = 0  # a crash of the machine cut the file: repeating is harmless, a gap is not
+        batch: list[Record] = []
+        for record, end in journal.read(path, offset):
+            if record["kind"] == "metrics":
+                batch.append(record)
+            else:
+                self._send_metrics(client, batch)
+                batch = []
+                self._try(record["kind"], partial(self._apply, client, record))
+            offset = end
+            if not batch or sum(len(item["values"]) for item in batch) >= _METRICS_PER_BATCH:
+                self._send_metrics(client, batch)
+                batch = []
+                self._advance(name, offset)
+        self._send_metrics(client, batch)
+        self._advance(name, offset)
+
+    def _advance(self, name: str, offset: int) -> None:
+        if self._state.offsets.get(name) != offset:
+            self._state.offsets[name] = offset
+            self._state.write(self._folder)
+
+    def _try(self, what: str, action: Callable[[], Any]) -> None:
+        """Call it; re-raise what may succeed later, note what MLflow will never take or what is no longer on disk."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            action()
+        except FileNotFoundError as error:
+            self._refuse(what, reason(error))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # another database, or the run is gone: begin anew
+                self._client, self._state = None, Shipped(self._target.digest, self._target.experiment)
+            if error.error_code not in _REFUSALS:
+                raise
+            self._refuse(what, reason(error))
+
+    def _refuse(self, what: str, why: str) -> None:
+        self._state.refused.append(f"{what}: {why}")
+        _logger.warning(self._state.refused[-1])
+
+    def _send_metrics(self, client: "MlflowClient", records: list[Record]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(key, value, record["time"], record["step"])
+            for record in records
+            for key, value in record["values"].items()
+        ]
+        for part in _batches(points, _METRICS_PER_BATCH):
+            self._try("metrics", partial(client.log_batch, self._run_id, metrics=part))
+
+    def _apply(self, client: "MlflowClient", record: Record) -> None:
+        match record:
+            case {"kind": "start" | "resume", "params": params, "tags": tags}:
+                client.update_run(self._run_id, status="RUNNING")
+                self._send_tags(client, tags)
+                self._send_params(client, params)
+                if dataset := record.get("dataset"):
+                    client.log_inputs(self._run_id, [_dataset_input(dataset)])
+            case {"kind": "tags", "tags": tags}:
+                self._send_tags(client, tags)
+            case {"kind": "image"}:
+                self._send_image(client, record)
+            case {"kind": "artifact", "file": file, "folder": folder}:
+                client.log_artifact(self._run_id, str(self._folder / file), folder or None)
+            case {"kind": "model", "file": file}:
+                if problem := publish_model(client, self._experiment, self._run_id, self._folder / file):
+                    self._refuse("model", problem)
+            case {"kind": "finish", "status": status}:
+                client.set_terminated(self._run_id, status, record["time"])
+
+    def _send_tags(self, client: "MlflowClient", tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for part in _batches([RunTag(key, value) for key, value in tags.items()], _PARAMS_PER_BATCH):
+            client.log_batch(self._run_id, tags=part)
+
+    def _send_params(self, client: "MlflowClient", params: Mapping[str, Any]) -> None:
+        """Log the params that are new: MLflow's can't change, and one that differs would make it refuse them all."""
+        from mlflow.entities import Param
+
+        known = client.get_run(self._run_id).data.params
+        for key in [key for key, value in params.items() if known.get(key, str(value)) != str(value)]:
+            self._refuse(f"param {key}", f"MLflow holds {known[key]}, the journal {params[key]}")
+        new = [Param(key, str(value)) for key, value in params.items() if key not in known]
+        for part in _batches(new, _PARAMS_PER_BATCH):
+            client.log_batch(self._run_id, params=part)
+
+    def _send_image(self, client: "MlflowClient", record: Record) -> None:
+        """Do what MlflowClient.log_image does, with the journal's time and a name that a repetition overwrites."""
+        from mlflow.tracking.multimedia import compress_image_size
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+        from PIL import Image
+
+        key, step = record["key"], record["step"]
+        unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{key} {step}")
+        stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{record['time']}+{unique}"
+        with tempfile.TemporaryDirectory() as folder:
+            full, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
+            shutil.copyfile(self._folder / record["file"], full)
+            with Image.open(full) as image:
+                compress_image_size(image).save(small)
+            for file in (full, small):
+                client.log_artifact(self._run_id, str(file), "images")
+        client.set_tag(self._run_id, MLFLOW_LOGGED_IMAGES, True)
+
+    def _unfinished(self) -> bool:
+        summary = journal.summary(self._folder)
+        return summary is not None and summary["status"] == "RUNNING"
+
+    def _last_time(self) -> int:
+        return max(int(record["time"]) for record, _ in journal.read(self._folder / journal.NAME))
+
+
+def _get_active_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run and run.info.lifecycle_stage == "active" else None
+
+
+def _dataset_input(info: Mapping[str, Any]) -> Any:
+    """Return out/data/spec.json as MLflow's dataset; its digest holds 36 characters, so the profile has all of it."""
+    import numpy as np
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.types import Schema, TensorSpec
+
+    images = TensorSpec(np.dtype("uint8"), (-1, info["channels"], info["size"], info["size"]), "images")
+    labels = TensorSpec(np.dtype("int64"), (-1,), "labels")
+    dataset = Dataset(
+        name=str(info.get("source", "data")),
+        digest=str(info["digest"])[:_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": "out/data"}),
+        schema=json.dumps(TensorDatasetSchema(Schema([images]), Schema([labels])).to_dict()),
+        profile=json.dumps(info),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
