@@ -34,11 +34,11 @@ for logs in fit(method, state, stream, world, seed=0, total=5_000, ema_half_life
 
 trained = Trained(method=method, nets=state.averaged(), spec=dataset.spec, seen=state.seen, name="dcgan", params={})
 sampler = Sampler(trained)
-seeds = torch.arange(500, device=world.device)
+seeds = torch.arange(256, device=world.device)
 samples = to_uint8(sampler(seeds, seeds % dataset.spec.classes))
 grid(samples[:64].cpu(), columns=8).save("samples.png")
 
 extractor = extractors.load("efficientnet_lite0", device=world.device)
-moments = [Statistics.of(extractor(images).pooled) for images in (real.images(range(500)), samples)]
-print(f"FID of 500 samples: {frechet_distance(*moments):.1f}")
+moments = [Statistics.of(extractor(images).pooled) for images in (real.images(range(256)), samples)]
+print(f"FID of 256 samples: {frechet_distance(*moments):.1f}")
 # --8<-- [end:body]

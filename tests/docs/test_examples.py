@@ -111,7 +111,7 @@ def test_the_source_brings_its_images_and_classes(project: Path) -> None:
 
 def test_train_sample_and_evaluate_from_python(project: Path) -> None:
     output = run(project, str(EXAMPLES / "train_sample_evaluate.py"))
-    assert "FID of 500 samples" in output and float(output.split()[-1]) > 0
+    assert "FID of 256 samples" in output and float(output.split()[-1]) > 0
     with Image.open(project / "samples.png") as picture:
         assert picture.mode == "RGB" and picture.width == picture.height > 8 * 16
 
