@@ -107,7 +107,7 @@ def test_a_crop_shifts_by_whole_pixels_no_further_than_asked() -> None:
     assert len(seen) > 15  # of 25
 
 
-def test_a_flip_flips_about_half_of_the_images_and_leaves_the_rest() -> None:
+def test_flip_reverses_about_half_of_the_images_and_leaves_the_rest() -> None:
     batch = toy_batch(200)
     found = Augmentation(flip=True)(batch.images, batch.noise)
     kept = (found == batch.images).flatten(1).all(1)
