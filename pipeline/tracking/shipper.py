@@ -58,8 +58,9 @@ def _start_shipper(folder: Path, target: Target) -> "subprocess.Popen[bytes] | N
     folder.mkdir(parents=True, exist_ok=True)
     # MLflow's own variables, not arguments: other users can read a process's arguments.
     environment = {"MLFLOW_TRACKING_URI": target.uri, "MLFLOW_EXPERIMENT_NAME": target.experiment}
-    # This code, from a folder that stays: a workspace of `dvc exp run --temp` is deleted when its command ends.
-    environment |= {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONSAFEPATH": "1"}
+    # `dvc exp run --temp` imports this code from a workspace that it deletes when its command ends, while the shipper
+    # may still have a model to export: the project's own copy stays.
+    environment |= {"PYTHONPATH": str(project_root(Path(__file__).resolve().parents[2])), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "pipeline.tracking.shipper", str(folder.resolve())]
     try:
         with (folder / LOG).open("ab") as log:
@@ -101,6 +102,10 @@ def follow(folder: Path, target: Target) -> bool:
     """Send the folder's journal until the process that started this one is done or gone.
 
     Standard input is a pipe that nobody writes to: it ends when the other process closes it or dies.
+
+    Args:
+        folder: The journal's folder.
+        target: Where to send it.
 
     Returns:
         Whether all was sent.

@@ -1,6 +1,7 @@
 """Training never waits for MLflow and loses nothing, whichever of the two processes or the server dies."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,33 @@ def test_kill_9_of_training_loses_nothing_that_was_journaled(project: Path) -> N
     run = in_mlflow(resolve(Tracking()).uri)
     assert run.info.status == "KILLED"
     assert points_in_mlflow(resolve(Tracking()).uri, run) == points(project / "run")
+
+
+def test_what_is_left_is_sent_after_a_temporary_workspace_is_gone(project: Path, weights: Path) -> None:
+    """As `dvc exp run --temp` does: the code is a copy below .dvc/tmp/exps that is deleted at the end."""
+    script = """
+        import sys
+        from pathlib import Path
+        from pipeline.config import Tracking
+        from pipeline.tracking.journal import Journal
+        from pipeline.tracking.shipper import shipping
+        folder = Path(sys.argv[1])
+        with shipping(folder, Tracking(), wait=0):
+            with Journal.open(folder) as journal:
+                journal.start(name="dcgan", key="k1", params={}, tags={})
+                journal.model(Path(sys.argv[2]))
+                journal.finish("FINISHED")
+    """
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    workspace = project / ".dvc/tmp/exps/standalone/tmpabc"
+    shutil.copytree(project / "pipeline", workspace / "pipeline")
+    command = [sys.executable, "-c", textwrap.dedent(script), str(project / "run"), str(weights)]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=True)
+    shutil.rmtree(workspace)
+    assert "this run is still being sent" in done.stderr
+    wait_for_shipper(project / "run")
+    run = in_mlflow(resolve(Tracking()).uri)
+    assert (run.info.status, len(run.outputs.model_outputs)) == ("FINISHED", 1)
 
 
 def wait_for_shipper(folder: Path) -> None:
