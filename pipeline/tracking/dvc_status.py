@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.tracking.dvc_lock import Stage
 
+RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's own record of who reads and writes what
 AS_RECORDED = "as recorded"
 MISSING = "missing"
 UNKNOWN = "unknown"
@@ -45,6 +48,8 @@ def read_status(stages: Iterable[Stage]) -> Status:
     names = sorted({stage.name for stage in stages})
     if not names:
         return Status(changes={})
+    if (pid := _find_worker()) is not None:
+        return Status(changes={}, problem=f"DVC is at work (process {pid}); ask again when it is done")
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "status", "--json", *names],
         capture_output=True,
@@ -58,6 +63,20 @@ def read_status(stages: Iterable[Stage]) -> Status:
         return Status(changes={}, problem=f"`dvc status` failed: {lines[0]}")
     report: Mapping[str, list[Any]] = json.JSONDecoder().raw_decode(done.stdout[start.start() :])[0]
     return Status(changes={name: _paths(entries) for name, entries in report.items()})
+
+
+def _find_worker() -> int | None:
+    """Return the id of a process that runs stages now, if any.
+
+    `dvc status` would lock the project, and a stage that ends in that moment fails although it has done its work.
+    """
+    try:
+        content = json.loads(RWLOCK.read_text())
+        readers = [holder for holders in content.get("read", {}).values() for holder in holders]
+        pids = [int(holder["pid"]) for holder in [*content.get("write", {}).values(), *readers]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return next((pid for pid in pids if psutil.pid_exists(pid)), None)
 
 
 def _paths(entries: Iterable[Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.config import read_params
 from pipeline.errors import UserError
+from pipeline.tracking.dvc_status import RWLOCK
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.lineage import lineage
 from pipeline.tracking.references import find_page
@@ -183,6 +185,32 @@ def test_a_stage_that_dvc_does_not_know_any_more_has_unknown_states_and_says_why
     assert "dvc status` failed" in result["unknown"][0]
     assert "score@a" in result["unknown"][0]
     assert [run["run"] for run in result["runs"]] == ["a"]
+
+
+def test_dvc_is_left_alone_while_it_runs_a_stage(project: Path) -> None:
+    entry = (
+        "  wait:\n    cmd: touch begun; while [ ! -e go ]; do sleep 0.1; done; echo 1 > waited\n    outs: [waited]\n"
+    )
+    before = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(before + entry)
+    running = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "wait"])
+    try:
+        deadline = time.monotonic() + 60
+        while not Path("begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "waited" in RWLOCK.read_text()
+        result = of("out/runs/a/metrics.json")
+        Path("go").touch()
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+        Path("dvc.yaml").write_text(before)
+        for name in ("begun", "go", "waited"):
+            Path(name).unlink(missing_ok=True)
+    assert (result["stage"], result["state"]) == ("evaluate@a", "unknown")
+    assert f"DVC is at work (process {running.pid})" in result["unknown"][0]
+    assert of("out/runs/a/metrics.json")["state"] == "as recorded"
 
 
 def test_neither_a_file_nor_a_run_is_one_clear_message(project: Path) -> None:
