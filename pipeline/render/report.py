@@ -273,7 +273,8 @@ def _notes(board: Board) -> dict[str, str]:
         count, others = how["real"]["count"], how.get("reference", {}).get("count")
         against = f" against {others:,} others" if others else ""
         made = {run.protocol[column.key]["generated"]["count"] for run in board.runs if column.key in run.protocol}
-        runs = "" if made == {count} else f"; of the runs {', '.join(f'{other:,}' for other in sorted(made))} samples"
+        of_runs = " or ".join(f"{samples:,}" for samples in sorted(made))
+        runs = "" if made <= {count} else f"; the runs are scored on {of_runs} samples"
         notes[column.key] = f"{count:,} real images{against}{runs}"
     return notes
 
