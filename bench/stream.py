@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from pipeline.cluster.driver import ENVIRONMENT
-from pipeline.cluster.image_server import images_from_here
+from pipeline.cluster.image_server import start_image_server
 from pipeline.core.batch import ImageSpec
 from pipeline.core.world import World
 from pipeline.data.dataset import Source, Unwritten, open_dataset, write_dataset
@@ -45,7 +45,7 @@ def main(size: int, images: int, batch: int, seconds: float, workers: int) -> No
         write_dataset(data, source="random", spec=spec, classes=["random"], splits={"train": train})
         ray.init(address="local", include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}})
         worker = ray.remote(num_cpus=0)(drawn)
-        for name, elsewhere in (("read where they lie", None), ("sent by the actor", images_from_here(str(data)))):
+        for name, elsewhere in (("read where they lie", None), ("sent by the actor", start_image_server(str(data)))):
             asked = [worker.remote(str(data), elsewhere, rank, workers, batch, seconds) for rank in range(workers)]
             speed = sum(ray.get(asked))
             print(f"{name}: {speed:,.0f} images/s, {speed * size * size * 3 / 2**20:,.0f} MiB/s")

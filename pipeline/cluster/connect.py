@@ -1,4 +1,4 @@
-"""A Ray cluster to train on: one that runs, asked first for what training needs of it, or one of this machine."""
+"""The connection to a Ray cluster: one that runs, checked for what training needs, or one of this machine alone."""
 
 import logging
 import signal
@@ -15,23 +15,37 @@ import psutil
 
 import pipeline
 from pipeline.cluster import nodes
-from pipeline.cluster import one_machine as local
 from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.errors import UserError
-from pipeline.storage import remote as mirror
+from pipeline.storage import remote
 from pipeline.training.trainer import Job
 
-# Ray trains in a thread, and glibc gives a thread memory that it hands back to the system at every turn:
-# one arena for all threads lets training.keep_freed_memory work there too.
+# Ray trains in a thread, and glibc gives a thread memory that it returns to the system at every iteration: one arena
+# for all threads lets training.keep_freed_memory work there too.
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
 EXIT_SECONDS = 5.0
 
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
-def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
-    """The cluster's resources; a local cluster lives as long as the block."""
+def connect(cluster: Cluster) -> Iterator[dict[str, float]]:
+    """Join the cluster at ``cluster.address``, or start one of this machine alone, for the block.
+
+    Blocks until Ray answers. At the end of the block Ray releases what this process had reserved there; a cluster of
+    this machine alone ends, with all its processes.
+
+    Args:
+        cluster: where to train.
+
+    Yields:
+        The cluster's resources: amounts by Ray's names.
+
+    Raises:
+        UserError: if nothing answers at the address.
+    """
     import ray
 
     logging.getLogger("ray").setLevel(logging.WARNING)
@@ -42,8 +56,8 @@ def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
         )
     others = psutil.Process().children()  # the one that sends journals to MLflow
     try:
-        _knock(cluster.address)
-        with _own_signal_handlers():
+        _check_listening(cluster.address)
+        with _keep_signal_handlers():
             context = ray.init(
                 address=cluster.address or "local",
                 include_dashboard=False if cluster.address is None else None,
@@ -57,21 +71,20 @@ def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
             "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
         ) from error
     try:
-        if cluster.address is None:
-            local.end_idle_processes()
-        elif context.dashboard_url:
-            print(f"Ray's dashboard: http://{context.dashboard_url}", flush=True)
+        if cluster.address is not None and context.dashboard_url:
+            _log.info("Ray's dashboard: http://%s", context.dashboard_url)
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         started = [child for child in psutil.Process().children() if child not in others]
         started += [below for child in started for below in child.children(recursive=True)]
         ray.shutdown()
-        _end(started if cluster.address is None else [])
+        if cluster.address is None:
+            _kill_remaining(started)
 
 
 @contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Ray takes SIGTERM for a crash and aborts: after the block, this program's handlers hold again."""
+def _keep_signal_handlers() -> Iterator[None]:
+    """Restore this program's signal handlers after the block: Ray's own take SIGTERM for a crash and abort."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -82,7 +95,7 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def _runtime_env(cluster: Cluster) -> dict[str, Any]:
-    """What Ray's processes get: this program's code, by its place or, on a cluster, as a copy."""
+    """Return what gives Ray's processes this program's code: its path or, on a cluster, a copy."""
     if cluster.address is None:
         return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(Path.cwd())}}
     code = [str(Path(pipeline.__file__).parent)]
@@ -90,47 +103,56 @@ def _runtime_env(cluster: Cluster) -> dict[str, Any]:
 
 
 def _name_interface() -> None:
-    """In every process that Ray starts on a cluster: the head's address tells which network joins the nodes."""
+    """Choose the network that joins the nodes, by the head's address, in every process that Ray starts on a cluster."""
     import ray
 
     nodes.name_interface(ray.get_runtime_context().gcs_address.rpartition(":")[0])
 
 
-def _end(processes: list[psutil.Process]) -> None:
-    """Ends what a cluster of this machine left behind: now and then an actor hangs in its exit and keeps a GB."""
+def _kill_remaining(processes: list[psutil.Process]) -> None:
+    """Kill what a cluster of this machine left behind: now and then an actor hangs in its exit and keeps a GB."""
     for process in psutil.wait_procs(processes, timeout=EXIT_SECONDS)[1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _knock(address: str | None) -> None:
-    """Raises within seconds where nothing listens: Ray itself tries for minutes, then ends the process."""
+def _check_listening(address: str | None) -> None:
+    """Raise OSError within seconds if nothing listens: Ray itself tries for minutes, then ends the process."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def preflight(cluster: Cluster, job: Job) -> None:
-    """Asks every node of a running cluster for what training needs, shows it, and raises before anything is
-    scheduled where something is missing."""
+    """Check that every node of a running cluster has what training needs, and print what they have as a table.
+
+    Blocks until every node has answered, for at most ``PREFLIGHT_SECONDS``; nothing of the training is scheduled yet.
+
+    Args:
+        cluster: the cluster to which this process is connected.
+        job: what is to be trained there.
+
+    Raises:
+        UserError: if something is missing, or a node does not answer.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    store, data, copy = Path(job.store), Path(job.data), nodes.copy_of(job, cluster.stream)
+    store, data, copy = Path(job.store), Path(job.data), nodes.copy_name(job, cluster.stream)
     store.mkdir(parents=True, exist_ok=True)
-    ask, alive = ray.remote(num_cpus=0)(nodes.facts), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    ask, alive = ray.remote(num_cpus=0)(nodes.inspect), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         name = Path(stack.enter_context(tempfile.NamedTemporaryFile(dir=store, prefix="preflight-")).name).name
         if job.url:
-            stack.enter_context(mirror.token_at(job.url, name))
-        here = nodes.facts("here", 0, str(store), job.url, name, copy)
+            stack.enter_context(remote.token_at(job.url, name))
+        here = nodes.inspect("here", 0, str(store), job.url, name, copy)
         asked = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)), str(store), job.url, name, copy
             )
             for node in alive
         ]
-        found = _answers(asked, str(cluster.address))
+        found = _collect(asked, str(cluster.address))
     print_table(
         ("node", "host", "CPUs", "GPUs", "python", "torch", "ray", "cluster.storage"),
         [
@@ -145,8 +167,8 @@ def preflight(cluster: Cluster, job: Job) -> None:
         raise UserError("the cluster is not fit to train on: " + "\n  ".join(["", *wrong]))
 
 
-def _answers(asked: list[Any], address: str) -> list[nodes.Facts]:
-    """Of the nodes that are still there; a node that has died is no obstacle, one that does not answer is."""
+def _collect(asked: list[Any], address: str) -> list[nodes.NodeReport]:
+    """Wait for the nodes' reports; a node that has died is left out, one that does not answer raises UserError."""
     import ray
 
     found, deadline = [], time.monotonic() + PREFLIGHT_SECONDS
@@ -158,13 +180,24 @@ def _answers(asked: list[Any], address: str) -> list[nodes.Facts]:
         except ray.exceptions.GetTimeoutError:
             raise UserError(
                 f"params.yaml: cluster.address: not all {len(asked)} nodes of {address} answered within "
-                f"{PREFLIGHT_SECONDS:.0f} s. `ray status` shows them; mend or stop those that hang."
+                f"{PREFLIGHT_SECONDS:.0f} s. `ray status` shows them; fix or stop those that hang."
             ) from None
     return found
 
 
 def scaling_for(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:
-    """Ray's ScalingConfig and the threads of a worker; says at once what the cluster cannot give."""
+    """Return Ray's ScalingConfig and the number of threads of a worker.
+
+    Args:
+        cluster: what is asked for.
+        resources: what the cluster has.
+
+    Returns:
+        What ``TorchTrainer`` takes, and the threads.
+
+    Raises:
+        UserError: if it has less than that.
+    """
     from ray.train import ScalingConfig
 
     cpus = int(resources.get("CPU", 0))
@@ -185,6 +218,7 @@ def scaling_for(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int
 
 
 def check_cpus(cluster: Cluster, cpus: int, who: str) -> None:
+    """Raise UserError if the least number of workers needs more CPUs than ``who`` has."""
     each = cluster.cpus_per_worker or 1
     if cluster.least * each > cpus:
         raise UserError(

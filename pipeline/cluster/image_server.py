@@ -14,31 +14,39 @@ from pipeline.data.dataset import Source, open_dataset
 SERVED_AT_ONCE = 8
 
 
-def images_from_here(data: str) -> Callable[[str], Source]:
-    """Where workers on other nodes ask for a split's images: an actor on the driver's node, which reads them there
-    from the folder ``data``."""
+def start_image_server(data: str) -> Callable[[str], Source]:
+    """Start an actor on the driver's node that serves images.
+
+    Args:
+        data: the folder of the images there.
+
+    Returns:
+        A function from a split's name to a client, which can be sent to any worker. The actor lives as long as a
+        client does; Ray restarts it if it dies.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    server = ray.remote(Images).options(
+    server = ray.remote(ImageServer).options(
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1, max_concurrency=SERVED_AT_ONCE
     )
-    return partial(_Asked, server.remote(data))
+    return partial(_Client, server.remote(data))
 
 
-class Images:
+class ImageServer:
     """Reads images for workers on other nodes."""
 
     def __init__(self, data: str) -> None:
         self.splits = open_dataset(Path(data)).splits
 
     def read(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return images ``rows`` (n,) of a split as uint8 (n, h, w, c)."""
         return self.splits[split].source.ask(rows)()
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Client:
     """A split's images on the driver's node."""
 
     server: Any

@@ -1,4 +1,4 @@
-"""What training needs of every node of a cluster, asked before anything is scheduled; and bringing it what it lacks."""
+"""The nodes of a cluster: what training needs of each, checked before it is scheduled, and sending what they lack."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ import psutil
 
 from pipeline.data.dataset import Source, is_shard
 from pipeline.files import atomic_file, atomic_folder, locked, sha256_of
-from pipeline.storage import remote as mirror
+from pipeline.storage import remote
 from pipeline.training.trainer import Job
 
 PACKAGES = ("torch", "ray", "numpy", "safetensors")
@@ -25,10 +25,19 @@ UNPACK_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One node: its address; versions by package; CPUs that Ray may use; names of its GPUs; whether it sees the run's
-    folder and may write there (else why not); the same of the URL, where there is one; bytes that are free for a copy
-    of the data (None where there is one)."""
+class NodeReport:
+    """What a node has of that which training needs.
+
+    Attributes:
+        address: by which Ray knows it.
+        host: its name.
+        versions: by package, and of Python.
+        cpus: that Ray may use.
+        gpus: their names.
+        storage: "shared" if it sees the run's folder and may write there, else why not.
+        url: the same for the storage's URL; "none" without one.
+        free: bytes that are free for a copy of the data; None if it has one.
+    """
 
     address: str
     host: str
@@ -40,27 +49,38 @@ class Facts:
     free: int | None
 
 
-def facts(address: str, cpus: int, store: str, url: str | None, token: str, copy: str) -> Facts:
-    """Run on the node itself. cpus: for Ray. token: the name of a file that the driver has made in ``store``, and at
-    the ``url``; copy: of the folder that the node would keep the data in."""
+def inspect(address: str, cpus: int, store: str, url: str | None, token: str, copy: str) -> NodeReport:
+    """Report on the node that this runs on; writes a file at the storage and removes it.
+
+    Args:
+        address: by which Ray knows the node.
+        cpus: that Ray may use there.
+        store: the run's folder.
+        url: the storage's URL.
+        token: name of a file that the driver has made in ``store``, and at ``url``.
+        copy: name of the folder in which the node would keep the data.
+
+    Returns:
+        What was found.
+    """
     import torch
 
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     gpus = tuple(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
-    return Facts(
+    return NodeReport(
         address=address,
         host=socket.gethostname(),
         versions=versions,
         cpus=cpus,
         gpus=gpus,
         storage=_storage(Path(store), token),
-        url=mirror.probe(url, token) if url else "none",
+        url=remote.probe(url, token) if url else "none",
         free=None if (_cache() / copy).exists() else _free(),
     )
 
 
 def _cache() -> Path:
-    """Where a node keeps what it was sent."""
+    """Return the folder in which a node keeps what it was sent."""
     return Path.home() / ".cache" / "genloom"
 
 
@@ -69,7 +89,7 @@ def _free() -> int:
 
 
 def _storage(store: Path, token: str) -> str:
-    """ "shared", "absent", or why it cannot be written."""
+    """Return "shared", "absent", or why the folder cannot be written."""
     if not (store / token).exists():
         return "absent"
     try:
@@ -87,8 +107,18 @@ def _is_loopback(host: str) -> bool:
         return True
 
 
-def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None, copied: int = 0) -> list[str]:
-    """What would go wrong later, a sentence each; copied: bytes that go to every node which does not see the folder."""
+def problems(nodes: Iterable[NodeReport], driver: Mapping[str, str], url: str | None, copied: int = 0) -> list[str]:
+    """Return what would go wrong later, one sentence with a remedy for each problem.
+
+    Args:
+        nodes: all nodes' reports.
+        driver: the driver's versions by package.
+        url: the storage's URL.
+        copied: bytes that are sent to every node that does not see the folder.
+
+    Returns:
+        The sentences; none if all is well.
+    """
     found = []
     for node in nodes:
         other = {name: version for name, version in node.versions.items() if not _agree(name, version, driver[name])}
@@ -114,13 +144,15 @@ def problems(nodes: Iterable[Facts], driver: Mapping[str, str], url: str | None,
 
 
 def _agree(name: str, there: str, here: str) -> bool:
-    """Python may differ in its last number; a package may not."""
+    """Compare versions: Python's may differ in the last number, a package's may not."""
     return there.split(".")[:2] == here.split(".")[:2] if name == "python" else there == here
 
 
 def name_interface(peer: str) -> None:
-    """Names the interface towards ``peer`` for collective operations, where the host's name means this machine alone:
-    Gloo would listen on 127.0.0.1, and no other node could reach it (Debian's /etc/hosts is made so)."""
+    """Set the interface towards ``peer`` for collective operations, if the host's name resolves to loopback.
+
+    Gloo would listen on 127.0.0.1, and no other node could reach it (Debian's /etc/hosts is like that).
+    """
     if os.environ.get(INTERFACES["gloo"]) or not _is_loopback(socket.gethostname()):
         return
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing, but chooses a route
@@ -133,10 +165,15 @@ def name_interface(peer: str) -> None:
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """What a node needs that does not see the driver's folders. data: the name of a folder for the files (by name, each
-    as what Ray made of its bytes); initial: the weights to begin from; elsewhere: where the images are that are not
-    among the files."""
+class NodeInputs:
+    """What a node needs if it does not see the driver's folders.
+
+    Attributes:
+        data: name of the folder for the files.
+        files: by name, each as a reference to its bytes.
+        initial: reference to the weights to begin from.
+        elsewhere: clients for the images that are not among the files, by the split's name.
+    """
 
     data: str
     files: Mapping[str, Any]
@@ -144,41 +181,62 @@ class Parcel:
     elsewhere: Callable[[str], Source] | None
 
     @classmethod
-    def of(cls, job: Job, put: Callable[[bytes], Any], elsewhere: Callable[[str], Source] | None = None) -> "Parcel":
-        """With ``elsewhere`` without images."""
+    def collect(
+        cls, job: Job, put: Callable[[bytes], Any], elsewhere: Callable[[str], Source] | None = None
+    ) -> "NodeInputs":
+        """Read the job's data and weights into Ray's object store.
+
+        Args:
+            job: whose folders the driver sees.
+            put: stores bytes and returns a reference.
+            elsewhere: clients for the images, which are then not among the files.
+
+        Returns:
+            References, which can be sent to any worker.
+        """
         files = [path for path in sorted(Path(job.data).iterdir()) if not (elsewhere and is_shard(path))]
         return cls(
-            data=copy_of(job, streamed=elsewhere is not None),
+            data=copy_name(job, streamed=elsewhere is not None),
             files={path.name: put(path.read_bytes()) for path in files},
             initial=put(job.initial.read_bytes()) if job.initial.exists() else None,
             elsewhere=elsewhere,
         )
 
 
-def copy_of(job: Job, streamed: bool) -> str:
-    """The name of the folder that holds what a node keeps of the job's data, for all jobs with these data."""
+def copy_name(job: Job, streamed: bool) -> str:
+    """Return the name of the folder in which a node keeps the job's data, the same for all jobs with these data."""
     return f"{'labels' if streamed else 'data'}-{sha256_of(Path(job.data) / 'spec.json')[:16]}"
 
 
-def unpacked(job: Job, parcel: Parcel | None, get: Callable[[Any], bytes]) -> Job:
-    """The job with folders that exist on this node: those of the driver where it sees them, else copies, made by the
-    first worker of the node."""
-    if parcel is None or (Path(job.data).exists() and Path(job.store).exists()):
+def unpack(job: Job, inputs: NodeInputs | None, get: Callable[[Any], bytes]) -> Job:
+    """Write copies of the job's data to ~/.cache/genloom, unless this node sees the driver's folders.
+
+    The first worker of the node writes; the others wait for it, for at most ``UNPACK_SECONDS``.
+
+    Args:
+        job: with the driver's folders.
+        inputs: what the driver has collected; None: all nodes see its folders.
+        get: turns a reference into bytes.
+
+    Returns:
+        The job with folders that exist on this node.
+    """
+    if inputs is None or (Path(job.data).exists() and Path(job.store).exists()):
         return job
-    data, store = _cache() / parcel.data, _cache() / job.key[:16]
-    here = replace(job, data=str(data), store=str(store), elsewhere=parcel.elsewhere)
-    with locked(_cache() / f"{parcel.data}.lock", wait=UNPACK_SECONDS):
+    data, store = _cache() / inputs.data, _cache() / job.key[:16]
+    here = replace(job, data=str(data), store=str(store), elsewhere=inputs.elsewhere)
+    with locked(_cache() / f"{inputs.data}.lock", wait=UNPACK_SECONDS):
         if not data.exists():
             with atomic_folder(data) as temporary:
-                for name, content in parcel.files.items():
+                for name, content in inputs.files.items():
                     (temporary / name).write_bytes(get(content))
-        if parcel.initial is not None and not here.initial.exists():
+        if inputs.initial is not None and not here.initial.exists():
             with atomic_file(here.initial) as path:
-                path.write_bytes(get(parcel.initial))
+                path.write_bytes(get(inputs.initial))
     return here
 
 
-def forget(job: Job, here: Job) -> None:
-    """Removes a finished job's checkpoints from a node that has copies; its data stay, for other jobs."""
+def remove_copies(job: Job, here: Job) -> None:
+    """Remove a finished job's checkpoints from a node that has copies; its data stay, for other jobs."""
     if here.store != job.store:
         shutil.rmtree(here.store, ignore_errors=True)

@@ -1,10 +1,9 @@
-"""What each Ray worker runs."""
+"""The function that each Ray worker runs."""
 
 import faulthandler
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from pipeline.cluster import nodes
@@ -16,8 +15,30 @@ SWITCH_SECONDS = 0.2
 REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
 
 
-def worker(config: dict[str, Any]) -> None:
-    """Trains this worker's share of ``config["job"]``, or goes on from where an earlier one ended."""
+class StopRequest:
+    """An actor that passes the driver's request to stop on to the workers."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+    def make(self) -> None:
+        """Ask the workers to stop at their next log window."""
+        self.made = True
+
+    def is_made(self) -> bool:
+        """Return True once the driver has asked the workers to stop."""
+        return self.made
+
+
+def run_worker(config: dict[str, Any]) -> None:
+    """Train this worker's shard of ``config["job"]``, from the newest checkpoint to the end.
+
+    Blocks until training has ended, has been asked to stop, or has diverged, which is reported and not raised: no
+    restart helps.
+
+    Args:
+        config: what the driver has set (``driver._settings``).
+    """
     import ray
     import torch
     from ray import train as ray_train
@@ -28,25 +49,32 @@ def worker(config: dict[str, Any]) -> None:
 
     sys.setswitchinterval(SWITCH_SECONDS)
     torch.set_num_threads(config["threads"])
-    job = nodes.unpacked(config["job"], config["parcel"], ray.get)
+    job = nodes.unpack(config["job"], config["inputs"], ray.get)
     if torch.distributed.get_world_size() == 1:
         torch.distributed.destroy_process_group()  # gloo's thread wakes a hundred times a second
     world = World.current(get_device())
-    reporter = _Reporter(world, ray_train.report, config["stall_seconds"], _nodes_to_go if config["watched"] else set)
-    stop = partial(is_asked_to_stop, config["name"]) if world.rank == 0 else lambda: False
+    reporter = _Reporter(
+        world, ray_train.report, config["stall_seconds"], _preempted_nodes if config["watched"] else set
+    )
+
+    def stop() -> bool:
+        return world.rank == 0 and bool(ray.get(config["stop_request"].is_made.remote()))
+
     try:
         train(job, world, reporter, stop, reporter.wants_checkpoint)
         reporter.flush()
-        nodes.forget(config["job"], job)
-    except DivergedError as error:  # on all ranks alike; no restart mends it, so to Ray it is no failure
+        nodes.remove_copies(config["job"], job)
+    except DivergedError as error:  # on all ranks
         reporter.flush(diverged=str(error))
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _nodes_to_go() -> set[str]:
-    """Those of this training's nodes that Ray knows will be taken away soon (a spot instance's notice, a drain). All
-    ranks must ask."""
+def _preempted_nodes() -> set[str]:
+    """Return those of this training's nodes that Ray knows will be taken away soon (a spot instance's notice, a drain).
+
+    Collective: all ranks must ask.
+    """
     from ray.train import get_preemption_info
 
     info = get_preemption_info()
@@ -56,8 +84,9 @@ def _nodes_to_go() -> set[str]:
 class _Reporter:
     """Collects rows and reports them together, all ranks at the same moment, at most every few seconds.
 
-    A worker whose next row does not come in time says where it hangs and ends itself, so that Ray starts another.
-    to_go: asked after each report, by all ranks, for the nodes that will be taken away.
+    A worker whose next row does not come within ``stall_seconds`` prints where it hangs and ends itself, so that Ray
+    starts another. ``preempted`` is called after each report, by all ranks, for the nodes that will be taken away.
+    Calls are collective operations, and block until Ray has taken the report before.
     """
 
     def __init__(
@@ -65,9 +94,9 @@ class _Reporter:
         world: Any,
         report: Callable[[dict[str, Any]], None],
         stall_seconds: float,
-        to_go: Callable[[], set[str]] = set,
+        preempted: Callable[[], set[str]] = set,
     ) -> None:
-        self.world, self.report, self.stall_seconds, self.to_go = world, report, stall_seconds, to_go
+        self.world, self.report, self.stall_seconds, self.preempted = world, report, stall_seconds, preempted
         self.rows: list[Row] = []
         self.known: set[str] = set()
         self.saved: set[str] = set()
@@ -75,28 +104,19 @@ class _Reporter:
         faulthandler.dump_traceback_later(stall_seconds, exit=True)
 
     def __call__(self, rows: list[Row]) -> None:
-        faulthandler.dump_traceback_later(self.stall_seconds, exit=True)  # anew
+        faulthandler.dump_traceback_later(self.stall_seconds, exit=True)  # starts the wait again
         self.rows += rows
         if self.world.broadcast(int(time.monotonic() - self.last >= REPORT_SECONDS)):
             self.flush()
 
     def flush(self, **more: str) -> None:
+        """Report the rows collected so far, and ``more`` besides."""
         self.report({"rows": self.rows, **more} if self.world.rank == 0 else {})
         self.rows, self.last = [], time.monotonic()
-        self.known |= self.to_go()
+        self.known |= self.preempted()
 
     def wants_checkpoint(self) -> bool:
-        """Once for every node that will be taken away."""
+        """Return True once for every node that will be taken away."""
         wanted = self.known > self.saved
         self.saved |= self.known
         return wanted
-
-
-def stop_key(name: str) -> bytes:
-    return f"genloom-stop-{name}".encode()
-
-
-def is_asked_to_stop(name: str) -> bool:
-    from ray.experimental.internal_kv import _internal_kv_exists
-
-    return bool(_internal_kv_exists(stop_key(name)))

@@ -37,6 +37,9 @@ def shard(
     Args:
         make: makes the optimizer of the parameters that it is given.
         parameters: what all ranks together step, in the same order on each.
+
+    Returns:
+        The optimizer; its ``param_groups`` name all parameters, and its ``optim`` holds this rank's shard.
     """
     # Annotated as a class, but called like any function: on this rank's parameter groups, and without settings.
     return ZeroRedundancyOptimizer(parameters, optimizer_class=cast(type[Optimizer], make))

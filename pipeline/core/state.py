@@ -54,6 +54,8 @@ class State:
     ) -> "State":
         """Make seeded nets in channels-last memory, and their optimizers; the same on every rank.
 
+        Raises ValueError, as ``transfer.trainable_parameters`` does, if ``freeze`` leaves a phase nothing to train.
+
         Args:
             method: what to build.
             spec: the data's shape.
@@ -65,9 +67,6 @@ class State:
 
         Returns:
             The state before the first step.
-
-        Raises:
-            ValueError: if ``freeze`` matches nothing or leaves a phase nothing to train.
         """
         torch.manual_seed(seed)
         nets = method.build(spec).to(device)
@@ -112,11 +111,7 @@ class State:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore in place, whether ``saved`` was sharded or this state is. Not collective.
 
-        Args:
-            saved: what rank 0's ``state_dict`` returned.
-
-        Raises:
-            RuntimeError: if it is the state of other nets.
+        ``saved`` is what rank 0's ``state_dict`` returned; torch raises RuntimeError if it is of other nets.
         """
         self.nets.load_state_dict(saved["nets"])
         self.ema.load_state_dict(saved["ema"])

@@ -1,9 +1,9 @@
-"""Checkpoints that are complete or absent, of every run alike, with Ray or without.
+"""Checkpoints on disk that are complete or absent, the same with Ray or without.
 
     <store>/checkpoints/<images seen>/state.pt        read with weights_only=True
     <store>/checkpoints/<images seen>/manifest.json   the key of the run and the hash of each file
 
-The folder gets its name only when all of it is on disk; the newest whose hashes agree counts.
+A folder gets its name only when all of it is on disk; training resumes from the newest whose hashes match.
 """
 
 import json
@@ -23,15 +23,24 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run, which ``key`` identifies, under ``folder``."""
+    """The checkpoints of one run.
+
+    Attributes:
+        folder: the run's folder.
+        key: identifies the run; checkpoints with another key are refused.
+    """
 
     folder: Path
     key: str
 
     def save(self, seen: int, content: dict[str, Any]) -> None:
-        """Writes tensors, numbers, text and containers of them; keeps the checkpoint before it, and no other.
+        """Write a checkpoint, and remove all others but the newest before it.
 
-        Newer ones that are still there were refused, or are of a training that was given up.
+        Newer ones that still exist were refused, or belong to a training that was given up.
+
+        Args:
+            seen: images seen.
+            content: tensors, numbers, text and containers of them.
         """
         with atomic_folder(self._path(seen)) as temporary:
             state = temporary / "state.pt"
@@ -43,19 +52,18 @@ class Checkpoints:
             self._drop(other)
 
     def newest(self, before: float = math.inf) -> int | None:
-        """Images seen at the newest whole checkpoint (of those before ``before``); a damaged one is passed over, and
-        it is said."""
+        """Return images seen at the newest undamaged checkpoint before ``before``, and warn of damaged ones."""
         return next((seen for seen in reversed(self.existing()) if seen < before and self.is_whole(seen)), None)
 
     def is_whole(self, seen: int) -> bool:
-        """Whether that checkpoint is this run's and every file has its hash; what is wrong is said."""
+        """Return True if the checkpoint is this run's and every file matches its hash; else warn."""
         problem = self._problem(seen)
         if problem is not None:
             warnings.warn(f"{self._path(seen)}: {problem}; taking the checkpoint before it", stacklevel=2)
         return problem is None
 
     def load(self, seen: int, device: torch.device) -> dict[str, Any]:
-        """The content of a checkpoint that ``newest`` named."""
+        """Read a checkpoint that ``newest`` returned, with its tensors on ``device``."""
         content: dict[str, Any] = torch.load(self._path(seen) / "state.pt", map_location=device, weights_only=True)
         return content
 
@@ -72,7 +80,7 @@ class Checkpoints:
         return None
 
     def existing(self) -> list[int]:
-        """Images seen at each checkpoint, whole or not, in ascending order."""
+        """Return images seen at each checkpoint, damaged or not, in ascending order."""
         folder = self.folder / "checkpoints"
         return sorted(int(path.name) for path in folder.glob("[0-9]*")) if folder.exists() else []
 
@@ -80,12 +88,12 @@ class Checkpoints:
         return self.folder / name_of(seen)
 
     def _drop(self, seen: int) -> None:
-        # The manifest goes first: a folder that is half deleted is no checkpoint.
+        # The manifest goes first: a folder that is half-deleted is no checkpoint.
         for name in (MANIFEST, "state.pt"):
             (self._path(seen) / name).unlink(missing_ok=True)
         self._path(seen).rmdir()
 
 
 def name_of(seen: int) -> str:
-    """A checkpoint's folder, below its run's."""
+    """Return a checkpoint's folder, below its run's."""
     return f"checkpoints/{seen:012d}"

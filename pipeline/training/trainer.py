@@ -34,7 +34,7 @@ from pipeline.files import atomic_file, locked
 from pipeline.inference.weights import load_tensors
 from pipeline.render.grid import grid
 from pipeline.storage.checkpoint import Checkpoints, name_of
-from pipeline.storage.remote import Mirror
+from pipeline.storage.remote import RemoteStore
 from pipeline.tracking.journal import Journal
 
 Row = dict[str, Any]
@@ -78,9 +78,9 @@ class Job:
         return Path(self.store) / "snapshots"
 
     @property
-    def mirror(self) -> Mirror | None:
+    def mirror(self) -> RemoteStore | None:
         """What ``url`` names."""
-        return Mirror(self.url, Path(self.store)) if self.url else None
+        return RemoteStore(self.url, Path(self.store)) if self.url else None
 
     def newest(self, before: float = math.inf) -> int | None:
         """Images seen at the newest whole checkpoint (of those before ``before``); if there is a ``url``, of those

@@ -21,14 +21,14 @@ from s3fs import S3FileSystem
 from toy_job import job, trained_here, weights
 
 from pipeline.cluster import nodes
-from pipeline.cluster.nodes import Facts
+from pipeline.cluster.nodes import NodeReport
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import open_dataset
 from pipeline.errors import UserError
-from pipeline.storage import remote as mirror
+from pipeline.storage import remote
 from pipeline.storage.checkpoint import MANIFEST, name_of
-from pipeline.storage.remote import Mirror
+from pipeline.storage.remote import RemoteStore
 from pipeline.tracking.journal import Journal
 from pipeline.training.trainer import Job, resume, train
 
@@ -203,7 +203,7 @@ def test_without_its_manifest_a_copy_is_none(tmp_path: Path) -> None:
 def test_storage_that_is_away_is_waited_for_and_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     (tmp_path / "state").write_text("x")
-    copy = Mirror(f"file://{tmp_path}/bucket", tmp_path)
+    copy = RemoteStore(f"file://{tmp_path}/bucket", tmp_path)
     (tmp_path / "bucket").write_text("a file where the folder should be")
 
     def back_again(seconds: float) -> None:
@@ -212,12 +212,54 @@ def test_storage_that_is_away_is_waited_for_and_then_said(tmp_path: Path, monkey
             (tmp_path / "bucket").unlink()
             (tmp_path / "bucket").mkdir()
 
-    monkeypatch.setattr(mirror.time, "sleep", back_again)
+    monkeypatch.setattr(remote.time, "sleep", back_again)
     copy.send("state")
     assert (tmp_path / "bucket/state").read_text() == "x" and pauses == [1.0, 2.0, 4.0]
-    monkeypatch.setattr(mirror, "PATIENCE_SECONDS", -1.0)
-    with pytest.raises(UserError, match=r"cluster\.storage: nowhere://x did not answer .*run `dvc repro` again"):
-        Mirror("nowhere://x", tmp_path).send("state")
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", -1.0)
+    (tmp_path / "away").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"cluster\.storage: file://.*away did not answer .*run `dvc repro` again"):
+        RemoteStore(f"file://{tmp_path}/away", tmp_path).send("state")
+
+
+class LibraryError(Exception):
+    """As botocore's and aiohttp's, of no class that Python knows."""
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), TimeoutError("late"), LibraryError("busy")])
+def test_what_the_storage_raises_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+
+    def action(filesystem: Any, root: str) -> str:
+        if len(pauses) < 2:
+            raise error
+        return root
+
+    assert RemoteStore(f"file://{tmp_path}", tmp_path)._retry(action) == str(tmp_path)
+    assert pauses == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("error", [TypeError("no such argument"), KeyError("name"), AttributeError("put")])
+def test_a_mistake_in_the_program_is_raised_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("it waited"))
+
+    def action(filesystem: Any, root: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        RemoteStore(f"file://{tmp_path}", tmp_path)._retry(action)
+
+
+@pytest.mark.parametrize("url", ["nowhere://x", "oss://bucket/x"])
+def test_a_url_that_cannot_be_opened_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """An unknown protocol; one whose package is not installed."""
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(UserError, match=rf"cluster\.storage: cannot open {url} .*install the package"):
+        RemoteStore(url, tmp_path).fetch("x")
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -229,7 +271,7 @@ def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
     expected = trained_here(job(tmp_path / "alone"))
     splits = open_dataset(Path(work.data)).splits
     elsewhere = (lambda name: splits[name].source) if streamed else None
-    parcel = nodes.Parcel.of(work, lambda content: content[::-1], elsewhere)
+    inputs = nodes.NodeInputs.collect(work, lambda content: content[::-1], elsewhere)
     Path(work.data).rename(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fetched: list[bytes] = []
@@ -239,33 +281,33 @@ def test_a_node_that_sees_no_folder_makes_do_with_what_it_is_sent(
         return reference[::-1]
 
     for _ in range(2):
-        here = nodes.unpacked(work, parcel, get)
-    assert len(fetched) == len(parcel.files)  # once per node
+        here = nodes.unpack(work, inputs, get)
+    assert len(fetched) == len(inputs.files)  # once per node
     assert any(Path(here.data).glob("*-images-*")) != streamed
     assert Path(here.data).is_relative_to(tmp_path / "home")
     with Journal.open(Path(here.store)) as journal:
         journal.start(name="toy", key="key", params={}, tags={})
     train(here, World(), lambda rows: None)
     assert all(torch.equal(expected[key], value) for key, value in weights(here).items())
-    nodes.forget(work, here)
+    nodes.remove_copies(work, here)
     assert not Path(here.store).exists() and Path(here.data).exists()
-    nodes.forget(work, work)
+    nodes.remove_copies(work, work)
     assert Path(work.store).exists()
 
 
 def test_preflight_names_what_a_node_lacks(tmp_path: Path) -> None:
     store, url = tmp_path / "store", f"file://{tmp_path}/bucket"
     store.mkdir()
-    here = nodes.facts("10.0.0.1", 4, str(store), url, "token", "key")
+    here = nodes.inspect("10.0.0.1", 4, str(store), url, "token", "key")
     assert (here.storage, here.url) == ("absent", "not the one that the driver sees")
     (store / "token").touch()
-    with mirror.token_at(url, "token"):
-        there = nodes.facts("10.0.0.1", 4, str(store), url, "token", "key")
+    with remote.token_at(url, "token"):
+        there = nodes.inspect("10.0.0.1", 4, str(store), url, "token", "key")
     assert (there.storage, there.url) == ("shared", "shared")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["bucket", "store", "token"]  # it leaves nothing behind
-    good = Facts("10.0.0.2", "b", here.versions, 4, (), "shared", "shared", 0)
+    good = NodeReport("10.0.0.2", "b", here.versions, 4, (), "shared", "shared", 0)
     assert not nodes.problems([good], here.versions, None)
-    old = Facts("10.0.0.3", "c", dict(here.versions) | {"torch": "2.0.0"}, 4, (), "absent", "shared", 10**9)
+    old = NodeReport("10.0.0.3", "c", dict(here.versions) | {"torch": "2.0.0"}, 4, (), "absent", "shared", 10**9)
     versions, storage = nodes.problems([good, old], here.versions, None)
     assert versions.startswith("node 10.0.0.3 has torch 2.0.0 (here ") and "requirements.lock" in versions
     assert "node 10.0.0.3: cluster.storage is absent there" in storage and "s3://" in storage
