@@ -109,12 +109,12 @@ def locked(path: Path, wait: float | None = 0.0, announce: str | None = None) ->
         lock.release()
 
 
-def project_root() -> Path:
-    """Return the project's folder: the current one, or the original of a temporary copy.
+def project_root(folder: Path | None = None) -> Path:
+    """Return the project's folder: the given or else the current one, or the original if that is a temporary copy.
 
     ``dvc exp run --temp`` and DVC's queue run stages in a copy below .dvc/tmp/exps, which they then delete.
     """
-    here = Path.cwd()
+    here = folder or Path.cwd()
     markers = (".dvc", "tmp", "exps")
     found = [i for i in range(len(here.parts)) if here.parts[i : i + 3] == markers]
     return Path(*here.parts[: found[0]]) if found else here

@@ -37,7 +37,13 @@ class Extractor:
     device: torch.device
 
     def __call__(self, images: Tensor) -> Features:
-        """Return the features of images (n, c, h, w) uint8, c 1 or 3; gray is repeated to 3 channels.
+        """Return the features of images.
+
+        Args:
+            images: uint8 (n, c, h, w), c 1 or 3; gray is repeated to 3 channels.
+
+        Returns:
+            The features, on the CPU.
 
         Raises:
             TypeError: the images are not uint8: [-1, 1] read as [0, 1] is the most common wrong FID.

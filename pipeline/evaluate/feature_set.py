@@ -40,7 +40,13 @@ class Statistics:
 
     @classmethod
     def of(cls, features: Tensor) -> "Statistics":
-        """Compute the moments of features (n, d), n >= 2, in float64.
+        """Compute the moments in float64.
+
+        Args:
+            features: (n, d), n >= 2.
+
+        Returns:
+            Mean and covariance.
 
         Raises:
             ValueError: other shapes, NaN or infinity.
@@ -143,10 +149,17 @@ def read_protocol(folder: Path, stage: str) -> dict[str, Any]:
 
 
 def read_scores(folder: Path, stage: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """Read a method's own scores: their values by name, and of which images they are.
+    """Read a method's own scores.
+
+    Args:
+        folder: a run's feature set.
+        stage: what makes it, for the message.
+
+    Returns:
+        The values by name, and of which images they are.
 
     Raises:
-        UserError: they are missing or damaged; ``stage`` makes them.
+        UserError: they are missing or damaged.
     """
     try:
         content = json.loads((folder / "scores.json").read_text())

@@ -23,6 +23,14 @@ _SLACK = 1e-3
 def load_fitting(path: Path, spec: ImageSpec, device: torch.device | str = "cpu") -> Trained:
     """Load a run's weights and check that they were trained on images of this shape.
 
+    Args:
+        path: of the weights.
+        spec: of the data at hand.
+        device: where the nets go.
+
+    Returns:
+        The method with its averaged nets, in evaluation mode.
+
     Raises:
         UserError: the file is damaged or foreign, or its images' channels, size or classes are others.
     """
@@ -102,7 +110,14 @@ def samples(trained: Trained, like: Iterator[Batch]) -> Iterator[Tensor]:
 
 
 def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
-    """Compute the means of the method's own per-sample scores over the real images, by name; {} if it has none.
+    """Compute the means of the method's own per-sample scores over real images.
+
+    Args:
+        trained: the method and its weights.
+        real: batches of the images, on the nets' device.
+
+    Returns:
+        The means by name; {} if the method has no scores.
 
     Raises:
         ValueError: a score is not finite for some image.

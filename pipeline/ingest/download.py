@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 import aiohttp
 import fsspec
 from filelock import FileLock, Timeout
+from fsspec.implementations.http import HTTPStreamFile
 
 from pipeline.errors import UserError
 from pipeline.files import naming, sha256_of, write_json
@@ -27,7 +28,8 @@ from pipeline.ingest.source import Origin, Report, silent
 TRIES = 3  # attempts in a row that add nothing to what has arrived
 PAUSE = 1.0  # seconds before the second of them, doubled before each further one
 _TIMEOUT = 30.0  # seconds without a byte
-_BLOCK = 2**20  # bytes of one range: what an interruption loses at most
+_BLOCK = 2**20  # bytes of one range
+_CHUNK = 2**18  # bytes to read at a time from a stream: aiohttp buffers twice as many or more, and a cut loses them
 _MOST_BYTES = 2**33  # a server that never ends a file must not fill the disk
 _VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id")  # keys of fs.info
 _log = logging.getLogger(__name__)
@@ -192,7 +194,7 @@ def _blocks(files: Any, path: str, start: int) -> Iterator[bytes]:
     with files.open(path, "rb", block_size=_BLOCK if start else 0, cache_type="none") as remote:
         if start:
             remote.seek(start)
-        while block := remote.read(_BLOCK):
+        while block := remote.read(_CHUNK if isinstance(remote, HTTPStreamFile) else _BLOCK):
             yield block
 
 

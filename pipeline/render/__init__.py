@@ -1,1 +1,1 @@
-"""Tensors and run folders to pictures and the report page."""
+"""From tensors and run folders to pictures and the report page."""

@@ -20,7 +20,7 @@ LINE = "#3b82c4"
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """paper None: transparent."""
+    """Colours of a figure. paper None: transparent."""
 
     ink: str
     faint: str
@@ -35,7 +35,17 @@ Series = Mapping[str, Sequence[tuple[int, float]]]
 
 
 def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """history.csv as (images seen, value) points per column; empty cells are left out."""
+    """Read a run's history.
+
+    Args:
+        path: of history.csv.
+
+    Returns:
+        (images seen, value) points per column; empty cells are left out.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
     try:
         with path.open(newline="") as file:
@@ -49,7 +59,7 @@ def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def write_curves(series: Series, path: Path, theme: Theme = LIGHT) -> None:
-    """PNG or SVG by the path's suffix; the same series give the same bytes. No points: a figure that says so."""
+    """Write the curves as PNG or SVG, by the path's suffix; the same series give the same bytes."""
     import matplotlib
 
     kind = path.suffix.removeprefix(".")
@@ -61,7 +71,7 @@ def write_curves(series: Series, path: Path, theme: Theme = LIGHT) -> None:
 
 
 def draw(series: Series, theme: Theme = LIGHT) -> "Figure":
-    """Small multiples, three to a row, in the order of the columns."""
+    """Draw small multiples, three to a row, in the order of the series; without points, a figure that says so."""
     from matplotlib.figure import Figure
 
     rows = max(1, math.ceil(len(series) / COLUMNS))

@@ -16,9 +16,16 @@ LAST_FRAMES_LONGER = 8
 
 
 def write_film(snapshots: Sequence[Path], path: Path, milliseconds_per_frame: int) -> None:
-    """snapshots: <images seen>.png, any order, at least one; at most MOST_FRAMES of them, evenly, the last always."""
-    chosen = _evenly(sorted(snapshots, key=lambda file: int(file.stem)))
-    frames = [_captioned(file) for file in chosen]
+    """Write an animated WebP of the snapshots, the last one shown longer.
+
+    Args:
+        snapshots: at least one <images seen>.png, in any order; of more than MOST_FRAMES some are chosen, evenly, the
+            last one always.
+        path: the film.
+        milliseconds_per_frame: its pace.
+    """
+    chosen = _choose(sorted(snapshots, key=lambda file: int(file.stem)))
+    frames = [_caption(file) for file in chosen]
     durations = [milliseconds_per_frame] * (len(frames) - 1) + [milliseconds_per_frame * LAST_FRAMES_LONGER]
     with atomic_file(path) as temporary:
         frames[0].save(
@@ -33,15 +40,15 @@ def write_film(snapshots: Sequence[Path], path: Path, milliseconds_per_frame: in
         )
 
 
-def _evenly(files: Sequence[Path]) -> list[Path]:
+def _choose(files: Sequence[Path]) -> list[Path]:
     if len(files) <= MOST_FRAMES:
         return list(files)
     step = (len(files) - 1) / (MOST_FRAMES - 1)
     return [files[round(index * step)] for index in range(MOST_FRAMES)]
 
 
-def _captioned(file: Path) -> Image.Image:
-    """The snapshot over a line that says how many images the training had seen."""
+def _caption(file: Path) -> Image.Image:
+    """Return the snapshot over a line that says how many images the training had seen."""
     with Image.open(file) as opened:
         picture = opened.convert("L" if opened.mode == "L" else "RGB")
     frame = Image.new(picture.mode, (picture.width, picture.height + CAPTION), "white")

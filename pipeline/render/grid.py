@@ -16,7 +16,18 @@ PAPER = 255
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
-    """uint8 (n, c, h, w), c 1 or 3, row by row in that many columns -> grayscale or RGB picture."""
+    """Draw images row by row.
+
+    Args:
+        images: uint8 (n, c, h, w), c 1 or 3.
+        columns: images to a row.
+
+    Returns:
+        A picture in grayscale or RGB.
+
+    Raises:
+        ValueError: another type or shape.
+    """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be uint8 (n, 1 or 3, h, w), got {images.dtype} {tuple(images.shape)}")
     factor = max(1, CELL // images.shape[-1])
@@ -27,21 +38,28 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def panel(images: Tensor) -> Image.Image:
-    """(rows, columns, c, h, w) in [-1, 1], as a method's panels are."""
+    """Draw (rows, columns, c, h, w) in [-1, 1], the form of a method's panels."""
     return grid(to_uint8(images.flatten(0, 1)), images.shape[1])
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Atomically; the same picture gives the same bytes."""
+    """Write a picture atomically; the same picture gives the same bytes."""
     with atomic_file(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 
 
 def class_columns(labels: Tensor, order: Tensor, *, rows: int, columns: int, classes: int) -> Tensor:
-    """(rows * columns,) int64: which images to show so that column j holds class j, row by row.
+    """Choose images so that column j holds class j.
 
-    labels: (n,) of all images; order: (n,) the order in which a class's images are taken. Without
-    classes, or with an empty one, the order itself: columns then mean nothing.
+    Args:
+        labels: (n,) of all images.
+        order: (n,) int64, in which a class's images are taken.
+        rows: of the picture.
+        columns: of the picture; beyond the classes they begin again. Empty classes are passed over.
+        classes: how many there are; with fewer than two, columns mean nothing and images are taken in that order.
+
+    Returns:
+        (rows * columns,) int64, row by row.
     """
     wanted = rows * columns
     if classes < 2:

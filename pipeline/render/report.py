@@ -151,7 +151,7 @@ def write_page(path: Path, board: Board) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "bytes": _bytes}
+    environment.filters |= {"number": _number, "spread": _spread, "duration": _duration, "bytes": _bytes}
     notes = _notes(board)
     page = environment.get_template(TEMPLATE).render(
         data=board.data,
@@ -273,7 +273,8 @@ def _notes(board: Board) -> dict[str, str]:
         count, others = how["real"]["count"], how.get("reference", {}).get("count")
         against = f" against {others:,} others" if others else ""
         made = {run.protocol[column.key]["generated"]["count"] for run in board.runs if column.key in run.protocol}
-        runs = "" if made == {count} else f"; of the runs {', '.join(f'{other:,}' for other in sorted(made))} samples"
+        of_runs = " or ".join(f"{samples:,}" for samples in sorted(made))
+        runs = "" if made <= {count} else f"; the runs are scored on {of_runs} samples"
         notes[column.key] = f"{count:,} real images{against}{runs}"
     return notes
 
@@ -349,10 +350,19 @@ def _number(value: float | None) -> str:
     """Format four significant digits, without an exponent if that is readable; an en dash for what is unknown."""
     if value is None:
         return UNKNOWN
+    if isinstance(value, int):
+        return f"{value:,}"
     size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}"
     return f"{value:.{max(0, 3 - math.floor(math.log10(size)))}f}" if size >= 0.01 else f"{value:.3g}"
+
+
+def _spread(value: float) -> str:
+    """Format two significant digits."""
+    if value < 0.001:
+        return f"{value:.1e}" if value else "0"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -7,8 +7,8 @@ A folder gets its name only when all of it is on disk; training resumes from the
 """
 
 import json
+import logging
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from pipeline.files import atomic_folder, sha256_of
 
 KEPT = 2
 MANIFEST = "manifest.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Checkpoints:
         """Return True if the checkpoint is this run's and every file matches its hash; else warn."""
         problem = self._problem(seen)
         if problem is not None:
-            warnings.warn(f"{self._path(seen)}: {problem}; taking the checkpoint before it", stacklevel=2)
+            _log.warning("%s: %s; taking the checkpoint before it", self._path(seen), problem)
         return problem is None
 
     def load(self, seen: int, device: torch.device) -> dict[str, Any]:

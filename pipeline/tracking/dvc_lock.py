@@ -1,7 +1,5 @@
 """What DVC recorded of every stage in dvc.lock, and what made what."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,21 +70,3 @@ def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
     deps = {item["path"]: item.get("md5", "") for item in entry.get("deps", [])}
     outs = {item["path"]: item.get("md5", "") for item in entry.get("outs", [])}
     return Stage(name=name, cmd=entry["cmd"], params=params, deps=deps, outs=outs)
-
-
-def state_of(path: str, md5: str) -> str:
-    """Return whether the disk holds what DVC recorded."""
-    where = Path(path)
-    if not where.exists():
-        return "missing"
-    return "as recorded" if _md5(where) == md5 else "modified since"
-
-
-def _md5(path: Path) -> str:
-    """Return DVC's hash: of a file's bytes, or of a folder's listing."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    listing = [{"md5": _md5(file), "relpath": name} for name, file in files if "__pycache__" not in name]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"

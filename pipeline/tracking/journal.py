@@ -1,10 +1,10 @@
-"""The journal of a run: an append-only file that is the truth; MLflow is fed from it (tracking.py).
+"""The journal of a run: an append-only file that is the truth; MLflow gets a copy of it (shipper.py).
 
-    <folder>/journal.jsonl   one JSON object a line: kind, time (ms since 1970), and what the kind needs
+    <folder>/journal.jsonl   one JSON object per line: kind, time (ms since 1970), and what the kind needs
     <folder>/files/          pictures, artifacts and weights, under the hash of their content
 
-A line is written whole or cut off at the next opening. NaN and infinities are spelt as Python's
-json module spells them. There is one writer at a time; reading needs no lock.
+An incomplete last line is cut off when the journal is opened again. NaN and infinities are spelt as Python's json
+module spells them. There is one writer at a time; reading needs no lock.
 """
 
 import json
@@ -34,7 +34,7 @@ _LOCK_WAIT = 5.0
 
 
 class Journal:
-    """The one writer of a run's journal; ``open`` makes it, ``close`` or the end of a with block lets go."""
+    """The only writer of a run's journal, from ``open`` to ``close`` or the end of a with block."""
 
     def __init__(self, folder: Path, handle: int) -> None:
         self.folder = folder
@@ -52,9 +52,18 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Opens or creates the journal of a folder; cuts off a last line that a crash left unfinished.
+        """Open or create the journal of a folder; cut off a last line that a crash left incomplete.
 
-        UserError where another process writes it or where it is damaged before its end.
+        Waits up to 5 seconds for another writer.
+
+        Args:
+            folder: The journal's folder, created if absent.
+
+        Returns:
+            The journal, locked against other writers.
+
+        Raises:
+            UserError: Another process is writing it, or it is damaged before its end.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -64,7 +73,7 @@ class Journal:
                 raise UserError(
                     f"{folder}: another process is writing this run's journal. Wait until it ends, or stop it."
                 ) from None
-            repair(folder / NAME)
+            _repair(folder / NAME)
             handle = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             stack.callback(os.close, handle)
             journal = cls(folder, handle)
@@ -80,9 +89,17 @@ class Journal:
         tags: Mapping[str, Any],
         dataset: Mapping[str, Any] | None = None,
     ) -> None:
-        """Says what the run is, or that it goes on: a param keeps its first value, a tag takes the new one.
+        """Record what the run is, or that it goes on; return when that is on disk.
 
-        name: the run's; key: the hash of all that determines it; dataset: out/data/spec.json.
+        Args:
+            name: The run's name in params.yaml.
+            key: The hash of all that determines the run.
+            params: A param that is journaled already keeps its first value.
+            tags: A tag that is journaled already takes the new value.
+            dataset: The content of out/data/spec.json.
+
+        Raises:
+            ValueError: The journal is of another run, or MLflow would refuse the name of a param.
         """
         if self._start and (self._start["name"], self._start["key"]) != (name, key):
             raise ValueError(f"{self.folder} is the journal of {self._start['name']} {self._start['key']}")
@@ -97,10 +114,14 @@ class Journal:
         self.flush()
 
     def metrics(self, values: Mapping[str, Any], *, step: int, once: bool = False, time: int | None = None) -> None:
-        """Scalars at a step (images seen), measured at ``time`` (ms since 1970), now if not given.
+        """Record scalars; ValueError if MLflow would refuse one of the names.
 
-        once: training's; a (name, step) journaled before is dropped, so training that is replayed after
-        a resume leaves no second point. Else a value that differs from the last one is a new point.
+        Args:
+            values: Name to value.
+            step: Images seen.
+            once: Ignore a (name, step) that is already journaled: training replays steps after a resume. If False, add
+                a point whenever the value differs from the last one.
+            time: When they were measured, in ms since 1970; now if None.
         """
         new = {name: float(value) for name, value in values.items() if self._is_new(name, step, float(value), once)}
         for name in new:
@@ -110,7 +131,16 @@ class Journal:
             self._append("metrics", {"step": int(step), "once": once, "values": new} | measured)
 
     def image(self, key: str, path: Path, step: int) -> None:
-        """A PNG at a step; the same key and step again replaces the picture."""
+        """Record a picture at a step (images seen); the same key and step again replaces it.
+
+        Args:
+            key: The name of the series of pictures.
+            path: A PNG, which is copied.
+            step: Images seen.
+
+        Raises:
+            ValueError: It is no PNG, or MLflow would refuse the key.
+        """
         _check_name(key)
         if path.suffix != ".png":
             raise ValueError(f"{path}: a journal's image is a PNG; use artifact() for other files")
@@ -121,7 +151,7 @@ class Journal:
             self._append("image", {"key": key, "step": int(step), "file": file} | kept)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file, or all files of a folder, kept under ``folder`` in MLflow; a changed file replaces the former."""
+        """Record a copy of a file, or of all files of a folder, for MLflow's ``folder``; it replaces an earlier one."""
         if path.is_dir():
             for inner in sorted(file for file in path.rglob("*") if file.is_file()):
                 place = Path(folder, path.name, inner.relative_to(path).parent)
@@ -132,31 +162,31 @@ class Journal:
             self._append("artifact", {"folder": folder, "file": file})
 
     def tags(self, tags: Mapping[str, Any]) -> None:
-        """Sets tags; a later value replaces an earlier one."""
+        """Record tags; a later value replaces an earlier one."""
         if changed := self._changed(tags):
             self._append("tags", {"tags": changed})
 
     def model(self, weights: Path) -> None:
-        """The weights file (pipeline.inference.weights) to publish as a loadable logged model."""
+        """Record the weights file (pipeline.inference.weights) to publish as a loadable logged model."""
         file = self._attach(weights, link=True)
         if self._files.get(("model", "")) != file:
             self._append("model", {"file": file})
 
     def finish(self, status: Status) -> None:
-        """The run's end, until ``start`` takes it up again."""
+        """Record the run's end, which a later ``start`` revokes; return when that is on disk."""
         self._append("finish", {"status": status})
         self.flush()
 
     def rows(self) -> list[dict[str, float]]:
-        """Training's metrics (those journaled with once=True), one row a step, in the order of the steps."""
+        """Return training's metrics (those journaled with once=True), one row per step, in the order of the steps."""
         return [{"step": step} | self._rows[step] for step in sorted(self._rows)]
 
     def flush(self) -> None:
-        """Returns when everything is on the disk: call it before a checkpoint that must not outrun the journal."""
+        """Block until everything is on disk: call it before a checkpoint that must not be ahead of the journal."""
         os.fsync(self._handle)
 
     def close(self) -> None:
-        """Flushes and lets another process write."""
+        """Flush, and let another process write."""
         self.flush()
         self._held.close()
 
@@ -178,15 +208,15 @@ class Journal:
         return {key: str(value) for key, value in tags.items() if self._tags.get(key) != str(value)}
 
     def _attach(self, path: Path, link: bool = False) -> str:
-        """Keeps the file's content; returns its place below the journal's folder.
+        """Keep the file's content; return its path relative to the journal's folder.
 
-        link: a hard link where the file system allows it, for files that are big and never written in place.
+        link: make a hard link if the file system allows it, for files that are big and never written in place.
         """
         place = f"files/{sha256_of(path)[:16]}/{path.name}"
         target = self.folder / place
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not (link and _linked(path, target)):
+            if not (link and _try_link(path, target)):
                 with atomic_file(target) as temporary:
                     shutil.copyfile(path, temporary)
         return place
@@ -224,9 +254,17 @@ class Journal:
 
 
 def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
-    """The complete records from a byte offset on, each with the offset behind it.
+    """Yield the complete records from a byte offset on, each with the offset after it.
 
-    A line without its newline is still being written and is left alone. UserError for a line that is no record.
+    Args:
+        path: A journal.jsonl; if absent, there are no records.
+        offset: Where a record begins.
+
+    Yields:
+        (record, offset after it); a line without its newline is still being written and ends the iteration.
+
+    Raises:
+        UserError: A line is no record.
     """
     if not path.exists():
         return
@@ -246,13 +284,13 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Record, int]]:
 
 
 def started(folder: Path) -> Record | None:
-    """The start record: name, key, params, tags, dataset; None where there is no journal yet."""
+    """Return the start record: name, key, params, tags, dataset; None if there is no journal yet."""
     first = next(read(folder / NAME), None)
     return first[0] if first and first[0]["kind"] == "start" else None
 
 
 def summary(folder: Path) -> Record | None:
-    """name, key, params, dataset, and the tags and status as they are now; None where there is no journal yet."""
+    """Return name, key, params, dataset, and the tags and status as they are now; None if there is no journal yet."""
     start = started(folder)
     if start is None:
         return None
@@ -266,7 +304,7 @@ def summary(folder: Path) -> Record | None:
 
 
 def is_open(folder: Path) -> bool:
-    """Whether a process holds the journal open for writing."""
+    """Return whether a process holds the journal open for writing."""
     try:
         with locked(folder / LOCK):
             return False
@@ -282,8 +320,8 @@ def _parsed(line: bytes) -> Record | None:
     return record if isinstance(record, dict) and "kind" in record and "time" in record else None
 
 
-def repair(path: Path) -> None:
-    """For a journal's writer: cuts off the end that a crash left: lines behind the last good one."""
+def _repair(path: Path) -> None:
+    """Cut off what a crash left after the last good line; only a journal's writer may call it."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -295,7 +333,7 @@ def repair(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def _linked(path: Path, target: Path) -> bool:
+def _try_link(path: Path, target: Path) -> bool:
     try:
         os.link(path, target)
     except OSError:

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tracking import journal
-from pipeline.tracking.dvc_lock import LOCK, Stage, Stages, is_within, maker, read_stages, state_of, upstream
+from pipeline.tracking.dvc_lock import LOCK, Stage, Stages, is_within, maker, read_stages, upstream
+from pipeline.tracking.dvc_status import AS_RECORDED, MISSING, Status, read_status
 from pipeline.tracking.queries import by_key, fetch_runs
 from pipeline.tracking.references import (
     PUBLISHED,
@@ -26,6 +27,7 @@ from pipeline.tracking.references import (
     read_published,
 )
 
+CODE = "out/code"
 _SHORTEST_PREFIX = 4
 _WIDTH_OF_A_PIPE = 10_000
 
@@ -55,40 +57,52 @@ def lineage(what: str, params: Params) -> dict[str, Any]:
 
 def _of_file(path: str, out: str, stage: Stage, stages: Stages, params: Params) -> dict[str, Any]:
     chain = upstream(stage, stages)
+    status = read_status(chain)
     found = _trainings_of(chain, params) or _trainings_from(path, stages, params)
-    unknown: list[str] = []
+    unknown = _unknown_states(status)
     return {
         "file": path,
         # DVC records a folder as one: a file in it is as recorded if all of the folder is.
-        "state": state_of(out, stage.outs[out]) if Path(path).exists() else "missing",
+        "state": status.state(stage, out) if Path(path).exists() else MISSING,
         "md5": stage.outs[out],
         "stage": stage.name,
-        "chain": [_described(item, stages) for item in chain],
+        "chain": [_described(item, stages, status) for item in chain],
         "runs": [_run(reference, params, unknown) for reference in found],
         "unknown": unknown,
     }
 
 
 def _of_run(reference: Reference, stages: Stages, params: Params) -> dict[str, Any]:
-    unknown: list[str] = []
-    run = _run(reference, params, unknown)
     files = list(_files_of(reference, stages, params))
+    status = read_status(stage for stage, _ in files)
+    unknown = _unknown_states(status)
+    run = _run(reference, params, unknown)
     if not files:
         unknown.append("files: none on disk are of this run (it was redone since, or its outputs are not checked out)")
-    makers = sorted({stage for stage, _, _ in files})
-    return run | {"stages": makers, "files": {path: state for _, path, state in files}, "unknown": unknown}
+    states = {path: status.state(stage, path) for stage, path in files}
+    return run | {"stages": sorted({stage.name for stage, _ in files}), "files": states, "unknown": unknown}
 
 
-def _described(stage: Stage, stages: Stages) -> dict[str, Any]:
-    deps = {
-        path: {
-            "md5": md5,
-            "state": state_of(path, md5),
-            "stage": made[1].name if (made := maker(path, stages)) else None,
-        }
-        for path, md5 in stage.deps.items()
-    }
+def _unknown_states(status: Status) -> list[str]:
+    return [f"states of files: {status.problem}"] if status.problem else []
+
+
+def _described(stage: Stage, stages: Stages, status: Status) -> dict[str, Any]:
+    deps: dict[str, dict[str, Any]] = {}
+    for path, md5 in stage.deps.items():
+        made, state = maker(path, stages), status.state(stage, path)
+        deps[path] = {"md5": md5, "state": state, "stage": made[1].name if made else None}
+        if is_within(path, CODE) and state == AS_RECORDED:
+            deps[path]["code"] = _read_digest(Path(path))
     return {"stage": stage.name, "cmd": stage.cmd, "params": dict(stage.params), "deps": deps}
+
+
+def _read_digest(path: Path) -> str | None:
+    """Return the digest of the code that decides a stage, of the file that the stage `code` wrote."""
+    try:
+        return str(json.loads(path.read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _relative(what: str) -> str:
@@ -184,16 +198,14 @@ def _in_mlflow(prefix: str, params: Params) -> list[Reference]:
     ]
 
 
-def _files_of(reference: Reference, stages: Stages, params: Params) -> Iterator[tuple[str, str, str]]:
-    """Yield (stage, path, state) of what lies next to the train.json of the same training."""
+def _files_of(reference: Reference, stages: Stages, params: Params) -> Iterator[tuple[Stage, str]]:
+    """Yield the stages' outs that lie next to the train.json of the same training."""
     for path in sorted(RUNS.glob(f"*/{PUBLISHED}")):
         training = read_published(path, params)
         if training is None or not training.is_same_training(reference):
             continue
         for stage in stages.values():
-            for out, md5 in stage.outs.items():
-                if is_within(out, path.parent.as_posix()):
-                    yield stage.name, out, state_of(out, md5)
+            yield from ((stage, out) for out in stage.outs if is_within(out, path.parent.as_posix()))
 
 
 # ---- For people
@@ -229,7 +241,8 @@ def _add_stage(tree: Any, stage: Mapping[str, Any]) -> None:
         branch.add(f"param {name} = {json.dumps(value)}")
     for path, dep in stage["deps"].items():
         made = f"  from stage {dep['stage']}" if dep["stage"] else ""
-        branch.add(f"dep {path}  {dep['md5'][:12]}  {dep['state']}{made}")
+        content = f"code {dep['code'][:12]}" if dep.get("code") else dep["md5"][:12]
+        branch.add(f"dep {path}  {content}  {dep['state']}{made}")
 
 
 def _add_run(branch: Any, run: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One live line for a training run, read from its journal: the same with Ray and without."""
+"""One live line for a training run, read from its journal, so it is the same with Ray and without."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +13,14 @@ POLL_SECONDS = 0.5
 
 @contextmanager
 def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]) -> Iterator[None]:
-    """While the block runs, shows what the journal in ``folder`` says: images seen of ``total``, speed, losses; and
-    once where to look at the run, as soon as that is known."""
+    """Show a run's progress while the block runs: images seen, speed, losses, and once where to look at the run.
+
+    Args:
+        folder: The folder of the run's journal.
+        name: The run's name.
+        total: Images of the whole training.
+        page: Returns where to look, or None as long as that is not known.
+    """
     done = threading.Event()
     with training_bar(name, total) as (show, tell):
 

@@ -20,7 +20,7 @@ from pipeline.tracking import journal
 from pipeline.tracking.journal import Record
 from pipeline.tracking.model import publish_model
 from pipeline.tracking.queries import by_key, search_runs
-from pipeline.tracking.shipped import STATE, SYSTEM, Shipped, sole_sender
+from pipeline.tracking.shipped import STATE, Shipped, sole_sender
 from pipeline.tracking.target import Target, connect, find_or_create_experiment, prepare, reason, resolve
 
 if TYPE_CHECKING:
@@ -85,10 +85,14 @@ class Sender:
             return
         client = self._client or self._connect(start)
         self._client = client
-        for name in (journal.NAME, SYSTEM):
-            self._send_file(client, name)
+        self._send_journal(client)
         if last and not journal.is_open(self._folder) and self._unfinished():
             client.set_terminated(self._run_id, "KILLED", self._last_time())
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None until MLflow has it."""
+        return self._state.run_id
 
     @property
     def _run_id(self) -> str:
@@ -108,9 +112,8 @@ class Sender:
         self._state.write(self._folder)
         return client
 
-    def _send_file(self, client: "MlflowClient", name: str) -> None:
-        path = self._folder / name
-        offset = self._state.offsets.get(name, 0)
+    def _send_journal(self, client: "MlflowClient") -> None:
+        path, offset = self._folder / journal.NAME, self._state.offset
         if path.exists() and offset > path.stat().st_size:
             offset = 0  # a crash of the machine cut the file: repeating is harmless, a gap is not
         batch: list[Record] = []
@@ -125,13 +128,13 @@ class Sender:
             if not batch or sum(len(item["values"]) for item in batch) >= _METRICS_PER_BATCH:
                 self._send_metrics(client, batch)
                 batch = []
-                self._advance(name, offset)
+                self._advance(offset)
         self._send_metrics(client, batch)
-        self._advance(name, offset)
+        self._advance(offset)
 
-    def _advance(self, name: str, offset: int) -> None:
-        if self._state.offsets.get(name) != offset:
-            self._state.offsets[name] = offset
+    def _advance(self, offset: int) -> None:
+        if self._state.offset != offset:
+            self._state.offset = offset
             self._state.write(self._folder)
 
     def _try(self, what: str, action: Callable[[], Any]) -> None:

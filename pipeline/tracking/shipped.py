@@ -14,21 +14,20 @@ from pipeline.tracking.target import Target, resolve
 
 STATE = "shipped.json"
 LOCK = "shipper.lock"
-SYSTEM = "system.jsonl"
 
 
 @dataclass
 class Shipped:
     """The content of shipped.json.
 
-    target: digest of the target; offsets: bytes of each file that MLflow has; refused: what MLflow will never take,
+    target: digest of the target; offset: bytes of the journal that MLflow has; refused: what MLflow will never take,
     and why.
     """
 
     target: str
     experiment: str
     run_id: str | None = None
-    offsets: dict[str, int] = field(default_factory=dict)
+    offset: int = 0
     refused: list[str] = field(default_factory=list)
 
     @classmethod
@@ -45,9 +44,10 @@ class Shipped:
         write_json(folder / STATE, asdict(self))
 
     def is_complete(self, folder: Path) -> bool:
-        """Return whether MLflow has all that the journals hold."""
-        sizes = {name: (folder / name).stat().st_size for name in (journal.NAME, SYSTEM) if (folder / name).exists()}
-        return self.run_id is not None and all(self.offsets.get(name) == size for name, size in sizes.items())
+        """Return whether MLflow has all that the journal holds."""
+        path = folder / journal.NAME
+        size = path.stat().st_size if path.exists() else 0
+        return self.run_id is not None and self.offset == size
 
 
 def is_synced(folder: Path, tracking: Tracking) -> bool:

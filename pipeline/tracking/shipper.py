@@ -10,15 +10,16 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pipeline.config import Tracking
 from pipeline.files import project_root
-from pipeline.tracking.sampler import SystemSampler
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.shipped import sole_sender
+from pipeline.tracking.system import SystemMetrics
 from pipeline.tracking.target import Target, find_outage, prepare, reason, redacted, resolve
 
 LOG = "shipper.log"
@@ -57,8 +58,9 @@ def _start_shipper(folder: Path, target: Target) -> "subprocess.Popen[bytes] | N
     folder.mkdir(parents=True, exist_ok=True)
     # MLflow's own variables, not arguments: other users can read a process's arguments.
     environment = {"MLFLOW_TRACKING_URI": target.uri, "MLFLOW_EXPERIMENT_NAME": target.experiment}
-    # This code, from a folder that stays: a workspace of `dvc exp run --temp` is deleted when its command ends.
-    environment |= {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONSAFEPATH": "1"}
+    # `dvc exp run --temp` imports this code from a workspace that it deletes when its command ends, while the shipper
+    # may still have a model to export: the project's own copy stays.
+    environment |= {"PYTHONPATH": str(project_root(Path(__file__).resolve().parents[2])), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "pipeline.tracking.shipper", str(folder.resolve())]
     try:
         with (folder / LOG).open("ab") as log:
@@ -101,6 +103,10 @@ def follow(folder: Path, target: Target) -> bool:
 
     Standard input is a pipe that nobody writes to: it ends when the other process closes it or dies.
 
+    Args:
+        folder: The journal's folder.
+        target: Where to send it.
+
     Returns:
         Whether all was sent.
     """
@@ -108,13 +114,20 @@ def follow(folder: Path, target: Target) -> bool:
     parent = os.getppid()
     with sole_sender(folder, _OTHER_SENDER_SECONDS):
         prepare(target)
-        sampler = SystemSampler(folder)
-        sampler.start()
-        sender, failures = Sender(folder, target), 0
+        _take_over_messages()
+        sender, system, failures = Sender(folder, target), SystemMetrics(target), 0
         while not _wait_for_end(parent, min(_POLL_SECONDS * 2**failures, _LONGEST_BACKOFF)):
-            failures = 0 if _attempt(sender) else min(failures + 1, 10)
-        sampler.stop()
-        return _send_the_rest(sender)
+            failures = 0 if _attempt(partial(_send_what_is_new, sender, system)) else min(failures + 1, 10)
+        sent = _send_the_rest(sender)
+        if sent and sender.run_id:  # else MLflow does not answer, and training has waited enough
+            _attempt(partial(system.finish, sender.run_id))
+        return sent
+
+
+def _send_what_is_new(sender: Sender, system: SystemMetrics) -> None:
+    sender.send()
+    if sender.run_id:
+        system.keep_running(sender.run_id)
 
 
 def _wait_for_end(parent: int, seconds: float) -> bool:
@@ -130,7 +143,7 @@ def _send_the_rest(sender: Sender) -> bool:
     """Make a few attempts, the last of which begins early, since the training process waits meanwhile."""
     latest = time.monotonic() + _LAST_SECONDS
     for attempt in range(_LAST_ATTEMPTS):
-        if _attempt(sender, last=True):
+        if _attempt(partial(sender.send, last=True)):
             return True
         time.sleep(attempt + 1)
         if time.monotonic() > latest:
@@ -138,9 +151,9 @@ def _send_the_rest(sender: Sender) -> bool:
     return False
 
 
-def _attempt(sender: Sender, last: bool = False) -> bool:
+def _attempt(action: Callable[[], None]) -> bool:
     try:
-        sender.send(last)
+        action()
     except Exception as error:  # whatever MLflow, a database or a disk may raise: training must not notice
         _logger.warning(reason(error))
         return False
@@ -156,6 +169,13 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def _take_over_messages() -> None:
+    """Let MLflow's own messages pass through this process's formatter, which hides passwords."""
+    logger = logging.getLogger("mlflow")
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 def main() -> None:

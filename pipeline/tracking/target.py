@@ -166,6 +166,7 @@ def find_or_create_experiment(client: "MlflowClient", target: Target) -> str:
 
     Raises:
         UserError: The experiment is deleted in MLflow.
+        MlflowException: MLflow refuses or does not answer.
     """
     from mlflow.exceptions import MlflowException
 

@@ -107,12 +107,12 @@ def test_a_crop_shifts_by_whole_pixels_no_further_than_asked() -> None:
     assert len(seen) > 15  # of 25
 
 
-def test_a_flip_mirrors_about_half_of_the_images_and_leaves_the_rest() -> None:
+def test_flip_reverses_about_half_of_the_images_and_leaves_the_rest() -> None:
     batch = toy_batch(200)
     found = Augmentation(flip=True)(batch.images, batch.noise)
     kept = (found == batch.images).flatten(1).all(1)
-    mirrored = (found == batch.images.flip(3)).flatten(1).all(1)
-    assert (kept | mirrored).all() and 70 < int(mirrored.sum()) < 130
+    flipped = (found == batch.images.flip(3)).flatten(1).all(1)
+    assert (kept | flipped).all() and 70 < int(flipped.sum()) < 130
 
 
 def test_a_rotation_keeps_the_middle_and_stays_within_its_angle() -> None:

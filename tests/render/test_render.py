@@ -20,6 +20,7 @@ from pipeline.methods import load
 from pipeline.render.curves import ON_DARK, draw, read_history, write_curves
 from pipeline.render.film import CAPTION, MOST_FRAMES, write_film
 from pipeline.render.grid import CELL, GAP, class_columns, grid, panel, write_png
+from pipeline.render.samples import real_grid
 from pipeline.stages import render as stage
 from pipeline.tracking.journal import Journal, read
 
@@ -160,6 +161,24 @@ def test_curves_are_drawn_alike_each_time(tmp_path: Path, kind: str, series: dic
     assert content == (tmp_path / f"b.{kind}").read_bytes() and len(content) > 1000
 
 
+# samples
+
+
+def test_real_images_are_one_class_per_column() -> None:
+    dataset = Dataset(spec=ImageSpec(channels=1, size=16, classes=10), info={}, splits={"test": toy_split(50)})
+    pixels = np.asarray(real_grid(dataset, "test", seed=0))
+    assert pixels.shape == (5 * (CELL + GAP) + GAP, 10 * (CELL + GAP) + GAP)
+    shown = {pixels[r : r + CELL : 4, c : c + CELL : 4].tobytes(): c for r, c in places(5, 10)}
+    split, pitch = dataset.splits["test"], CELL + GAP
+    for number in range(50):
+        assert shown[split.images([number]).numpy().tobytes()] == GAP + pitch * split.labels[number]
+
+
+def places(rows: int, columns: int) -> list[tuple[int, int]]:
+    """The upper left pixels of a grid's cells."""
+    return [(GAP + r * (CELL + GAP), GAP + c * (CELL + GAP)) for r in range(rows) for c in range(columns)]
+
+
 # the stage
 
 
@@ -173,7 +192,8 @@ def test_render_draws_every_picture_and_journals_it(
     splits = {"train": toy_split(48, channels=channels), "test": toy_split(12, channels=channels)}
     model = load(method, width=8)
     trained = Trained(method=model, nets=model.build(spec).eval(), spec=spec, seen=1000, name=method, params={})
-    params = replace(config.read_params(Path(__file__).parents[2] / "params.yaml"), render=config.Render(rows=3))
+    params = config.read_params(Path(__file__).parents[2] / "params.yaml")
+    params = replace(params, render=config.Render(rows=3), runs={"toy": {"method": method}})
 
     @contextmanager
     def reopened(name: str) -> Iterator[Journal]:
@@ -183,9 +203,8 @@ def test_render_draws_every_picture_and_journals_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "read_params", lambda: params)
     monkeypatch.setattr(stage, "reopen", reopened)
-    monkeypatch.setattr(stage, "read_train_json", lambda name: {"params": {"domains": None}})
     monkeypatch.setattr("pipeline.data.dataset.open_dataset", lambda path: Dataset(spec=spec, info={}, splits=splits))
-    monkeypatch.setattr("pipeline.inference.weights.load_weights", lambda path: trained)
+    monkeypatch.setattr("pipeline.inference.generate.load_fitting", lambda path, spec: trained)
     folder = Path("out/runs/toy")
     snapshots(folder / "snapshots", [0, 500, 1000])
     (folder / "history.csv").write_text("seen,a/loss\n500,1\n1000,2\n")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.config import read_params
 from pipeline.errors import UserError
+from pipeline.tracking.dvc_status import RWLOCK
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.lineage import lineage
 from pipeline.tracking.references import find_page
@@ -24,6 +26,10 @@ ROOT = Path(__file__).parents[2]
 DATASET = {"source": "digits", "digest": "d" * 64, "channels": 1, "size": 16, "classes": []}
 PIPELINE = """
     stages:
+      code:
+        cmd: mkdir -p out/code && cp code-*.json out/code
+        deps: [code.py]
+        outs: [out/code]
       normalize:
         cmd: mkdir -p out/data/deep && echo images > out/data/a.npy && echo labels > out/data/deep/b.npy
         params: [data.size]
@@ -34,7 +40,7 @@ PIPELINE = """
           cmd: mkdir -p out/runs/${key} && echo ${key} ${item.seed} > out/runs/${key}/weights.safetensors
             && cp ${key}.json out/runs/${key}/train.json
           params: ["runs.${key}"]
-          deps: [out/data]
+          deps: [out/data, "out/code/code-${item.method}.json"]
           outs:
             - out/runs/${key}/weights.safetensors
             - out/runs/${key}/train.json
@@ -58,7 +64,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text(textwrap.dedent(PARAMS))
     (folder / "dvc.yaml").write_text(textwrap.dedent(PIPELINE))
-    (folder / ".gitignore").write_text("/out/\n/.genloom/\n/mlflow.db*\n/mlartifacts/\n/.dvc/\n/*.json\n")
+    (folder / ".gitignore").write_text(
+        "/out/\n/.genloom/\n/mlflow.db*\n/mlartifacts/\n/.dvc/\n/*.json\n/code.py\n/empty.db*\n"
+    )
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
@@ -69,6 +77,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         git("init", "-q")
         git("add", "params.yaml", "dvc.yaml", ".gitignore")
         git("commit", "-qm", "a project")
+        Path("code.py").write_text("pass\n")
+        for method in ("dcgan", "vae"):
+            Path(f"code-{method}.json").write_text(json.dumps({"digest": method * 8, "files": ["code.py"]}))
         for name in ("a", "b"):
             journaled(name)
         for command in (["init", "-q", "-f"], ["repro", "-q"]):
@@ -105,12 +116,15 @@ def of(what: str) -> dict[str, Any]:
 def test_a_file_leads_to_its_stages_params_data_commit_and_run(project: Path) -> None:
     result = of("out/runs/a/metrics.json")
     assert (result["stage"], result["state"], result["unknown"]) == ("evaluate@a", "as recorded", [])
-    assert [stage["stage"] for stage in result["chain"]] == ["evaluate@a", "train@a", "normalize"]
+    assert [stage["stage"] for stage in result["chain"]] == ["evaluate@a", "train@a", "code", "normalize"]
     assert result["chain"][1]["params"] == {"runs.a": {"method": "dcgan", "seed": 1}}
     assert result["chain"][1]["cmd"].startswith("mkdir -p out/runs/a")
     data = result["chain"][1]["deps"]["out/data"]
     assert (data["state"], data["stage"]) == ("as recorded", "normalize")
     assert data["md5"].endswith(".dir")
+    code = result["chain"][1]["deps"]["out/code/code-dcgan.json"]
+    assert (code["state"], code["stage"], code["code"]) == ("as recorded", "code", "dcgan" * 8)
+    assert "code" not in data
     (run,) = result["runs"]
     assert (run["run_id"], run["run"], run["status"]) == (run_id("a"), "a", "FINISHED")
     assert (run["commit"], run["dirty"]) == (git("rev-parse", "HEAD"), "false")
@@ -122,6 +136,19 @@ def test_data_leads_to_every_run_that_was_made_from_it(project: Path) -> None:
         result = of(path)
         assert (result["stage"], result["state"]) == ("normalize", "as recorded")
         assert {run["run"] for run in result["runs"]} == {"a", "b"}
+
+
+def test_code_leads_to_the_runs_that_it_decided(project: Path) -> None:
+    assert [run["run"] for run in of("out/code/code-vae.json")["runs"]] == ["b"]
+    assert [run["run"] for run in of("out/code")["runs"]] == ["a", "b"]
+    before = Path("code.py").read_text()
+    Path("code.py").write_text("changed = 1\n")
+    try:
+        chain = {stage["stage"]: stage["deps"] for stage in of("out/runs/a/metrics.json")["chain"]}
+    finally:
+        Path("code.py").write_text(before)
+    assert chain["code"]["code.py"]["state"] == "modified since"
+    assert chain["train@a"]["out/code/code-dcgan.json"]["state"] == "as recorded"
 
 
 def test_a_run_leads_to_its_files(project: Path) -> None:
@@ -144,6 +171,46 @@ def test_a_changed_file_is_called_changed(project: Path) -> None:
         Path(path).write_bytes(before)
         assert of(path)["state"] == "as recorded"
     assert of("out/runs/b/metrics.json")["chain"][0]["deps"]["out/runs/b/weights.safetensors"]["state"] == "as recorded"
+
+
+def test_a_stage_that_dvc_does_not_know_any_more_has_unknown_states_and_says_why(project: Path) -> None:
+    lock = Path("dvc.lock")
+    before = lock.read_text()
+    lock.write_text(before.replace("evaluate@a:", "score@a:"))
+    try:
+        result = of("out/runs/a/metrics.json")
+    finally:
+        lock.write_text(before)
+    assert (result["stage"], result["state"]) == ("score@a", "unknown")
+    assert "dvc status` failed" in result["unknown"][0]
+    assert "score@a" in result["unknown"][0]
+    assert [run["run"] for run in result["runs"]] == ["a"]
+
+
+def test_dvc_is_left_alone_while_it_runs_a_stage(project: Path) -> None:
+    entry = (
+        "  wait:\n    cmd: touch begun; while [ ! -e go ]; do sleep 0.1; done; echo 1 > waited\n    outs: [waited]\n"
+    )
+    before = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(before + entry)
+    running = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "wait"])
+    try:
+        deadline = time.monotonic() + 60
+        while not Path("begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "waited" in RWLOCK.read_text()
+        result = of("out/runs/a/metrics.json")
+        Path("go").touch()
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+        Path("dvc.yaml").write_text(before)
+        for name in ("begun", "go", "waited"):
+            Path(name).unlink(missing_ok=True)
+    assert (result["stage"], result["state"]) == ("evaluate@a", "unknown")
+    assert f"DVC is at work (process {running.pid})" in result["unknown"][0]
+    assert of("out/runs/a/metrics.json")["state"] == "as recorded"
 
 
 def test_neither_a_file_nor_a_run_is_one_clear_message(project: Path) -> None:
@@ -183,23 +250,23 @@ def test_the_command_prints_for_people_and_for_programs(project: Path) -> None:
     assert wrong.stderr.startswith("error: nothing.txt: ")
 
 
-def test_a_run_leads_to_its_page_in_mlflow(project: Path) -> None:
+def test_a_run_leads_to_its_page_in_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the journal without asking, without the journal by asking; else a message that says what to do."""
-    page = f"http://127.0.0.1:5000/#/runs/{run_id('a')} (while `genloom ui` runs)\n"
-    assert genloom("page", "a").stdout == page
+    page, params = f"http://127.0.0.1:5000/#/runs/{run_id('a')} (while `genloom ui` runs)", read_params()
+    assert genloom("page", "a").stdout == f"{page}\n"
     Path(".genloom").rename("away")
     try:
-        assert genloom("page", "a").stdout == page
-        away = genloom("page", "a", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-        assert (away.returncode, "can't be reached" in away.stderr) == (1, True)
+        assert find_page("a", params) == page
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(UserError, match="can't be reached"):
+            find_page("a", params)
     finally:
         Path("away").rename(".genloom")
-    elsewhere = genloom("page", "a", MLFLOW_TRACKING_URI="sqlite:///empty.db")
-    assert elsewhere.returncode == 1
-    assert "does not have this training (key-a); `genloom sync` sends it" in elsewhere.stderr
-    Path("empty.db").unlink()
-    unknown = genloom("page", "aa")
-    assert unknown.stderr == "error: aa: no training of this run is here. Did you mean 'a'?\n"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///empty.db")
+    with pytest.raises(UserError, match=r"does not have this training \(key-a\); `genloom sync` sends it"):
+        find_page("a", params)
+    with pytest.raises(UserError, match=r"^aa: no training of this run is here\. Did you mean 'a'\?"):
+        find_page("aa", params)
 
 
 def test_a_run_that_is_not_published_yet_has_a_page_by_its_newest_journal(project: Path) -> None:

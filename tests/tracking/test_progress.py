@@ -6,18 +6,41 @@ from pathlib import Path
 import pytest
 from journaled import begin
 
-from pipeline.tracking.progress import POLL_SECONDS, watching
+from pipeline.tracking.progress import watching
+
+PAGE = "http://there/#/runs/1"
 
 
 def test_a_person_sees_progress_and_once_where_to_look(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder, pages = project / "run", iter([None, "http://there/#/runs/1"])
-    with begin(folder) as opened, watching(folder, "dcgan", 400, lambda: next(pages)):
-        for seen in (40, 80):
-            opened.metrics({"critic/loss": 0.5, "images_per_second": 1234.0}, step=seen, once=True)
-            time.sleep(2 * POLL_SECONDS)
+    folder, seen = project / "run", ""
+    pages: list[str] = []
+
+    def wait_for(what: str) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while what not in seen:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.02)
+            seen += capfd.readouterr().err
+
+    with begin(folder) as opened, watching(folder, "dcgan", 400, lambda: pages[0] if pages else None):
+        opened.metrics({"critic/loss": 0.5, "images_per_second": 1234.0}, step=40, once=True)
+        wait_for("40 of 400")
+        pages.append(PAGE)
+        wait_for(PAGE)
+        opened.metrics({"critic/loss": 0.5, "images_per_second": 1234.0}, step=80, once=True)
+        wait_for("80 of 400")
         opened.finish("FINISHED")
-    assert capfd.readouterr().err.splitlines() == [
+    seen += capfd.readouterr().err
+    assert seen.splitlines() == [
         "dcgan: 40 of 400 images, 1,234 images/s  critic 0.5",
-        "dcgan: http://there/#/runs/1",
+        f"dcgan: {PAGE}",
         "dcgan: 80 of 400 images, 1,234 images/s  critic 0.5",
     ]
+
+
+def test_a_page_known_only_at_the_end_is_still_said(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    known: list[str] = []
+    with watching(project / "run", "dcgan", 400, lambda: known[0] if known else None):
+        known.append(PAGE)
+    assert capfd.readouterr().err.splitlines() == [f"dcgan: {PAGE}"]

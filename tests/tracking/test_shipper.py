@@ -1,6 +1,7 @@
 """Training never waits for MLflow and loses nothing, whichever of the two processes or the server dies."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,6 +48,8 @@ def test_two_shippers_on_a_fresh_database_at_once_and_a_resume(project: Path) ->
         assert [step for step, _, _ in found["critic/loss"]] == list(range(count))
         metrics = client.get_run(again[name]["run_id"]).data.metrics
         assert 0 < metrics["system/system_memory_usage_percentage"] <= 100
+    name, run_id = "system/system_memory_usage_percentage", again["vae"]["run_id"]
+    assert [point.step for point in client.get_metric_history(run_id, name)] == [0, 1]  # one of each process
 
 
 def test_kill_9_of_training_loses_nothing_that_was_journaled(project: Path) -> None:
@@ -71,6 +74,33 @@ def test_kill_9_of_training_loses_nothing_that_was_journaled(project: Path) -> N
     run = in_mlflow(resolve(Tracking()).uri)
     assert run.info.status == "KILLED"
     assert points_in_mlflow(resolve(Tracking()).uri, run) == points(project / "run")
+
+
+def test_what_is_left_is_sent_after_a_temporary_workspace_is_gone(project: Path, weights: Path) -> None:
+    """As `dvc exp run --temp` does: the code is a copy below .dvc/tmp/exps that is deleted at the end."""
+    script = """
+        import sys
+        from pathlib import Path
+        from pipeline.config import Tracking
+        from pipeline.tracking.journal import Journal
+        from pipeline.tracking.shipper import shipping
+        folder = Path(sys.argv[1])
+        with shipping(folder, Tracking(), wait=0):
+            with Journal.open(folder) as journal:
+                journal.start(name="dcgan", key="k1", params={}, tags={})
+                journal.model(Path(sys.argv[2]))
+                journal.finish("FINISHED")
+    """
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    workspace = project / ".dvc/tmp/exps/standalone/tmpabc"
+    shutil.copytree(project / "pipeline", workspace / "pipeline")
+    command = [sys.executable, "-c", textwrap.dedent(script), str(project / "run"), str(weights)]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=True)
+    shutil.rmtree(workspace)
+    assert "this run is still being sent" in done.stderr
+    wait_for_shipper(project / "run")
+    run = in_mlflow(resolve(Tracking()).uri)
+    assert (run.info.status, len(run.outputs.model_outputs)) == ("FINISHED", 1)
 
 
 def wait_for_shipper(folder: Path) -> None:
@@ -142,6 +172,39 @@ def test_a_server_that_never_answers_costs_training_little_and_is_said_once(
     written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert b"hunter2" not in written
     assert "hunter2" not in said
+
+
+def test_system_metrics_go_on_after_an_outage_with_the_next_step(
+    project: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
+    tracking, folder = Tracking(uri=server.uri), project / "run"
+    server.start()
+    with shipping(folder, tracking), begin(folder) as opened:
+        before = wait_for_samples(server, folder, more_than=1)
+        server.kill()
+        time.sleep(2)  # MLflow's monitor meets a dead server and ends
+        server.start()
+        wait_for_samples(server, folder, more_than=len(before))
+        opened.finish("FINISHED")
+    steps = samples(server, in_mlflow(server.uri).info.run_id)
+    assert steps == list(range(len(steps)))
+
+
+def wait_for_samples(server: Server, folder: Path, more_than: int) -> list[int]:
+    deadline = time.monotonic() + 60
+    while True:
+        sent = last_sent(folder)
+        found = samples(server, sent[0]) if sent else []
+        if len(found) > more_than:
+            return found
+        assert time.monotonic() < deadline, (folder / "shipper.log").read_text()
+        time.sleep(0.2)
+
+
+def samples(server: Server, run_id: str) -> list[int]:
+    history = client_of(server.uri).get_metric_history(run_id, "system/system_memory_usage_percentage")
+    return sorted(point.step for point in history)
 
 
 @pytest.mark.slow

@@ -48,7 +48,10 @@ def load(weights: str | None, device: torch.device) -> Extractor:
 
 
 def pretrained() -> Any:
-    """Return the package's network in evaluation mode.
+    """Build the package's network in evaluation mode.
+
+    Returns:
+        The network with its published weights, frozen.
 
     Raises:
         UserError: the package is missing, or its weights are not the published ones.

@@ -12,6 +12,12 @@ def names() -> list[str]:
 def load(name: str) -> Metric:
     """Return the metric that the file of that name defines.
 
+    Args:
+        name: the file's name.
+
+    Returns:
+        Its ``METRIC``.
+
     Raises:
         UserError: there is no such file.
     """

@@ -15,7 +15,14 @@ from pipeline.evaluate.metric import Metric, Quantity, Score
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Return the squared distance, >= 0 up to rounding of the traces.
+    """Compute the squared distance.
+
+    Args:
+        a: of one set.
+        b: of the other.
+
+    Returns:
+        The squared distance, >= 0 up to rounding of the traces.
 
     Raises:
         ValueError: the dimensions differ, or the statistics are not finite.

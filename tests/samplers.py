@@ -1,0 +1,46 @@
+"""What tests of sampling and evaluation share: a method that copies, fresh nets taken as trained, random features."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.batch import Batch, ImageSpec
+from pipeline.core.method import Method, Nets
+from pipeline.inference.weights import Trained
+
+
+def random_features(count: int, dimensions: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimensions, dimensions, generator=generator)
+    return torch.randn(count, dimensions, generator=generator) @ mixing + seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying(Method):
+    """'Generates' the batch's own images, times a factor: what a translating method may do."""
+
+    sampled: ClassVar[tuple[str, ...]] = ("scale",)
+    factor: float = 1.0
+
+    def build(self, spec: ImageSpec) -> Nets:
+        return nn.ModuleDict({"scale": nn.Linear(1, 1)})
+
+    def phases(self) -> tuple[()]:
+        return ()
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        return like.images * self.factor
+
+    def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        return {"mean_pixel": batch.images.flatten(1).mean(1)}
+
+
+def trained(method: Method, spec: ImageSpec) -> Trained:
+    torch.manual_seed(0)
+    nets = method.build(spec)
+    for parameter in nets.parameters():
+        if parameter.ndim == 4:  # fresh nets draw an all but even gray, of which nothing could be told apart
+            parameter.data.mul_(8)
+    return Trained(method=method, nets=nets.eval(), spec=spec, seen=1000, name="toy", params={})
