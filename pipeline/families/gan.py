@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
-from pipeline.families.latents import PRIORS, interpolation
+from pipeline.families.latents import PRIORS, PriorName, interpolation
 from pipeline.families.optimization import Optimized
-from pipeline.families.ranges import require
-from pipeline.nets.critic_augment import AUGMENTS, Adaptive, Plain
-from pipeline.nets.layers import NORMS, UPSAMPLINGS
-from pipeline.nets.pairs import PAIRS
+from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, Plain
+from pipeline.nets.layers import NormName, Upsampling
+from pipeline.nets.pairs import PAIRS, NetName
 
 Terms = dict[str, Tensor]
 Critic = Callable[[Tensor], Any]
@@ -37,21 +37,12 @@ class GAN(Optimized):
 
     sampled: ClassVar[tuple[str, ...]] = ("generator",)
 
-    latent: int = 64
-    prior: str = "normal"
-    critic_steps: int = 1
-    critic_lr: float | None = None
-    critic_augment: str = "none"
-    ada_target: float = 0.6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "latent", "critic_steps", positive=True)
-        require(self, "prior", among=tuple(PRIORS))
-        require(self, "critic_augment", among=tuple(AUGMENTS))
-        require(self, "ada_target", unit=True)
-        if self.critic_lr is not None:
-            require(self, "critic_lr", positive=True)
+    latent: Positive = 64
+    prior: PriorName = "normal"
+    critic_steps: Positive = 1
+    critic_lr: PositiveFloat | None = None
+    critic_augment: AugmentName = "none"
+    ada_target: Unit = 0.6
 
     @abstractmethod
     def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
@@ -127,23 +118,14 @@ class NamedNets(GAN):
     none. spectral_norm, generator_spectral_norm: of the critic's and of the generator's layers.
     """
 
-    net: str = "dcgan"
-    width: int = 32
-    critic_width: int | None = None
-    upsampling: str = "transposed"
-    generator_norm: str = "batch"
-    critic_norm: str = "batch"
+    net: NetName = "dcgan"
+    width: Positive = 32
+    critic_width: Positive | None = None
+    upsampling: Upsampling = "transposed"
+    generator_norm: NormName = "batch"
+    critic_norm: NormName = "batch"
     spectral_norm: bool = False
     generator_spectral_norm: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "net", among=tuple(PAIRS))
-        require(self, "width", positive=True)
-        if self.critic_width is not None:
-            require(self, "critic_width", positive=True)
-        require(self, "upsampling", among=UPSAMPLINGS)
-        require(self, "generator_norm", "critic_norm", among=NORMS)
 
     def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
         """A declared hook: further arguments of the generator, such as classes."""

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from pipeline.config import Count, NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Loss, Nets, Phase
 from pipeline.families.gan import GAN, Critic, Terms
-from pipeline.families.ranges import require
 from pipeline.nets import biggan
-from pipeline.nets.layers import NORMS
+from pipeline.nets.layers import NormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +34,17 @@ class BigGAN(GAN):
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    latent: int = 64
-    embedding: int = 32
-    width: int = 32
-    max_width: int = 128
-    attention: int = 2
-    generator_norm: str = "batch"
-    orthogonal: float = 1e-4
-    lr: float = 5e-5
-    critic_lr: float | None = 2e-4
-    critic_steps: int = 2
-    beta1: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "embedding", "width", "max_width", positive=True)
-        require(self, "orthogonal", "attention", nonnegative=True)
-        require(self, "generator_norm", among=NORMS)
+    latent: Positive = 64
+    embedding: Positive = 32
+    width: Positive = 32
+    max_width: Positive = 128
+    attention: Count = 2
+    generator_norm: NormName = "batch"
+    orthogonal: NonNegative = 1e-4
+    lr: PositiveFloat = 5e-5
+    critic_lr: PositiveFloat | None = 2e-4
+    critic_steps: Positive = 2
+    beta1: Unit = 0.0
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}

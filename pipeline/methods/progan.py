@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Share, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Loss, Nets, Phase
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.penalties import gradient_penalty
-from pipeline.families.ranges import require
 from pipeline.nets import progan
 from pipeline.nets.layers import doublings
 
@@ -30,22 +30,15 @@ class ProGAN(GAN):
     width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4 neighbouring samples.
     """
 
-    latent: int = 64
-    width: int = 16
-    max_width: int = 128
-    growth: float = 0.5
-    penalty: float = 10.0
-    drift: float = 0.001
-    lr: float = 1e-3
-    beta1: float = 0.0
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "width", "max_width", "growth", positive=True)
-        require(self, "penalty", "drift", nonnegative=True)
-        if self.growth > 1:
-            raise ValueError("growth: should be at most 1, the whole budget")
+    latent: Positive = 64
+    width: Positive = 16
+    max_width: Positive = 128
+    growth: Share = 0.5
+    penalty: NonNegative = 10.0
+    drift: NonNegative = 0.001
+    lr: PositiveFloat = 1e-3
+    beta1: Unit = 0.0
+    beta2: Unit = 0.99
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "max_width": self.max_width}

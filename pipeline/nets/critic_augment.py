@@ -5,6 +5,7 @@ Legend: n samples, c channels, s image size. Images are in [-1, 1] before and ma
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,9 @@ class Adaptive(Plain):
         return {"ada_strength": self.strength.clone()}
 
 
-AUGMENTS: dict[str, Callable[[float], Plain]] = {
+AugmentName = Literal["none", "diffaugment", "ada"]
+
+AUGMENTS: dict[AugmentName, Callable[[float], Plain]] = {
     "none": lambda target: Plain(),
     "diffaugment": lambda target: DiffAugment(),
     "ada": Adaptive,
