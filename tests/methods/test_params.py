@@ -1,6 +1,7 @@
 """Laws of the methods' params: types say what fits, defaults fit, and names that are said twice agree."""
 
 from dataclasses import fields
+from inspect import get_annotations
 from typing import Any, get_args
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_methods_defaults_fit_and_make_it(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_param_has_limits_and_a_new_default_keeps_them(name: str) -> None:
     cls = methods.find(name)
-    declared = [parent.__dict__.get("__annotations__", {}) for parent in cls.__mro__]
+    declared = [get_annotations(parent) for parent in cls.__mro__]
     for key in (field.name for field in fields(cls)):
         types = [annotations[key] for annotations in declared if key in annotations]
         assert all(kind == types[0] for kind in types), key
