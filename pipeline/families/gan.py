@@ -17,7 +17,7 @@ from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
 from pipeline.families.latents import PRIORS, PriorName, interpolation
 from pipeline.families.optimization import Optimized
-from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, Plain
+from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, CriticAugment
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
 
@@ -66,6 +66,20 @@ class GAN(Optimized):
         """(n, c, h, w): the images of a training step; by default those of sampling."""
         return self.sample(nets, batch)
 
+    def real_images(self, batch: Batch, clock: Clock) -> Tensor:
+        """Return the real images (n, c, h, w) that the losses see at a time; by default those of the batch."""
+        return batch.images
+
+    def regularizer(self, nets: Nets, batch: Batch, clock: Clock) -> Terms:
+        """Return further terms of the generator's loss, of which the critic sees nothing; by default none."""
+        return {}
+
+    def after_generator(self, nets: Nets, world: World) -> None:
+        """Act after each step of the generator, as ``Phase.after``; by default nothing."""
+
+    def after_critic(self, nets: Nets, world: World) -> None:
+        """Act after each step of the critic, as ``Phase.after``; by default nothing."""
+
     def build(self, spec: ImageSpec) -> Nets:
         augment = AUGMENTS[self.critic_augment](self.ada_target)
         return nn.ModuleDict(dict(self.pair(spec)) | {"augment": augment})
@@ -78,9 +92,10 @@ class GAN(Optimized):
             self._critic_phase,
             repeats=self.critic_steps,
             lr=self.critic_lr,
-            after=_adapt,
+            after=self._after_critic,
         )
-        return self.phase("generator", ("generator",), self._generator_phase), critic
+        generator = self.phase("generator", ("generator",), self._generator_phase, after=self.after_generator)
+        return generator, critic
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         images: Tensor = nets["generator"](self.latents(like), like.labels)
@@ -93,14 +108,24 @@ class GAN(Optimized):
     def _generator_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         fake = self.generate(nets, batch)
         batch.shared["fake"] = fake.detach()
-        real, fake = augmented(nets, batch.images, fake, batch)
-        return summed(self.generator_loss(Judge(nets, batch.labels), real, fake, batch, clock))
+        real, fake = augmented(nets, self.real_images(batch, clock), fake, batch)
+        critic = LabelledCritic(nets["critic"], batch.labels, real)
+        terms = self.generator_loss(critic, real, fake, batch, clock)
+        return summed(terms | self.regularizer(nets, batch, clock))
 
     def _critic_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        real, fake = augmented(nets, batch.images, self._fake(nets, batch), batch)
-        terms = self.critic_loss(Judge(nets, batch.labels, watched=real), real, fake, batch, clock)
-        loss, logs = summed(terms)
-        return loss, dict(logs) | _augment(nets).logs()
+        real, fake = augmented(nets, self.real_images(batch, clock), self._fake(nets, batch), batch)
+        critic, augment = LabelledCritic(nets["critic"], batch.labels, real), _augment(nets)
+        loss, logs = summed(self.critic_loss(critic, real, fake, batch, clock))
+        if isinstance(augment, Adaptive):
+            augment.observe(critic.scores_of_real())
+        return loss, dict(logs) | augment.logs()
+
+    def _after_critic(self, nets: Nets, world: World) -> None:
+        augment = _augment(nets)
+        if isinstance(augment, Adaptive):
+            augment.adapt(world)
+        self.after_critic(nets, world)
 
     def _fake(self, nets: Nets, batch: Batch) -> Tensor:
         if "fake" in batch.shared:
@@ -157,17 +182,31 @@ class NamedNets(GAN):
         }
 
 
-class Judge:
-    """The critic with its labels bound. It shows the scores of ``watched``, the real images, to the augmentation."""
+class LabelledCritic:
+    """The critic with a batch's labels bound to it; it keeps what it gave for the real images."""
 
-    def __init__(self, nets: Nets, labels: Tensor, watched: Tensor | None = None) -> None:
-        self.critic, self.augment, self.labels, self.watched = nets["critic"], _augment(nets), labels, watched
+    def __init__(self, critic: nn.Module, labels: Tensor, real: Tensor) -> None:
+        self._critic, self._labels, self._real = critic, labels, real
+        self._scores: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Any:
-        scores = self.critic(images, self.labels)
-        if images is self.watched:
-            self.augment.observe(scores)
+        scores = self._critic(images, self._labels)
+        if images is self._real:
+            self._scores = scores
         return scores
+
+    def scores_of_real(self) -> Tensor:
+        """Return what the critic gave for the real images, (n, 1) or (n, outputs).
+
+        Raises:
+            RuntimeError: the loss never called the critic with the real images themselves.
+        """
+        if self._scores is None:
+            raise RuntimeError(
+                "ADA needs the scores of real images, but critic_loss never calls critic(real) with the images it was "
+                "given, for example because it concatenates real and fake; call them apart or set critic_augment: none"
+            )
+        return self._scores
 
 
 def augmented(nets: Nets, real: Tensor, fake: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -180,13 +219,7 @@ def summed(terms: Terms) -> tuple[Tensor, Logs]:
     return torch.stack(list(terms.values())).sum(), terms if len(terms) > 1 else {}
 
 
-def _adapt(nets: Nets, world: World) -> None:
-    augment = _augment(nets)
-    if isinstance(augment, Adaptive):
-        augment.adapt(world)
-
-
-def _augment(nets: Nets) -> Plain:
+def _augment(nets: Nets) -> CriticAugment:
     augment = nets["augment"]
-    assert isinstance(augment, Plain)
+    assert isinstance(augment, CriticAugment)
     return augment

@@ -67,10 +67,14 @@ class Optimized(Method):
             loss=loss,
             optimizer=lambda parameters: OPTIMIZERS[self.optimizer](self, parameters, rate),
             repeats=repeats,
-            settings=lambda clock: {"lr": rate * self.rate(clock)},
+            settings=lambda clock: {"lr": rate * self.rate(clock)} | self.settings(clock),
             before=self._shape_gradients,
             after=after,
         )
+
+    def settings(self, clock: Clock) -> dict[str, Any]:
+        """Return further settings of the optimizer at a time; a declared hook, by default none."""
+        return {}
 
     def rate(self, clock: Clock) -> float:
         """The learning rate at a time, as a share of ``lr``."""

@@ -9,7 +9,7 @@ projects the class; both have spectral norm and self-attention. Truncation is a 
 is given.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn.functional import relu
 
 from pipeline.config import Count, NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.nets import biggan
 from pipeline.nets.layers import NormName
@@ -54,20 +54,11 @@ class BigGAN(GAN):
         )
         return {"generator": generator, "critic": biggan.Critic(**shape)}
 
-    def phases(self) -> tuple[Phase, ...]:
-        generator, critic = super().phases()
-        return replace(generator, loss=self._with_orthogonality(generator.loss)), critic
-
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}
 
     def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"fooling": -critic(fake).mean()}
 
-    def _with_orthogonality(self, loss: Loss) -> Loss:
-        def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-            fooling, logs = loss(nets, batch, clock)
-            penalty = self.orthogonal * cast(biggan.Generator, nets["generator"]).orthogonality()
-            return fooling + penalty, dict(logs) | {"fooling": fooling, "orthogonality": penalty}
-
-        return penalized
+    def regularizer(self, nets: Nets, batch: Batch, clock: Clock) -> Terms:
+        return {"orthogonality": self.orthogonal * cast(biggan.Generator, nets["generator"]).orthogonality()}

@@ -8,13 +8,13 @@ Both nets begin at 4 to 7 pixels and grow to the data's size: each further level
 long. While it fades in, real images fade from those of the level before alike.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from pipeline.config import NonNegative, Positive, PositiveFloat, Share, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.penalties import gradient_penalty
 from pipeline.nets import progan
@@ -44,8 +44,9 @@ class ProGAN(GAN):
         shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "max_width": self.max_width}
         return {"generator": progan.Generator(latent=self.latent, **shape), "critic": progan.Critic(**shape)}
 
-    def phases(self) -> tuple[Phase, ...]:
-        return tuple(replace(phase, loss=self._on_faded(phase.loss)) for phase in super().phases())
+    def real_images(self, batch: Batch, clock: Clock) -> Tensor:
+        _, steps = doublings(batch.images.shape[-1])
+        return progan.faded(batch.images, self.progress(clock, steps))
 
     def set_progress(self, nets: Nets, clock: Clock) -> None:
         for net in nets.values():
@@ -69,11 +70,3 @@ class ProGAN(GAN):
 
     def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"score": -critic(fake).mean()}
-
-    def _on_faded(self, loss: Loss) -> Loss:
-        def faded_loss(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-            _, steps = doublings(batch.images.shape[-1])
-            images = progan.faded(batch.images, self.progress(clock, steps))
-            return loss(nets, replace(batch, images=images), clock)
-
-        return faded_loss

@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 
 from pipeline.config import NonNegative, Positive, PositiveFloat, Probability, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.core.world import World
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.latents import PRIORS
@@ -67,10 +67,6 @@ class StyleGAN2(GAN):
             "critic": stylegan2.Critic(**shape),
         }
 
-    def phases(self) -> tuple[Phase, ...]:
-        generator, critic = super().phases()
-        return replace(generator, loss=self._with_path_penalty(generator.loss), after=_follow), critic
-
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         penalty = real.new_zeros(())
         if clock.turn % self.penalty_every == 0:
@@ -106,15 +102,13 @@ class StyleGAN2(GAN):
         noise = untruncated.normal("pixels", sum(generator.noises)) if self.noise else None
         return generator.synthesis(styles, noise).float()
 
-    def _with_path_penalty(self, loss: Loss) -> Loss:
-        def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-            fooling, logs = loss(nets, batch, clock)
-            penalty = torch.zeros_like(fooling)
-            if self.path_weight and clock.turn % self.path_every == 0:
-                penalty = self.path_weight * self.path_every * self._path_penalty(nets, batch.stream("path"))
-            return fooling + penalty, dict(logs) | {"fooling": fooling, "path": penalty}
+    def regularizer(self, nets: Nets, batch: Batch, clock: Clock) -> Terms:
+        if not self.path_weight or clock.turn % self.path_every:
+            return {"path": batch.images.new_zeros(())}
+        return {"path": self.path_weight * self.path_every * self._path_penalty(nets, batch.stream("path"))}
 
-        return penalized
+    def after_generator(self, nets: Nets, world: World) -> None:
+        _generator(nets).follow(world)
 
     def _path_penalty(self, nets: Nets, batch: Batch) -> Tensor:
         generator = _generator(nets)
@@ -128,7 +122,3 @@ class StyleGAN2(GAN):
 
 def _generator(nets: Nets) -> stylegan2.Generator:
     return cast(stylegan2.Generator, nets["generator"])
-
-
-def _follow(nets: Nets, world: World) -> None:
-    _generator(nets).follow(world)

@@ -4,13 +4,13 @@ critic:     E D(G(z)) - E D(x),   then every weight of D into [-clip, clip]     
 generator:  -E D(G(z))
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock
-from pipeline.core.method import Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.core.world import World
 from pipeline.families.gan import Critic, NamedNets, Terms
 from pipeline.families.optimization import OptimizerName
@@ -27,14 +27,8 @@ class WGAN(NamedNets):
     beta2: Unit = 0.99
     critic_steps: Positive = 5
 
-    def phases(self) -> tuple[Phase, ...]:
-        generator, critic = super().phases()
-
-        def clipped(nets: Nets, world: World) -> None:
-            critic.after(nets, world)
-            clip_weights(nets["critic"], self.clip)
-
-        return generator, replace(critic, after=clipped)
+    def after_critic(self, nets: Nets, world: World) -> None:
+        clip_weights(nets["critic"], self.clip)
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"distance": critic(fake).mean() - critic(real).mean()}
