@@ -6,6 +6,7 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,7 +21,19 @@ SCRATCH = "scratch"  # where a run begins that begins from no other
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]  # (0, 1)
+Unit = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
+Share = Annotated[float, Field(gt=0, le=1)]  # (0, 1]
+Probability = Annotated[float, Field(ge=0, le=1)]  # [0, 1]
+
+
+def bounds(
+    *, gt: float | None = None, ge: float | None = None, lt: float | None = None, le: float | None = None
+) -> Any:
+    """Return the limits of a number as the metadata of an ``Annotated`` type."""
+    return Field(gt=gt, ge=ge, lt=lt, le=le)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,9 +327,41 @@ def refuse_unknown(raw: Mapping[str, Any], known: Any, path: Path, prefix: str, 
 
 
 def checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
-    """pydantic's checks of types and ranges, its first complaint as one sentence."""
+    """Return an instance of a dataclass made from a section of params.yaml.
+
+    Args:
+        cls: the dataclass.
+        raw: its fields, as YAML gives them; a number may be text such as "1e-4".
+        path: of the params file, for the message.
+        prefix: of the section's keys, such as "runs.dcgan.".
+
+    Returns:
+        The instance, its types and ranges checked.
+
+    Raises:
+        UserError: a value that does not fit, with file, key, range and the value given.
+    """
     try:
-        return TypeAdapter(cls).validate_python(_numbers(raw))
+        return validated(cls, _numbers(raw))
+    except ValueError as error:
+        raise UserError(f"{path}: {prefix}{error}.") from None
+
+
+def validated(cls: Any, raw: Mapping[str, Any]) -> Any:
+    """Return an instance of a dataclass after checking the types and ranges of its fields.
+
+    Args:
+        cls: the dataclass.
+        raw: its fields by name; what is no field is ignored (``refuse_unknown`` complains about it).
+
+    Returns:
+        The instance.
+
+    Raises:
+        ValueError: a value that does not fit: "field: what it should be, got the value", of the first one alone.
+    """
+    try:
+        return _adapter(cls).validate_python(raw)
     except ValidationError as error:
         first = max(error.errors(), key=lambda found: len(found["loc"]))  # of a union, the branch that fits best
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -326,7 +371,17 @@ def checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
             parts.append(field)
         elif first["type"] != "missing":
             message += f", got {first['input']!r}"
-        raise UserError(f"{path}: {prefix}{'.'.join(parts)}: {message}.") from None
+        raise ValueError(f"{'.'.join(parts)}: {message}") from None
+
+
+def json_schema(cls: Any) -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a dataclass."""
+    return _adapter(cls).json_schema()
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def _numbers(value: Any) -> Any:

@@ -67,7 +67,7 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.dcgan.method": "dcgam"}, "runs.dcgan.method", "Did you mean 'dcgan'"),
         ({"runs.dcgan.method": 3}, "runs.dcgan.method", "name the method"),
         ({"runs.wgan_gp.critic_norm": "batch"}, "runs.wgan_gp.critic_norm", "use layer"),
-        ({"runs.vae.norm": "bach"}, "runs.vae.norm", "batch, layer, group, instance, none"),
+        ({"runs.vae.norm": "bach"}, "runs.vae.norm", "'batch', 'layer', 'group', 'instance' or 'none', got 'bach'"),
         ({"evaluate.extractors": []}, "evaluate.extractors", "at least 1"),
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least 1"),

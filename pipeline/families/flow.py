@@ -12,18 +12,18 @@ Its mean over u bounds the negative log-likelihood of the levels from above. A u
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import NonNegative, Positive, bounds
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
 from pipeline.families.latents import interpolation
 from pipeline.families.optimization import Optimized
-from pipeline.families.ranges import require
 from pipeline.families.vae import bits_per_dimension
 from pipeline.nets.flow import Bijection, Center, Chain, LearnedPrior, Logit, MultiScale, initialize
 
@@ -60,19 +60,11 @@ class Flow(Optimized):
 
     sampled: ClassVar[tuple[str, ...]] = ("flow",)
 
-    levels: int = 3
-    width: int = 32
-    preprocessing: str = "center"
-    alpha: float = 0.05
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "levels", "width", positive=True)
-        require(self, "preprocessing", among=("center", "logit"))
-        require(self, "temperature", nonnegative=True)
-        if not 0 < self.alpha < 0.5:
-            raise ValueError("alpha: should be in (0, 0.5)")
+    levels: Positive = 3
+    width: Positive = 32
+    preprocessing: Literal["center", "logit"] = "center"
+    alpha: Annotated[float, bounds(gt=0, lt=0.5)] = 0.05
+    temperature: NonNegative = 1.0
 
     @abstractmethod
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior | None]:

@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
-from pipeline.families.latents import PRIORS, interpolation
+from pipeline.families.latents import PRIORS, PriorName, interpolation
 from pipeline.families.optimization import Optimized
-from pipeline.families.ranges import require
-from pipeline.nets.critic_augment import AUGMENTS, Adaptive, Plain
-from pipeline.nets.layers import NORMS, UPSAMPLINGS
-from pipeline.nets.pairs import PAIRS
+from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, CriticAugment
+from pipeline.nets.layers import NormName, Upsampling
+from pipeline.nets.pairs import PAIRS, NetName
 
 Terms = dict[str, Tensor]
 Critic = Callable[[Tensor], Any]
@@ -37,21 +37,12 @@ class GAN(Optimized):
 
     sampled: ClassVar[tuple[str, ...]] = ("generator",)
 
-    latent: int = 64
-    prior: str = "normal"
-    critic_steps: int = 1
-    critic_lr: float | None = None
-    critic_augment: str = "none"
-    ada_target: float = 0.6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "latent", "critic_steps", positive=True)
-        require(self, "prior", among=tuple(PRIORS))
-        require(self, "critic_augment", among=tuple(AUGMENTS))
-        require(self, "ada_target", unit=True)
-        if self.critic_lr is not None:
-            require(self, "critic_lr", positive=True)
+    latent: Positive = 64
+    prior: PriorName = "normal"
+    critic_steps: Positive = 1
+    critic_lr: PositiveFloat | None = None
+    critic_augment: AugmentName = "none"
+    ada_target: Unit = 0.6
 
     @abstractmethod
     def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
@@ -75,6 +66,20 @@ class GAN(Optimized):
         """(n, c, h, w): the images of a training step; by default those of sampling."""
         return self.sample(nets, batch)
 
+    def real_images(self, batch: Batch, clock: Clock) -> Tensor:
+        """Return the real images (n, c, h, w) that the losses see at a time; by default those of the batch."""
+        return batch.images
+
+    def regularizer(self, nets: Nets, batch: Batch, clock: Clock) -> Terms:
+        """Return further terms of the generator's loss, of which the critic sees nothing; by default none."""
+        return {}
+
+    def after_generator(self, nets: Nets, world: World) -> None:
+        """Act after each step of the generator, as ``Phase.after``; by default nothing."""
+
+    def after_critic(self, nets: Nets, world: World) -> None:
+        """Act after each step of the critic, as ``Phase.after``; by default nothing."""
+
     def build(self, spec: ImageSpec) -> Nets:
         augment = AUGMENTS[self.critic_augment](self.ada_target)
         return nn.ModuleDict(dict(self.pair(spec)) | {"augment": augment})
@@ -87,9 +92,10 @@ class GAN(Optimized):
             self._critic_phase,
             repeats=self.critic_steps,
             lr=self.critic_lr,
-            after=_adapt,
+            after=self._after_critic,
         )
-        return self.phase("generator", ("generator",), self._generator_phase), critic
+        generator = self.phase("generator", ("generator",), self._generator_phase, after=self.after_generator)
+        return generator, critic
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         images: Tensor = nets["generator"](self.latents(like), like.labels)
@@ -102,14 +108,24 @@ class GAN(Optimized):
     def _generator_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         fake = self.generate(nets, batch)
         batch.shared["fake"] = fake.detach()
-        real, fake = augmented(nets, batch.images, fake, batch)
-        return summed(self.generator_loss(Judge(nets, batch.labels), real, fake, batch, clock))
+        real, fake = augmented(nets, self.real_images(batch, clock), fake, batch)
+        critic = LabelledCritic(nets["critic"], batch.labels, real)
+        terms = self.generator_loss(critic, real, fake, batch, clock)
+        return summed(terms | self.regularizer(nets, batch, clock))
 
     def _critic_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        real, fake = augmented(nets, batch.images, self._fake(nets, batch), batch)
-        terms = self.critic_loss(Judge(nets, batch.labels, watched=real), real, fake, batch, clock)
-        loss, logs = summed(terms)
-        return loss, dict(logs) | _augment(nets).logs()
+        real, fake = augmented(nets, self.real_images(batch, clock), self._fake(nets, batch), batch)
+        critic, augment = LabelledCritic(nets["critic"], batch.labels, real), _augment(nets)
+        loss, logs = summed(self.critic_loss(critic, real, fake, batch, clock))
+        if isinstance(augment, Adaptive):
+            augment.observe(critic.scores_of_real())
+        return loss, dict(logs) | augment.logs()
+
+    def _after_critic(self, nets: Nets, world: World) -> None:
+        augment = _augment(nets)
+        if isinstance(augment, Adaptive):
+            augment.adapt(world)
+        self.after_critic(nets, world)
 
     def _fake(self, nets: Nets, batch: Batch) -> Tensor:
         if "fake" in batch.shared:
@@ -127,23 +143,14 @@ class NamedNets(GAN):
     none. spectral_norm, generator_spectral_norm: of the critic's and of the generator's layers.
     """
 
-    net: str = "dcgan"
-    width: int = 32
-    critic_width: int | None = None
-    upsampling: str = "transposed"
-    generator_norm: str = "batch"
-    critic_norm: str = "batch"
+    net: NetName = "dcgan"
+    width: Positive = 32
+    critic_width: Positive | None = None
+    upsampling: Upsampling = "transposed"
+    generator_norm: NormName = "batch"
+    critic_norm: NormName = "batch"
     spectral_norm: bool = False
     generator_spectral_norm: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "net", among=tuple(PAIRS))
-        require(self, "width", positive=True)
-        if self.critic_width is not None:
-            require(self, "critic_width", positive=True)
-        require(self, "upsampling", among=UPSAMPLINGS)
-        require(self, "generator_norm", "critic_norm", among=NORMS)
 
     def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
         """A declared hook: further arguments of the generator, such as classes."""
@@ -175,17 +182,31 @@ class NamedNets(GAN):
         }
 
 
-class Judge:
-    """The critic with its labels bound. It shows the scores of ``watched``, the real images, to the augmentation."""
+class LabelledCritic:
+    """The critic with a batch's labels bound to it; it keeps what it gave for the real images."""
 
-    def __init__(self, nets: Nets, labels: Tensor, watched: Tensor | None = None) -> None:
-        self.critic, self.augment, self.labels, self.watched = nets["critic"], _augment(nets), labels, watched
+    def __init__(self, critic: nn.Module, labels: Tensor, real: Tensor) -> None:
+        self._critic, self._labels, self._real = critic, labels, real
+        self._scores: Tensor | None = None
 
     def __call__(self, images: Tensor) -> Any:
-        scores = self.critic(images, self.labels)
-        if images is self.watched:
-            self.augment.observe(scores)
+        scores = self._critic(images, self._labels)
+        if images is self._real:
+            self._scores = scores
         return scores
+
+    def scores_of_real(self) -> Tensor:
+        """Return what the critic gave for the real images, (n, 1) or (n, outputs).
+
+        Raises:
+            RuntimeError: the loss never called the critic with the real images themselves.
+        """
+        if self._scores is None:
+            raise RuntimeError(
+                "ADA needs the scores of real images, but critic_loss never calls critic(real) with the images it was "
+                "given, for example because it concatenates real and fake; call them apart or set critic_augment: none"
+            )
+        return self._scores
 
 
 def augmented(nets: Nets, real: Tensor, fake: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -198,13 +219,7 @@ def summed(terms: Terms) -> tuple[Tensor, Logs]:
     return torch.stack(list(terms.values())).sum(), terms if len(terms) > 1 else {}
 
 
-def _adapt(nets: Nets, world: World) -> None:
-    augment = _augment(nets)
-    if isinstance(augment, Adaptive):
-        augment.adapt(world)
-
-
-def _augment(nets: Nets) -> Plain:
+def _augment(nets: Nets) -> CriticAugment:
     augment = nets["augment"]
-    assert isinstance(augment, Plain)
+    assert isinstance(augment, CriticAugment)
     return augment

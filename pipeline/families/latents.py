@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,7 +41,9 @@ class Prior:
     walk: Walk
 
 
-PRIORS = {
+PriorName = Literal["normal", "uniform"]
+
+PRIORS: dict[PriorName, Prior] = {
     "normal": Prior(lambda noise, size: noise.normal("latent", size), slerp),
     "uniform": Prior(lambda noise, size: noise.uniform("latent", size) * 2 - 1, straight),
 }

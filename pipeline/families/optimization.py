@@ -3,18 +3,21 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from pipeline.config import Count, NonNegative, PositiveFloat, Unit
 from pipeline.core.batch import Clock
 from pipeline.core.method import Loss, Method, Nets, Phase, nothing_after
 from pipeline.core.world import World
-from pipeline.families.ranges import require
+
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
+Schedule = Literal["constant", "linear", "late_linear", "cosine"]
 
 # What remains of the learning rate at a fraction of the budget, in [0, 1].
-SCHEDULES: dict[str, Callable[[float], float]] = {
+SCHEDULES: dict[Schedule, Callable[[float], float]] = {
     "constant": lambda fraction: 1.0,
     "late_linear": lambda fraction: min(1.0, 2.0 - 2.0 * fraction),
     "linear": lambda fraction: 1.0 - fraction,
@@ -33,27 +36,17 @@ class Optimized(Method):
     over the workers, in that order; the logged gradient norm is from before.
     """
 
-    optimizer: str = "adam"
-    lr: float = 2e-4
-    beta1: float = 0.9
-    beta2: float = 0.999
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    l1: float = 0.0
-    clip_norm: float | None = None
-    clip_value: float | None = None
-    schedule: str = "constant"
-    warm_up: int = 0
-
-    def __post_init__(self) -> None:
-        require(self, "optimizer", among=tuple(OPTIMIZERS))
-        require(self, "schedule", among=tuple(SCHEDULES))
-        require(self, "lr", positive=True)
-        require(self, "beta1", "beta2", "momentum", unit=True)
-        require(self, "weight_decay", "l1", "warm_up", nonnegative=True)
-        for name in ("clip_norm", "clip_value"):
-            if getattr(self, name) is not None:
-                require(self, name, positive=True)
+    optimizer: OptimizerName = "adam"
+    lr: PositiveFloat = 2e-4
+    beta1: Unit = 0.9
+    beta2: Unit = 0.999
+    momentum: Unit = 0.0
+    weight_decay: NonNegative = 0.0
+    l1: NonNegative = 0.0
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+    schedule: Schedule = "constant"
+    warm_up: Count = 0
 
     def phase(
         self,
@@ -73,10 +66,14 @@ class Optimized(Method):
             loss=loss,
             optimizer=lambda parameters: OPTIMIZERS[self.optimizer](self, parameters, rate),
             repeats=repeats,
-            settings=lambda clock: {"lr": rate * self.rate(clock)},
+            settings=lambda clock: {"lr": rate * self.rate(clock)} | self.settings(clock),
             before=self._shape_gradients,
             after=after,
         )
+
+    def settings(self, clock: Clock) -> dict[str, Any]:
+        """Return further settings of the optimizer at a time; a declared hook, by default none."""
+        return {}
 
     def rate(self, clock: Clock) -> float:
         """The learning rate at a time, as a share of ``lr``."""
@@ -120,7 +117,7 @@ def _rmsprop(method: Optimized, parameters: Parameters, lr: float) -> Optimizer:
 
 
 # torch's own; fused where torch has it.
-OPTIMIZERS: dict[str, Callable[[Optimized, Parameters, float], Optimizer]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[[Optimized, Parameters, float], Optimizer]] = {
     "sgd": _sgd,
     "adam": _adam,
     "adamw": _adamw,

@@ -10,20 +10,20 @@ are named.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
+from pipeline.config import Count, NonNegative, Positive, PositiveFloat
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
 from pipeline.families.latents import interpolation
 from pipeline.families.optimization import Optimized
-from pipeline.families.ranges import require
-from pipeline.nets.layers import NORMS, UPSAMPLINGS
-from pipeline.nets.pairs import PAIRS
+from pipeline.nets.layers import NormName, Upsampling
+from pipeline.nets.pairs import PAIRS, NetName
 
 LEVEL = 2.0 / 255.0  # between two levels of a byte, in [-1, 1]
 SCALE_RATE = 10.0  # a scale moves this much faster than a weight: a step of 0.001 would take thousands to its place
@@ -173,7 +173,9 @@ class Bernoulli(Likelihood):
         return location.tanh()
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
+LikelihoodName = Literal["bernoulli", "gaussian", "discretized_logistic"]
+
+LIKELIHOODS: dict[LikelihoodName, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "gaussian": DequantizedGaussian,
     "discretized_logistic": DiscretizedLogistic,
@@ -182,10 +184,8 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 
 def check_likelihood(method: Any) -> None:
     """The fields ``likelihood`` and ``scale`` of a method."""
-    require(method, "likelihood", among=tuple(LIKELIHOODS))
     if method.scale is None:
         return
-    require(method, "scale", positive=True)
     if not LIKELIHOODS[method.likelihood].has_scale:
         raise ValueError(f"scale: the {method.likelihood} likelihood has none; leave it out")
 
@@ -196,7 +196,7 @@ def trained_nets(method: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     return (*names, "likelihood") if learned else names
 
 
-def bound_in_bits(likelihood: str, bound: str, log_probability: Tensor, images: Tensor) -> dict[str, Tensor]:
+def bound_in_bits(likelihood: LikelihoodName, bound: str, log_probability: Tensor, images: Tensor) -> dict[str, Tensor]:
     """A bound on log p(x) as bits per dimension, by a name that says which bound and of what."""
     name = f"{LIKELIHOODS[likelihood].of}{bound}_bits_per_dim"
     return {name: bits_per_dimension(-log_probability, images[0].numel())}
@@ -236,21 +236,16 @@ class Variational(Optimized):
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
 
-    latent: int = 32
-    net: str = "dcgan"
-    width: int = 32
-    upsampling: str = "transposed"
-    norm: str = "batch"
-    likelihood: str = "discretized_logistic"
-    scale: float | None = None
-    lr: float = 1e-3
+    latent: Positive = 32
+    net: NetName = "dcgan"
+    width: Positive = 32
+    upsampling: Upsampling = "transposed"
+    norm: NormName = "batch"
+    likelihood: LikelihoodName = "discretized_logistic"
+    scale: PositiveFloat | None = None
+    lr: PositiveFloat = 1e-3
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "latent", "width", positive=True)
-        require(self, "net", among=tuple(PAIRS))
-        require(self, "upsampling", among=UPSAMPLINGS)
-        require(self, "norm", among=NORMS)
         check_likelihood(self)
 
     @abstractmethod
@@ -341,13 +336,9 @@ class Elbo(Variational):
     maximum with them; of each sample, not of the batch's mean, so that a sample's loss is its own).
     """
 
-    beta: float = 1.0
-    beta_warm_up: int = 0
-    free_bits: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "beta", "beta_warm_up", "free_bits", nonnegative=True)
+    beta: NonNegative = 1.0
+    beta_warm_up: Count = 0
+    free_bits: NonNegative = 0.0
 
     def weight(self, clock: Clock) -> float:
         """beta at a time."""

@@ -9,12 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import Count, Positive, PositiveFloat
 from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.core.world import World
 from pipeline.families.optimization import Optimized
-from pipeline.families.ranges import require
-from pipeline.families.vae import LIKELIHOODS, bound_in_bits, check_likelihood
+from pipeline.families.vae import LIKELIHOODS, LikelihoodName, bound_in_bits, check_likelihood
 from pipeline.nets.codebook import Codebook
 from pipeline.nets.vq import Decoder, Encoder
 
@@ -27,18 +27,15 @@ class Quantized(Optimized):
     bernoulli, gaussian or discretized_logistic. scale: of the latter two, in [-1, 1] units; None: learned.
     """
 
-    codes: int = 512
-    embedding: int = 64
-    grid: int = 8
-    width: int = 64
-    blocks: int = 2
-    likelihood: str = "discretized_logistic"
-    scale: float | None = None
+    codes: Positive = 512
+    embedding: Positive = 64
+    grid: Positive = 8
+    width: Positive = 64
+    blocks: Count = 2
+    likelihood: LikelihoodName = "discretized_logistic"
+    scale: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "codes", "embedding", "grid", "width", positive=True)
-        require(self, "blocks", nonnegative=True)
         check_likelihood(self)
 
     def autoencoder(self, spec: ImageSpec, codebook: Codebook) -> dict[str, nn.Module]:

@@ -3,13 +3,12 @@
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline import registry
+from pipeline.config import Run, checked, field_names, refuse_unknown, validated
 from pipeline.core.method import Method
-
-if TYPE_CHECKING:
-    from pipeline.config import Run
+from pipeline.errors import nearest
 
 
 def names() -> list[str]:
@@ -39,11 +38,32 @@ def find(name: str, key: str = "method") -> type[Method]:
 
 
 def load(name: str, **settings: Any) -> Method:
-    """Return the method with its params; what does not fit raises TypeError or ValueError."""
-    return find(name)(**settings)
+    """Return a method with its params checked: the way to make one in Python.
+
+    The classes are plain dataclasses: called directly, they check what ties two params together, but neither
+    types nor ranges.
+
+    Args:
+        name: the method's file.
+        settings: its params; those left out have their defaults.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: there is no such method.
+        TypeError: a param that the method does not have.
+        ValueError: a value that does not fit: "param: what it should be, got the value".
+    """
+    cls = find(name)
+    for key in settings:
+        if key not in field_names(cls):
+            raise TypeError(f"{name} has no param '{key}'. {nearest(key, field_names(cls))}")
+    method: Method = validated(cls, settings)
+    return method
 
 
-def configure(run: "Run", settings: Mapping[str, Any], prefix: str, path: Path = Path("params.yaml")) -> Method:
+def configure(run: Run, settings: Mapping[str, Any], prefix: str, path: Path = Path("params.yaml")) -> Method:
     """Return a run's method with the params that params.yaml gives it.
 
     Args:
@@ -58,8 +78,6 @@ def configure(run: "Run", settings: Mapping[str, Any], prefix: str, path: Path =
     Raises:
         UserError: no such method, an unknown param, or a value that does not fit; with file, key and remedy.
     """
-    from pipeline.config import Run, checked, field_names, refuse_unknown
-
     cls = find(run.method, f"{path}: {prefix}method")
     refuse_unknown(settings, field_names(cls), path, prefix, also=field_names(Run))
     method: Method = checked(cls, dict(settings), path, prefix)

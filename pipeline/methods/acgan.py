@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
+from pipeline.config import NonNegative, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.families.gan import Critic, NamedNets, Terms
-from pipeline.families.ranges import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,8 @@ class ACGAN(NamedNets):
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    classification: float = 1.0
-    beta1: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "classification", nonnegative=True)
+    classification: NonNegative = 1.0
+    beta1: Unit = 0.5
 
     def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
         return {"classes": spec.classes}

@@ -9,18 +9,18 @@ projects the class; both have spectral norm and self-attention. Truncation is a 
 is given.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from pipeline.config import Count, NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.families.gan import GAN, Critic, Terms
-from pipeline.families.ranges import require
 from pipeline.nets import biggan
-from pipeline.nets.layers import NORMS
+from pipeline.nets.layers import NormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +34,17 @@ class BigGAN(GAN):
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    latent: int = 64
-    embedding: int = 32
-    width: int = 32
-    max_width: int = 128
-    attention: int = 2
-    generator_norm: str = "batch"
-    orthogonal: float = 1e-4
-    lr: float = 5e-5
-    critic_lr: float | None = 2e-4
-    critic_steps: int = 2
-    beta1: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "embedding", "width", "max_width", positive=True)
-        require(self, "orthogonal", "attention", nonnegative=True)
-        require(self, "generator_norm", among=NORMS)
+    latent: Positive = 64
+    embedding: Positive = 32
+    width: Positive = 32
+    max_width: Positive = 128
+    attention: Count = 2
+    generator_norm: NormName = "batch"
+    orthogonal: NonNegative = 1e-4
+    lr: PositiveFloat = 5e-5
+    critic_lr: PositiveFloat | None = 2e-4
+    critic_steps: Positive = 2
+    beta1: Unit = 0.0
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
@@ -60,20 +54,11 @@ class BigGAN(GAN):
         )
         return {"generator": generator, "critic": biggan.Critic(**shape)}
 
-    def phases(self) -> tuple[Phase, ...]:
-        generator, critic = super().phases()
-        return replace(generator, loss=self._with_orthogonality(generator.loss)), critic
-
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}
 
     def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"fooling": -critic(fake).mean()}
 
-    def _with_orthogonality(self, loss: Loss) -> Loss:
-        def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-            fooling, logs = loss(nets, batch, clock)
-            penalty = self.orthogonal * cast(biggan.Generator, nets["generator"]).orthogonality()
-            return fooling + penalty, dict(logs) | {"fooling": fooling, "orthogonality": penalty}
-
-        return penalized
+    def regularizer(self, nets: Nets, batch: Batch, clock: Clock) -> Terms:
+        return {"orthogonality": self.orthogonal * cast(biggan.Generator, nets["generator"]).orthogonality()}

@@ -13,10 +13,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import relu
 
+from pipeline.config import Positive, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.families.gan import Critic, NamedNets, Terms
-from pipeline.families.ranges import require
-from pipeline.nets.layers import CONDITIONINGS
+from pipeline.families.optimization import Schedule
+from pipeline.nets.layers import Conditioning, NormName, Upsampling
+from pipeline.nets.pairs import NetName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +28,16 @@ class CGAN(NamedNets):
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    conditioning: str = "projection"
-    net: str = "resnet"
-    upsampling: str = "nearest"
-    latent: int = 128
-    critic_norm: str = "none"
+    conditioning: Conditioning = "projection"
+    net: NetName = "resnet"
+    upsampling: Upsampling = "nearest"
+    latent: Positive = 128
+    critic_norm: NormName = "none"
     spectral_norm: bool = True
-    beta1: float = 0.0
-    beta2: float = 0.9
-    critic_steps: int = 5
-    schedule: str = "linear"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "conditioning", among=CONDITIONINGS)
+    beta1: Unit = 0.0
+    beta2: Unit = 0.9
+    critic_steps: Positive = 5
+    schedule: Schedule = "linear"
 
     def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
         return {"classes": spec.classes}

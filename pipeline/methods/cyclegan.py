@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
+from pipeline.config import Count, NonNegative, Positive, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
-from pipeline.families.optimization import Optimized
-from pipeline.families.ranges import require
-from pipeline.nets.layers import NORMS, UPSAMPLINGS
+from pipeline.families.optimization import Optimized, Schedule
+from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.patch import ImagePool, PatchCritic, Translator
 
 
@@ -33,23 +33,16 @@ class CycleGAN(Optimized):
     sampled: ClassVar[tuple[str, ...]] = ("a_to_b", "b_to_a")
     needs: ClassVar[frozenset[str]] = frozenset({"other"})
 
-    width: int = 32
-    blocks: int = 3
-    patch_steps: int = 2
-    cycle: float = 10.0
-    identity: float = 0.5
-    pool: int = 50
-    norm: str = "instance"
-    upsampling: str = "transposed"
-    beta1: float = 0.5
-    schedule: str = "late_linear"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "width", "patch_steps", positive=True)
-        require(self, "blocks", "cycle", "identity", "pool", nonnegative=True)
-        require(self, "norm", among=NORMS)
-        require(self, "upsampling", among=UPSAMPLINGS)
+    width: Positive = 32
+    blocks: Count = 3
+    patch_steps: Positive = 2
+    cycle: NonNegative = 10.0
+    identity: NonNegative = 0.5
+    pool: Count = 50
+    norm: NormName = "instance"
+    upsampling: Upsampling = "transposed"
+    beta1: Unit = 0.5
+    schedule: Schedule = "late_linear"
 
     def build(self, spec: ImageSpec) -> Nets:
         def translator() -> Translator:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pipeline.config import Unit
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
 
@@ -18,7 +19,7 @@ from pipeline.families.gan import Critic, NamedNets, Terms
 class DCGAN(NamedNets):
     """Params: those of the family, at the paper's values (Adam 2e-4, beta1 0.5, batch norm in both nets)."""
 
-    beta1: float = 0.5
+    beta1: Unit = 0.5
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": softplus(-critic(real)).mean(), "fake": softplus(critic(fake)).mean()}

@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pipeline.config import NonNegative, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.latents import PriorName
 from pipeline.families.penalties import gradient_penalty, perturbed, refuse_batch_norm
-from pipeline.families.ranges import require
+from pipeline.nets.layers import NormName
 
 
 @dataclass(frozen=True, kw_only=True)
 class DRAGAN(NamedNets):
     """penalty: lambda. The other params as in the authors' code (uniform prior; Adam 1e-4, 0.5, 0.9)."""
 
-    penalty: float = 10.0
-    prior: str = "uniform"
-    lr: float = 1e-4
-    beta1: float = 0.5
-    beta2: float = 0.9
-    critic_norm: str = "layer"
+    penalty: NonNegative = 10.0
+    prior: PriorName = "uniform"
+    lr: PositiveFloat = 1e-4
+    beta1: Unit = 0.5
+    beta2: Unit = 0.9
+    critic_norm: NormName = "layer"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "penalty", nonnegative=True)
         refuse_batch_norm(self)
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:

@@ -8,16 +8,22 @@ adversarial nets", NeurIPS 2014, arXiv:1406.2661.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pipeline.config import Positive, Unit
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
-from pipeline.families.ranges import require
+from pipeline.families.latents import PriorName
+from pipeline.nets.layers import NormName
+from pipeline.nets.pairs import NetName
+
+Objective = Literal["minimax", "nonsaturating"]
 
 # of the critic's scores of generated images
-OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
+OBJECTIVES: dict[Objective, Callable[[Tensor], Tensor]] = {
     "minimax": lambda scores: -softplus(scores).mean(),
     "nonsaturating": lambda scores: softplus(-scores).mean(),
 }
@@ -28,17 +34,13 @@ class OriginalGAN(NamedNets):
     """objective: the generator's, minimax or nonsaturating. Perceptrons and a uniform prior, as in the paper; unlike
     it Adam, whose SGD's rates it does not give, and batch norm in the generator, without which it collapses."""
 
-    objective: str = "nonsaturating"
-    net: str = "mlp"
-    width: int = 256
-    latent: int = 100
-    prior: str = "uniform"
-    beta1: float = 0.5
-    critic_norm: str = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "objective", among=tuple(OBJECTIVES))
+    objective: Objective = "nonsaturating"
+    net: NetName = "mlp"
+    width: Positive = 256
+    latent: Positive = 100
+    prior: PriorName = "uniform"
+    beta1: Unit = 0.5
+    critic_norm: NormName = "none"
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": softplus(-critic(real)).mean(), "fake": softplus(critic(fake)).mean()}

@@ -11,10 +11,11 @@ The paper's CIFAR-10 model (3.35 bits per dimension): levels 3, steps 32, width 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
+from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
-from pipeline.families.ranges import require
 from pipeline.nets import flow
 
 
@@ -28,18 +29,12 @@ class Glow(Flow):
     class_conditional: a prior per class of the last level's latents, so that classes can be sampled.
     """
 
-    steps: int = 4
-    width: int = 64
-    lr: float = 1e-3
-    net_norm: str = "actnorm"
-    least_scale: float = 0.0
+    steps: Positive = 4
+    width: Positive = 64
+    lr: PositiveFloat = 1e-3
+    net_norm: Literal["actnorm", "none"] = "actnorm"
+    least_scale: Unit = 0.0
     class_conditional: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "steps", positive=True)
-        require(self, "net_norm", among=("actnorm", "none"))
-        require(self, "least_scale", unit=True)
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], flow.LearnedPrior]:
         if self.class_conditional and spec.classes == 0:

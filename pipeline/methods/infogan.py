@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softplus
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.families.gan import Critic, NamedNets, Terms
 from pipeline.families.latents import PRIORS
-from pipeline.families.ranges import require
 
 ROWS = 6  # of a panel
 
@@ -34,18 +34,15 @@ class InfoGAN(NamedNets):
     paper's values for MNIST, where the generator's learning rate is five times the critic's.
     """
 
-    categories: int = 10
-    continuous: int = 2
-    information: float = 1.0
-    latent: int = 74
-    lr: float = 1e-3
-    critic_lr: float | None = 2e-4
-    beta1: float = 0.5
+    categories: Positive = 10
+    continuous: Positive = 2
+    information: NonNegative = 1.0
+    latent: Positive = 74
+    lr: PositiveFloat = 1e-3
+    critic_lr: PositiveFloat | None = 2e-4
+    beta1: Unit = 0.5
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "categories", "continuous", positive=True)
-        require(self, "information", nonnegative=True)
         if self.latent <= self.categories + self.continuous:
             raise ValueError("latent: should be greater than categories + continuous, which are part of it")
 

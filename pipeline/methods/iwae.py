@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.config import Positive
 from pipeline.core.batch import Batch, Clock
 from pipeline.core.method import Logs, Nets
-from pipeline.families.ranges import require
 from pipeline.families.vae import Variational
 
 
@@ -21,12 +21,8 @@ from pipeline.families.vae import Variational
 class IWAE(Variational):
     """draws_per_image: k in training. test_draws: k of the score."""
 
-    draws_per_image: int = 5
-    test_draws: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "draws_per_image", "test_draws", positive=True)
+    draws_per_image: Positive = 5
+    test_draws: Positive = 50
 
     def loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         draws = self.draws(nets, batch, self.draws_per_image)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.config import Unit
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
 
@@ -17,7 +18,7 @@ from pipeline.families.gan import Critic, NamedNets, Terms
 class LSGAN(NamedNets):
     """Params: those of the family; beta1 of the paper."""
 
-    beta1: float = 0.5
+    beta1: Unit = 0.5
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": 0.5 * (critic(real) - 1).square().mean(), "fake": 0.5 * critic(fake).square().mean()}

@@ -12,12 +12,14 @@ dropout 0.2, multi_scale false, lr 0.0005 with a cosine schedule, 200,000 steps 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pipeline.config import Positive, PositiveFloat, Unit, bounds
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
-from pipeline.families.ranges import require
+from pipeline.families.optimization import Schedule
 from pipeline.nets import flow
-from pipeline.nets.layers import NORMS
+from pipeline.nets.layers import NormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +27,16 @@ class NSF(Flow):
     """steps: steps of flow per level. blocks: residual blocks of a coupling's network, with ``net_norm`` and
     ``dropout``. bins: K. tail_bound: B. multi_scale: half of the channels leave after each level."""
 
-    steps: int = 3
-    width: int = 32
-    blocks: int = 1
-    bins: int = 4
-    tail_bound: float = 3.0
-    dropout: float = 0.0
+    steps: Positive = 3
+    width: Positive = 32
+    blocks: Positive = 1
+    bins: Annotated[int, bounds(ge=2, le=100)] = 4
+    tail_bound: PositiveFloat = 3.0
+    dropout: Unit = 0.0
     multi_scale: bool = True
-    lr: float = 5e-4
-    schedule: str = "cosine"
-    net_norm: str = "batch"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "steps", "blocks", "tail_bound", positive=True)
-        require(self, "dropout", unit=True)
-        require(self, "net_norm", among=NORMS)
-        if not 2 <= self.bins <= 100:
-            raise ValueError("bins: should be between 2 and 100")
+    lr: PositiveFloat = 5e-4
+    schedule: Schedule = "cosine"
+    net_norm: NormName = "batch"
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], None]:
         growth = 2 if self.multi_scale else 4

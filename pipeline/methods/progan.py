@@ -8,15 +8,15 @@ Both nets begin at 4 to 7 pixels and grow to the data's size: each further level
 long. While it fades in, real images fade from those of the level before alike.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Share, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.penalties import gradient_penalty
-from pipeline.families.ranges import require
 from pipeline.nets import progan
 from pipeline.nets.layers import doublings
 
@@ -30,29 +30,23 @@ class ProGAN(GAN):
     width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4 neighbouring samples.
     """
 
-    latent: int = 64
-    width: int = 16
-    max_width: int = 128
-    growth: float = 0.5
-    penalty: float = 10.0
-    drift: float = 0.001
-    lr: float = 1e-3
-    beta1: float = 0.0
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "width", "max_width", "growth", positive=True)
-        require(self, "penalty", "drift", nonnegative=True)
-        if self.growth > 1:
-            raise ValueError("growth: should be at most 1, the whole budget")
+    latent: Positive = 64
+    width: Positive = 16
+    max_width: Positive = 128
+    growth: Share = 0.5
+    penalty: NonNegative = 10.0
+    drift: NonNegative = 0.001
+    lr: PositiveFloat = 1e-3
+    beta1: Unit = 0.0
+    beta2: Unit = 0.99
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "max_width": self.max_width}
         return {"generator": progan.Generator(latent=self.latent, **shape), "critic": progan.Critic(**shape)}
 
-    def phases(self) -> tuple[Phase, ...]:
-        return tuple(replace(phase, loss=self._on_faded(phase.loss)) for phase in super().phases())
+    def real_images(self, batch: Batch, clock: Clock) -> Tensor:
+        _, steps = doublings(batch.images.shape[-1])
+        return progan.faded(batch.images, self.progress(clock, steps))
 
     def set_progress(self, nets: Nets, clock: Clock) -> None:
         for net in nets.values():
@@ -76,11 +70,3 @@ class ProGAN(GAN):
 
     def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"score": -critic(fake).mean()}
-
-    def _on_faded(self, loss: Loss) -> Loss:
-        def faded_loss(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-            _, steps = doublings(batch.images.shape[-1])
-            images = progan.faded(batch.images, self.progress(clock, steps))
-            return loss(nets, replace(batch, images=images), clock)
-
-        return faded_loss

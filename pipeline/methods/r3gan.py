@@ -8,18 +8,17 @@ Over the training gamma and the learning rate fall and Adam's beta2 rises, along
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Phase
 from pipeline.families.gan import GAN, Critic, Terms
+from pipeline.families.optimization import Schedule
 from pipeline.families.penalties import r1_penalty
-from pipeline.families.ranges import require
 from pipeline.nets import r3gan
 
 
@@ -33,25 +32,19 @@ class R3GAN(GAN):
     width and max_width 768, conditional, ADA, batches of 512.
     """
 
-    latent: int = 64
-    width: int = 16
-    max_width: int = 128
-    blocks: int = 2
-    group_width: int = 16
+    latent: Positive = 64
+    width: Positive = 16
+    max_width: Positive = 128
+    blocks: Positive = 2
+    group_width: Positive = 16
     conditional: bool = False
-    gamma: float = 0.05
-    final_gamma: float = 0.005
-    lr: float = 2e-4
-    schedule: str = "cosine"
-    beta1: float = 0.0
-    beta2: float = 0.9
-    final_beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "width", "max_width", "blocks", "group_width", positive=True)
-        require(self, "gamma", "final_gamma", nonnegative=True)
-        require(self, "final_beta2", unit=True)
+    gamma: NonNegative = 0.05
+    final_gamma: NonNegative = 0.005
+    lr: PositiveFloat = 2e-4
+    schedule: Schedule = "cosine"
+    beta1: Unit = 0.0
+    beta2: Unit = 0.9
+    final_beta2: Unit = 0.99
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
@@ -61,10 +54,10 @@ class R3GAN(GAN):
         shape["classes"] = spec.classes if self.conditional else 0
         return {"generator": r3gan.Generator(latent=self.latent, **shape), "critic": r3gan.Critic(**shape)}
 
-    def phases(self) -> tuple[Phase, ...]:
-        if not self.optimizer.startswith("adam"):
-            return super().phases()
-        return tuple(replace(phase, settings=self._with_betas(phase.settings)) for phase in super().phases())
+    def settings(self, clock: Clock) -> dict[str, Any]:
+        if self.optimizer not in ("adam", "adamw"):
+            return {}
+        return {"betas": (self.beta1, along_cosine(self.beta2, self.final_beta2, clock))}
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         half_gamma = 0.5 * along_cosine(self.gamma, self.final_gamma, clock)
@@ -76,12 +69,6 @@ class R3GAN(GAN):
 
     def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"pairing": softplus(critic(real) - critic(fake)).mean()}
-
-    def _with_betas(self, settings: Callable[[Clock], dict[str, Any]]) -> Callable[[Clock], dict[str, Any]]:
-        def with_betas(clock: Clock) -> dict[str, Any]:
-            return settings(clock) | {"betas": (self.beta1, along_cosine(self.beta2, self.final_beta2, clock))}
-
-        return with_betas
 
 
 def along_cosine(first: float, last: float, clock: Clock) -> float:

@@ -11,12 +11,14 @@ Left out: its L2 penalty of 5e-5 on the weight normalization's scales.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
+from pipeline.config import Positive, PositiveFloat
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
-from pipeline.families.ranges import require
 from pipeline.nets import flow
-from pipeline.nets.layers import NORMS
+from pipeline.nets.flow import FlowNorm
+from pipeline.nets.layers import NormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +26,12 @@ class RealNVP(Flow):
     """width: hidden channels at the first level, doubled by every squeeze. blocks: residual blocks of a coupling's
     network, with ``net_norm``. flow_norm: of the couplings' outputs: batch, actnorm or none."""
 
-    width: int = 16
-    blocks: int = 1
-    preprocessing: str = "logit"
-    lr: float = 1e-3
-    flow_norm: str = "batch"
-    net_norm: str = "batch"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "blocks", positive=True)
-        require(self, "flow_norm", among=tuple(flow.FLOW_NORMS))
-        require(self, "net_norm", among=NORMS)
+    width: Positive = 16
+    blocks: Positive = 1
+    preprocessing: Literal["center", "logit"] = "logit"
+    lr: PositiveFloat = 1e-3
+    flow_norm: FlowNorm = "batch"
+    net_norm: NormName = "batch"
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], None]:
         channels = [spec.channels * 2**level for level in range(self.levels)]

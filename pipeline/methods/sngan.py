@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import relu
 
+from pipeline.config import Positive, Unit
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.optimization import Schedule
+from pipeline.nets.layers import NormName, Upsampling
+from pipeline.nets.pairs import NetName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +23,15 @@ class SNGAN(NamedNets):
     """Params at the paper's values for its residual nets (table 3, and setting C's optimizer in the authors' code:
     Adam 2e-4, 0, 0.9, five critic steps, the rate falling linearly to zero); CIFAR-10 has width 256."""
 
-    net: str = "resnet"
-    upsampling: str = "nearest"
-    latent: int = 128
-    critic_norm: str = "none"
+    net: NetName = "resnet"
+    upsampling: Upsampling = "nearest"
+    latent: Positive = 128
+    critic_norm: NormName = "none"
     spectral_norm: bool = True
-    beta1: float = 0.0
-    beta2: float = 0.9
-    critic_steps: int = 5
-    schedule: str = "linear"
+    beta1: Unit = 0.0
+    beta2: Unit = 0.9
+    critic_steps: Positive = 5
+    schedule: Schedule = "linear"
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}

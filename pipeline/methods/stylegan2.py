@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Probability, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Logs, Loss, Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.core.world import World
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.latents import PRIORS
 from pipeline.families.penalties import r1_penalty
-from pipeline.families.ranges import require
 from pipeline.nets import stylegan2
 
 
@@ -37,25 +37,20 @@ class StyleGAN2(GAN):
     The paper: latent 512, width 32 at 1024 pixels, max_width 512, mapping_layers 8 (2 in arXiv:2006.06676 at 32).
     """
 
-    latent: int = 64
-    width: int = 16
-    max_width: int = 128
-    mapping_layers: int = 2
+    latent: Positive = 64
+    width: Positive = 16
+    max_width: Positive = 128
+    mapping_layers: Positive = 2
     conditional: bool = False
-    mixing: float = 0.9
+    mixing: Probability = 0.9
     noise: bool = True
-    gamma: float = 1.0
-    penalty_every: int = 16
-    path_weight: float = 2.0
-    path_every: int = 8
-    lr: float = 2e-3
-    beta1: float = 0.0
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "width", "max_width", "mapping_layers", "penalty_every", "path_every", positive=True)
-        require(self, "mixing", "gamma", "path_weight", nonnegative=True)
+    gamma: NonNegative = 1.0
+    penalty_every: Positive = 16
+    path_weight: NonNegative = 2.0
+    path_every: Positive = 8
+    lr: PositiveFloat = 2e-3
+    beta1: Unit = 0.0
+    beta2: Unit = 0.99
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
@@ -71,10 +66,6 @@ class StyleGAN2(GAN):
             "generator": stylegan2.Generator(latent=self.latent, mapping_layers=self.mapping_layers, **shape),
             "critic": stylegan2.Critic(**shape),
         }
-
-    def phases(self) -> tuple[Phase, ...]:
-        generator, critic = super().phases()
-        return replace(generator, loss=self._with_path_penalty(generator.loss), after=_follow), critic
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         penalty = real.new_zeros(())
@@ -111,15 +102,13 @@ class StyleGAN2(GAN):
         noise = untruncated.normal("pixels", sum(generator.noises)) if self.noise else None
         return generator.synthesis(styles, noise).float()
 
-    def _with_path_penalty(self, loss: Loss) -> Loss:
-        def penalized(nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-            fooling, logs = loss(nets, batch, clock)
-            penalty = torch.zeros_like(fooling)
-            if self.path_weight and clock.iteration % self.path_every == 0:
-                penalty = self.path_weight * self.path_every * self._path_penalty(nets, batch.stream("path"))
-            return fooling + penalty, dict(logs) | {"fooling": fooling, "path": penalty}
+    def regularizer(self, nets: Nets, batch: Batch, clock: Clock) -> Terms:
+        if not self.path_weight or clock.iteration % self.path_every:
+            return {"path": batch.images.new_zeros(())}
+        return {"path": self.path_weight * self.path_every * self._path_penalty(nets, batch.stream("path"))}
 
-        return penalized
+    def after_generator(self, nets: Nets, world: World) -> None:
+        _generator(nets).follow(world)
 
     def _path_penalty(self, nets: Nets, batch: Batch) -> Tensor:
         generator = _generator(nets)
@@ -133,7 +122,3 @@ class StyleGAN2(GAN):
 
 def _generator(nets: Nets) -> stylegan2.Generator:
     return cast(stylegan2.Generator, nets["generator"])
-
-
-def _follow(nets: Nets, world: World) -> None:
-    _generator(nets).follow(world)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
-from pipeline.families.ranges import require
+from pipeline.families.optimization import OptimizerName
 from pipeline.families.vq import Quantized
 from pipeline.nets.codebook import Codebook
 from pipeline.nets.transformer import Transformer
@@ -31,17 +32,16 @@ class VQTransformer(Quantized):
     sampled: ClassVar[tuple[str, ...]] = ("transformer", "codebook", "decoder")
     starts_from: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder", "likelihood")
 
-    layers: int = 4
-    heads: int = 4
-    transformer_width: int = 128
-    optimizer: str = "adamw"
-    lr: float = 5e-4
-    beta2: float = 0.95
-    weight_decay: float = 0.01
+    layers: Positive = 4
+    heads: Positive = 4
+    transformer_width: Positive = 128
+    optimizer: OptimizerName = "adamw"
+    lr: PositiveFloat = 5e-4
+    beta2: Unit = 0.95
+    weight_decay: NonNegative = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "layers", "heads", "transformer_width", positive=True)
         if self.transformer_width % self.heads:
             raise ValueError(f"transformer_width: should be a multiple of the {self.heads} heads")
 

@@ -16,9 +16,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from pipeline.config import NonNegative, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
-from pipeline.families.ranges import require
 from pipeline.families.vae import trained_nets
 from pipeline.families.vq import Quantized, codebook_of, move_codebook, straight_through
 from pipeline.nets.codebook import Codebook, draw
@@ -31,14 +31,9 @@ class VQVAE(Quantized):
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder")
 
-    commitment: float = 0.25
-    decay: float = 0.99
-    revival: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "commitment", nonnegative=True)
-        require(self, "decay", "revival", unit=True)
+    commitment: NonNegative = 0.25
+    decay: Unit = 0.99
+    revival: Unit = 0.1
 
     def build(self, spec: ImageSpec) -> Nets:
         codebook = Codebook(codes=self.codes, dim=self.embedding, decay=self.decay, revival=self.revival)

@@ -4,40 +4,31 @@ critic:     E D(G(z)) - E D(x),   then every weight of D into [-clip, clip]     
 generator:  -E D(G(z))
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock
-from pipeline.core.method import Nets, Phase
+from pipeline.core.method import Nets
 from pipeline.core.world import World
 from pipeline.families.gan import Critic, NamedNets, Terms
+from pipeline.families.optimization import OptimizerName
 from pipeline.families.penalties import clip_weights
-from pipeline.families.ranges import require
 
 
 @dataclass(frozen=True, kw_only=True)
 class WGAN(NamedNets):
     """clip: the bound of the critic's weights. The other params at the paper's values (RMSprop, no momentum)."""
 
-    clip: float = 0.01
-    optimizer: str = "rmsprop"
-    lr: float = 5e-5
-    beta2: float = 0.99
-    critic_steps: int = 5
+    clip: PositiveFloat = 0.01
+    optimizer: OptimizerName = "rmsprop"
+    lr: PositiveFloat = 5e-5
+    beta2: Unit = 0.99
+    critic_steps: Positive = 5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "clip", positive=True)
-
-    def phases(self) -> tuple[Phase, ...]:
-        generator, critic = super().phases()
-
-        def clipped(nets: Nets, world: World) -> None:
-            critic.after(nets, world)
-            clip_weights(nets["critic"], self.clip)
-
-        return generator, replace(critic, after=clipped)
+    def after_critic(self, nets: Nets, world: World) -> None:
+        clip_weights(nets["critic"], self.clip)
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"distance": critic(fake).mean() - critic(real).mean()}

@@ -9,26 +9,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
 from pipeline.families.penalties import gradient_penalty, refuse_batch_norm
-from pipeline.families.ranges import require
+from pipeline.nets.layers import NormName
 
 
 @dataclass(frozen=True, kw_only=True)
 class WGANGP(NamedNets):
     """penalty: lambda. The other params at the paper's values (algorithm 1; layer norm in the critic)."""
 
-    penalty: float = 10.0
-    lr: float = 1e-4
-    beta1: float = 0.0
-    beta2: float = 0.9
-    critic_steps: int = 5
-    critic_norm: str = "layer"
+    penalty: NonNegative = 10.0
+    lr: PositiveFloat = 1e-4
+    beta1: Unit = 0.0
+    beta2: Unit = 0.9
+    critic_steps: Positive = 5
+    critic_norm: NormName = "layer"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "penalty", nonnegative=True)
         refuse_batch_norm(self)
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, relu
 
-from pipeline.nets.layers import Head, Projection, add_spectral_norm, as_weights_lie, doublings, norm
+from pipeline.nets.layers import Head, NormName, Projection, add_spectral_norm, as_weights_lie, doublings, norm
 
 INNER = 8  # an attention map is computed from 1 / 8 of the channels, its values are half of them (SAGAN's code)
 
@@ -32,7 +32,7 @@ class Generator(nn.Module):
         size: int,
         width: int,
         max_width: int,
-        norm_name: str,
+        norm_name: NormName,
         attention: int,
     ) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def orthogonal_penalty(weight: Tensor) -> Tensor:
 class ConditionalNorm(nn.Module):
     """A norm with scale 1 + A y and shift B y, y the embedding of a sample: (n, c, h, w), (n, f) -> (n, c, h, w)."""
 
-    def __init__(self, name: str, channels: int, features: int) -> None:
+    def __init__(self, name: NormName, channels: int, features: int) -> None:
         super().__init__()
         self.norm = norm(name, channels, affine=False)
         self.scale = nn.Linear(features, channels, bias=False)
@@ -93,7 +93,7 @@ class ConditionalNorm(nn.Module):
 class UpBlock(nn.Module):
     """(n, before, h, w) -> (n, after, 2h, 2w). The shortcut's 1 x 1 convolution and nearest upsampling commute."""
 
-    def __init__(self, before: int, after: int, features: int, norm_name: str) -> None:
+    def __init__(self, before: int, after: int, features: int, norm_name: NormName) -> None:
         super().__init__()
         self.norm1 = ConditionalNorm(norm_name, before, features)
         self.conv1 = nn.Conv2d(before, after, 3, 1, 1)

@@ -5,6 +5,7 @@ Legend: n samples, c channels, s image size. Images are in [-1, 1] before and ma
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +18,26 @@ ADAPT_EVERY = 4  # turns between two changes of ADA's strength (Karras et al., s
 ADA_IMAGES = 100_000  # real images in which the strength can go from 0 to 1; the paper has 500,000 for long trainings
 
 
-class Plain(nn.Module):
-    """No augmentation; the interface of the others."""
+class CriticAugment(nn.Module):
+    """Changes images (n, c, s, s) before the critic sees them; this one changes nothing."""
 
     def forward(self, images: Tensor, noise: Noise) -> Tensor:
+        """Return the images that the critic sees, (n, c, s, s)."""
         return images
 
-    def observe(self, scores: Tensor) -> None:
-        """The critic's scores of real images: (n, 1)."""
-
     def logs(self) -> dict[str, Tensor]:
+        """Return what is worth logging, by name: 0-d tensors."""
         return {}
 
 
-class DiffAugment(Plain):
+class DiffAugment(CriticAugment):
     """Color, translation and cutout (Zhao, Liu, Lin, Zhu, Han, arXiv:2006.10738, section 3.3, all three always on)."""
 
     def forward(self, images: Tensor, noise: Noise) -> Tensor:
         return _cutout(_translated(_colored(images, noise), noise), noise)
 
 
-class Adaptive(Plain):
+class Adaptive(CriticAugment):
     """ADA: each transformation with a probability that rises while the critic overfits (Karras, Aittala, Hellsten,
     Laine, Lehtinen, Aila, "Training generative adversarial networks with limited data", arXiv:2006.06676).
 
@@ -65,6 +65,7 @@ class Adaptive(Plain):
 
     @torch.no_grad()
     def observe(self, scores: Tensor) -> None:
+        """Take in the critic's scores of a batch of real images, (n, 1) or (n, outputs): the first one counts."""
         self.signs += scores.float().flatten(1)[:, 0].sign().sum()
         self.images += len(scores)
 
@@ -85,8 +86,10 @@ class Adaptive(Plain):
         return {"ada_strength": self.strength.clone()}
 
 
-AUGMENTS: dict[str, Callable[[float], Plain]] = {
-    "none": lambda target: Plain(),
+AugmentName = Literal["none", "diffaugment", "ada"]
+
+AUGMENTS: dict[AugmentName, Callable[[float], CriticAugment]] = {
+    "none": lambda target: CriticAugment(),
     "diffaugment": lambda target: DiffAugment(),
     "ada": Adaptive,
 }

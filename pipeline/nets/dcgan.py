@@ -8,10 +8,13 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pipeline.nets.layers import (
+    Conditioning,
     Head,
     LabelledFeatures,
     LabelledImages,
+    NormName,
     Projection,
+    Upsampling,
     add_spectral_norm,
     as_weights_lie,
     doublings,
@@ -33,8 +36,8 @@ class Generator(nn.Module):
         channels: int,
         size: int,
         width: int,
-        norm_name: str = "batch",
-        upsampling: str = "transposed",
+        norm_name: NormName = "batch",
+        upsampling: Upsampling = "transposed",
         spectral: bool = False,
         classes: int = 0,
     ) -> None:
@@ -73,11 +76,11 @@ class Critic(nn.Module):
         channels: int,
         size: int,
         width: int,
-        norm_name: str = "batch",
+        norm_name: NormName = "batch",
         outputs: int = 1,
         spectral: bool = False,
         classes: int = 0,
-        conditioning: str = "projection",
+        conditioning: Conditioning = "projection",
     ) -> None:
         super().__init__()
         base, steps = doublings(size)

@@ -10,7 +10,7 @@ autocast only the networks inside the couplings (conditioners) take the lower on
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline.core.batch_norm import BatchStatistics
 from pipeline.core.world import World
-from pipeline.nets.layers import as_weights_lie, norm
+from pipeline.nets.layers import NormName, as_weights_lie, norm
 
 Shape = tuple[int, int, int]  # c, h, w
 
@@ -195,7 +195,9 @@ class BatchNorm(Bijection, BatchStatistics):
         return mean, variance
 
 
-FLOW_NORMS: dict[str, Callable[[int], Bijection]] = {
+FlowNorm = Literal["actnorm", "batch", "none"]
+
+FLOW_NORMS: dict[FlowNorm, Callable[[int], Bijection]] = {
     "actnorm": ActNorm,
     "batch": BatchNorm,
     "none": lambda channels: Chain([]),
@@ -519,7 +521,7 @@ class ResNet(nn.Module):
         *,
         width: int,
         blocks: int,
-        norm_name: str,
+        norm_name: NormName,
         entry: int,
         weighted: bool = False,
         dropout: float = 0.0,

@@ -4,6 +4,7 @@ Legend: n samples, c channels, h = w = s pixels, z latent dimensions, f features
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +15,25 @@ GROUP = 4  # channels of a group at least: with fewer, group norm is instance no
 LARGEST_GROUPS = 32  # groups at most (Wu, He, "Group normalization", arXiv:1803.08494)
 WARM_UP_ITERATIONS = 15  # power iterations before the first step, as in torch's own spectral norm
 
-_NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
+NormName = Literal["batch", "layer", "group", "instance", "none"]
+Upsampling = Literal["transposed", "nearest", "pixelshuffle"]
+Conditioning = Literal["projection", "concat"]
+
+_NORMS: dict[NormName, Callable[[int, bool], nn.Module]] = {
     "batch": lambda channels, affine: nn.BatchNorm2d(channels, affine=affine),
     "layer": lambda channels, affine: nn.GroupNorm(1, channels, affine=affine),
     "group": lambda channels, affine: nn.GroupNorm(groups(channels), channels, affine=affine),
     "instance": lambda channels, affine: nn.InstanceNorm2d(channels, affine=affine),
     "none": lambda channels, affine: nn.Identity(),
 }
-NORMS = tuple(_NORMS)
 
 
-def norm(name: str, channels: int, *, affine: bool = True) -> nn.Module:
+def norm(name: NormName, channels: int, *, affine: bool = True) -> nn.Module:
     """A normalization of (n, c, h, w) by name: batch, layer (over c, h, w), group, instance or none."""
     return _NORMS[name](channels, affine)
 
 
-def vector_norm(name: str, features: int) -> nn.Module:
+def vector_norm(name: NormName, features: int) -> nn.Module:
     """The same of (n, f); ValueError for instance norm, of which a vector has one value each."""
     if name == "instance":
         raise ValueError("instance norm needs images, not vectors; use layer")
@@ -46,7 +50,7 @@ def groups(channels: int) -> int:
     return count
 
 
-_UPSAMPLINGS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+_UPSAMPLINGS: dict[Upsampling, Callable[[int, int, bool], nn.Module]] = {
     "transposed": lambda before, after, bias: nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias),
     "nearest": lambda before, after, bias: nn.Sequential(
         nn.Upsample(scale_factor=2.0), nn.Conv2d(before, after, 3, 1, 1, bias=bias)
@@ -55,23 +59,19 @@ _UPSAMPLINGS: dict[str, Callable[[int, int, bool], nn.Module]] = {
         nn.Conv2d(before, 4 * after, 3, 1, 1, bias=bias), nn.PixelShuffle(2)
     ),
 }
-UPSAMPLINGS = tuple(_UPSAMPLINGS)
 
 
-def upsample(name: str, before: int, after: int, *, bias: bool = True) -> nn.Module:
+def upsample(name: Upsampling, before: int, after: int, *, bias: bool = True) -> nn.Module:
     """(n, before, h, w) -> (n, after, 2h, 2w), learned: a transposed convolution of 4 x 4, or a convolution of
     3 x 3 behind nearest upsampling (Odena et al., 2016) or before PixelShuffle (Shi et al., arXiv:1609.05158)."""
     return _UPSAMPLINGS[name](before, after, bias)
-
-
-CONDITIONINGS = ("projection", "concat")
 
 
 class LabelledNorm(nn.Module):
     """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): images (n, c, h, w),
     labels (n,) -> (n, c, h, w). Under the norm "none" scale and shift alone; without classes the plain norm."""
 
-    def __init__(self, name: str, channels: int, classes: int = 0) -> None:
+    def __init__(self, name: NormName, channels: int, classes: int = 0) -> None:
         super().__init__()
         self.norm = norm(name, channels, affine=not classes)
         self.modulation = nn.Embedding(classes, 2 * channels) if classes else None

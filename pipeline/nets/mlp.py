@@ -8,7 +8,16 @@ Legend: n samples, z latent dimensions, c image channels, s image size, w units 
 
 from torch import Tensor, nn
 
-from pipeline.nets.layers import Head, LabelledFeatures, LabelledImages, add_spectral_norm, vector_norm
+from pipeline.nets.layers import (
+    Conditioning,
+    Head,
+    LabelledFeatures,
+    LabelledImages,
+    NormName,
+    Upsampling,
+    add_spectral_norm,
+    vector_norm,
+)
 
 
 class Generator(nn.Module):
@@ -24,8 +33,8 @@ class Generator(nn.Module):
         channels: int,
         size: int,
         width: int,
-        norm_name: str = "batch",
-        upsampling: str = "transposed",
+        norm_name: NormName = "batch",
+        upsampling: Upsampling = "transposed",
         spectral: bool = False,
         classes: int = 0,
     ) -> None:
@@ -56,11 +65,11 @@ class Critic(nn.Module):
         channels: int,
         size: int,
         width: int,
-        norm_name: str = "batch",
+        norm_name: NormName = "batch",
         outputs: int = 1,
         spectral: bool = False,
         classes: int = 0,
-        conditioning: str = "projection",
+        conditioning: Conditioning = "projection",
     ) -> None:
         super().__init__()
         self.input = LabelledImages(channels, size, classes if conditioning == "concat" else 0)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
 from pipeline.nets.dcgan import initialize
-from pipeline.nets.layers import as_weights_lie, norm, upsample
+from pipeline.nets.layers import NormName, Upsampling, as_weights_lie, norm, upsample
 
 
 class Residual(nn.Module):
     """(n, w, s, s) to the same: two convolutions of 3 x 3, mirrored at the border."""
 
-    def __init__(self, width: int, norm_name: str) -> None:
+    def __init__(self, width: int, norm_name: NormName) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(width, width, 3, 1, 1, padding_mode="reflect"),
@@ -33,7 +33,9 @@ class Residual(nn.Module):
 class Translator(nn.Module):
     """(n, c, s, s) -> (n, c, s, s) in [-1, 1]: two downsamplings, residual blocks, two upsamplings; s = 4 k."""
 
-    def __init__(self, *, channels: int, size: int, width: int, blocks: int, norm_name: str, upsampling: str) -> None:
+    def __init__(
+        self, *, channels: int, size: int, width: int, blocks: int, norm_name: NormName, upsampling: Upsampling
+    ) -> None:
         super().__init__()
         if size % 4:
             raise ValueError(f"size {size} is not a multiple of 4; set data.size to 16, 28, 32 ...")
@@ -59,7 +61,7 @@ class Translator(nn.Module):
 class PatchCritic(nn.Module):
     """(n, c, s, s) -> (n, 1, h, w), a score for each patch; steps 3 sees patches of 70 x 70, 2 of 34, 1 of 16."""
 
-    def __init__(self, *, channels: int, width: int, steps: int, norm_name: str) -> None:
+    def __init__(self, *, channels: int, width: int, steps: int, norm_name: NormName) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         before = width
@@ -120,5 +122,5 @@ class ImagePool(nn.Module):
         self._made = None
 
 
-def _active(norm_name: str, channels: int) -> list[nn.Module]:
+def _active(norm_name: NormName, channels: int) -> list[nn.Module]:
     return [norm(norm_name, channels), nn.ReLU(inplace=True)]

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
 from pipeline.nets.layers import (
+    Conditioning,
     Head,
     LabelledImages,
     LabelledNorm,
+    NormName,
     Projection,
+    Upsampling,
     add_spectral_norm,
     as_weights_lie,
     doublings,
@@ -40,8 +43,8 @@ class Generator(nn.Module):
         channels: int,
         size: int,
         width: int,
-        norm_name: str = "batch",
-        upsampling: str = "transposed",
+        norm_name: NormName = "batch",
+        upsampling: Upsampling = "transposed",
         spectral: bool = False,
         classes: int = 0,
     ) -> None:
@@ -79,11 +82,11 @@ class Critic(nn.Module):
         channels: int,
         size: int,
         width: int,
-        norm_name: str = "batch",
+        norm_name: NormName = "batch",
         outputs: int = 1,
         spectral: bool = False,
         classes: int = 0,
-        conditioning: str = "projection",
+        conditioning: Conditioning = "projection",
     ) -> None:
         super().__init__()
         _, steps = doublings(size)
@@ -111,7 +114,7 @@ class Critic(nn.Module):
 class UpBlock(nn.Module):
     """(n, before, h, w) -> (n, after, 2h, 2w). A 1 x 1 convolution and nearest upsampling commute: the cheap order."""
 
-    def __init__(self, before: int, after: int, norm_name: str, upsampling: str, classes: int) -> None:
+    def __init__(self, before: int, after: int, norm_name: NormName, upsampling: Upsampling, classes: int) -> None:
         super().__init__()
         self.norm1 = LabelledNorm(norm_name, before, classes)
         self.conv1 = upsample(upsampling, before, after)
@@ -142,7 +145,7 @@ class FirstBlock(nn.Module):
 class DownBlock(nn.Module):
     """(n, before, h, w) -> (n, after, h / 2, w / 2), or of the same h, w."""
 
-    def __init__(self, before: int, after: int, norm_name: str, *, halve: bool) -> None:
+    def __init__(self, before: int, after: int, norm_name: NormName, *, halve: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(norm_name, before), norm(norm_name, before)
         self.conv1 = nn.Conv2d(before, before, 3, 1, 1)

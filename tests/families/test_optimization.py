@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from pipeline import methods
+from pipeline.config import validated
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.loop import Settings, descend
 from pipeline.core.method import Logs, Nets, Phase
@@ -127,17 +128,18 @@ def test_clipping_by_value_and_by_norm() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "adamm"}, "optimizer: should be one of"),
-        ({"schedule": "step"}, "schedule: should be one of"),
-        ({"lr": 0.0}, "lr: should be greater than 0"),
+        ({"optimizer": "adamm"}, "optimizer: should be 'sgd', 'adam', 'adamw' or 'rmsprop', got 'adamm'"),
+        ({"schedule": "step"}, "schedule: should be 'constant', .* or 'cosine', got 'step'"),
+        ({"lr": 0.0}, "lr: should be greater than 0, got 0.0"),
         ({"clip_norm": 0.0}, "clip_norm: should be greater than 0"),
-        ({"l1": -1.0}, "l1: should be at least 0"),
-        ({"beta1": 1.0}, "beta1: should be in"),
+        ({"l1": -1.0}, "l1: should be greater than or equal to 0, got -1.0"),
+        ({"lr": math.nan}, "lr: should be a finite number"),
+        ({"beta1": 1.0}, "beta1: should be less than 1, got 1.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Linear(**settings)
+        validated(Linear, settings)
 
 
 @pytest.mark.parametrize("name", ["dcgan", "wgan_gp", "vae"])

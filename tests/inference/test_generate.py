@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.core.batch import Batch, ImageSpec, to_unit_range
 from pipeline.core.noise import Noise
-from pipeline.data.dataset import Split, Stored
+from pipeline.data.dataset import ArrayStore, Split
 from pipeline.errors import UserError
 from pipeline.inference import generate as sampling
 from pipeline.inference.weights import save_weights
@@ -31,7 +31,9 @@ def test_the_order_is_a_seeded_shuffle_that_starts_again() -> None:
 
 
 def test_labels_come_as_often_as_among_the_real_images() -> None:
-    split = Split(Stored((np.zeros((40, 8, 8, 1), dtype=np.uint8),)), np.repeat([0, 1, 2], [30, 9, 1]).astype(np.int64))
+    split = Split(
+        ArrayStore((np.zeros((40, 8, 8, 1), dtype=np.uint8),)), np.repeat([0, 1, 2], [30, 9, 1]).astype(np.int64)
+    )
     rows = sampling.shuffled(40, 40, 0)
     found = torch.cat([b.labels for b in sampling.batches(split, rows, seed=0, batch_size=7, device="cpu")])
     assert found.bincount().tolist() == [30, 9, 1]
@@ -86,7 +88,9 @@ def test_scores_are_means_over_images_not_over_batches() -> None:
 def test_weights_of_other_images_are_refused(tmp_path: Path) -> None:
     method = load("vae", width=8)
     nets = method.build(GRAY)
-    save_weights(tmp_path / "w", name="vae", params={"width": 8}, spec=GRAY, seen=10, nets=nets, ema=torch.nn.ModuleDict())
+    save_weights(
+        tmp_path / "w", name="vae", params={"width": 8}, spec=GRAY, seen=10, nets=nets, ema=torch.nn.ModuleDict()
+    )
     assert sampling.load_fitting(tmp_path / "w", GRAY).seen == 10
     with pytest.raises(UserError, match=r"trained on .*size=16.*out/data has .*size=8.*dvc repro"):
         sampling.load_fitting(tmp_path / "w", replace(GRAY, size=8))

@@ -2,7 +2,7 @@
 
 import copy
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,21 +13,22 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from pipeline.nets import dcgan, mlp, resnet
 from pipeline.nets.layers import (
-    CONDITIONINGS,
-    NORMS,
-    UPSAMPLINGS,
+    Conditioning,
     Head,
     LabelledFeatures,
     LabelledImages,
     LabelledNorm,
+    NormName,
     Projection,
     SpectralNorm,
+    Upsampling,
     add_spectral_norm,
     groups,
     norm,
     upsample,
 )
 
+NORMS, UPSAMPLINGS, CONDITIONINGS = get_args(NormName), get_args(Upsampling), get_args(Conditioning)
 NETS = {"dcgan": dcgan, "mlp": mlp, "resnet": resnet}
 LATENT, CLASSES = 6, 5
 
