@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import relu
 
+from pipeline.config import PositiveFloat
 from pipeline.core.batch import Batch, Clock
 from pipeline.families.gan import Critic, NamedNets, Terms
 
@@ -21,7 +22,7 @@ class GeometricGAN(NamedNets):
         margin: scores beyond it no longer move the critic.
     """
 
-    margin: float = 1.0
+    margin: PositiveFloat = 1.0
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": relu(self.margin - critic(real)).mean(), "fake": relu(self.margin + critic(fake)).mean()}

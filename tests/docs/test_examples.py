@@ -29,10 +29,16 @@ RUN = {"method": "hinge", "init_from": "scratch", "margin": 2.0, "width": 8, "la
     "log_every": 64,
 }
 STAGES = """
-import sys
-from pipeline.stages import code, download, evaluate, evaluate_real, generate, normalize, reference, report, train
+from pipeline import methods
+from pipeline.stages import code, download, evaluate, evaluate_real, generate, normalize, reference, train
 code.main(), download.main(), normalize.main(), reference.main()
 train.main("hinge"), generate.main("hinge"), evaluate.main("hinge"), evaluate_real.main()
+try:
+    methods.load("hinge", margin=-1.0)
+except ValueError as error:
+    assert "margin" in str(error)
+else:
+    raise SystemExit("a negative margin was accepted")
 """
 
 
