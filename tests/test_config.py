@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.config import PARAMS, read_params, read_run
 from pipeline.core.batch import ImageSpec
+from pipeline.dependencies.entries import check_choices
 from pipeline.errors import UserError
 from pipeline.methods import configure
 
@@ -28,6 +29,7 @@ def params(tmp_path: Path, change: dict[str, Any]) -> Path:
 
 def read_all(path: Path) -> None:
     checked = read_params(path)
+    check_choices(checked, path)
     for name in checked.runs:
         run, own = read_run(checked, name, path)
         configure(run, own, f"runs.{name}.", path)
@@ -69,6 +71,9 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.wgan_gp.critic_norm": "batch"}, "runs.wgan_gp.critic_norm", "use layer"),
         ({"runs.vae.norm": "bach"}, "runs.vae.norm", "'batch', 'layer', 'group', 'instance' or 'none', got 'bach'"),
         ({"evaluate.extractors": []}, "evaluate.extractors", "at least 1"),
+        ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics", "Did you mean 'fid'"),
+        ({"evaluate.extractors": ["inceptoin"]}, "evaluate.extractors", "Did you mean 'inception'"),
+        ({"data.source": "minst"}, "data.source", "Did you mean 'mnist'"),
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least 1"),
         ({"data": 3}, "data", "mapping"),

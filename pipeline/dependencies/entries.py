@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
+from pipeline.config import PARAMS, Params
 from pipeline.dependencies.closure import Closure
 from pipeline.errors import UserError
 
@@ -71,6 +72,23 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
             continue
         for choice in registry.names(package):
             yield f"{stage}-{choice}", _content(closure, [*entries, *common, f"{package}.{choice}"])
+
+
+def check_choices(params: Params, path: Path = PARAMS) -> None:
+    """Raise UserError for a source, extractor or metric that params.yaml names and that is no file.
+
+    Args:
+        params: of params.yaml.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: with the key and the nearest name that there is.
+    """
+    registry.check(SOURCES, params.data.source, f"{path}: data.source")
+    for name in params.evaluate.extractors:
+        registry.check(EXTRACTORS, name, f"{path}: evaluate.extractors")
+    for name in params.evaluate.metrics:
+        registry.check(METRICS, name, f"{path}: evaluate.metrics")
 
 
 def read_code(name: str, folder: Path = CODE) -> dict[str, str]:
