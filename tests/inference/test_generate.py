@@ -86,7 +86,9 @@ def test_scores_are_means_over_images_not_over_batches() -> None:
 def test_weights_of_other_images_are_refused(tmp_path: Path) -> None:
     method = load("vae", width=8)
     nets = method.build(GRAY)
-    save_weights(tmp_path / "w", name="vae", params={"width": 8}, spec=GRAY, seen=10, nets=nets, ema=torch.nn.ModuleDict())
+    save_weights(
+        tmp_path / "w", name="vae", params={"width": 8}, spec=GRAY, seen=10, nets=nets, ema=torch.nn.ModuleDict()
+    )
     assert sampling.load_fitting(tmp_path / "w", GRAY).seen == 10
     with pytest.raises(UserError, match=r"trained on .*size=16.*out/data has .*size=8.*dvc repro"):
         sampling.load_fitting(tmp_path / "w", replace(GRAY, size=8))
