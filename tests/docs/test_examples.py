@@ -1,0 +1,147 @@
+"""The examples of docs/extend and docs/python.md, as a reader would use them: copied into the project, and run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+# Where each page says that its example goes.
+PLACES = {
+    "method_hinge": "methods/hinge",
+    "metric_coverage": "evaluate/metrics/coverage",
+    "extractor_random_features": "evaluate/extractors/random_features",
+    "source_shapes": "ingest/sources/shapes",
+}
+RUN = {"method": "hinge", "init_from": "scratch", "margin": 2.0, "width": 8, "latent": 8, "images": 256} | {
+    "batch_size": 32,
+    "log_every": 64,
+}
+STAGES = """
+import sys
+from pipeline.stages import code, download, evaluate, evaluate_real, generate, normalize, reference, report, train
+code.main(), download.main(), normalize.main(), reference.main()
+train.main("hinge"), generate.main("hinge"), evaluate.main("hinge"), evaluate_real.main()
+"""
+
+
+def load(name: str) -> ModuleType:
+    """The example as a module, where it lies."""
+    spec = spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Python in the project's folder, whose package is the one imported."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with all four examples, chosen in params.yaml, after its stages up to the scores."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    for example, place in PLACES.items():
+        shutil.copy(EXAMPLES / f"{example}.py", folder / "pipeline" / f"{place}.py")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"] |= {"source": "shapes", "channels": 3, "size": 16}
+    params["runs"] = {"hinge": RUN}
+    params["cluster"] |= {"workers": 0}
+    params["evaluate"] |= {"metrics": ["coverage", "fid"], "extractors": ["random_features"], "samples": 200}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert "fine" in run(folder, "-m", "pipeline", "check")
+    run(folder, "-c", STAGES)
+    return folder
+
+
+def test_the_method_is_trained_with_its_own_param(project: Path) -> None:
+    with safe_open(project / "out/runs/hinge/weights.safetensors", "pt") as file:
+        about = json.loads(next(iter((file.metadata() or {}).values())))
+    assert about["method"] == "hinge" and about["params"]["margin"] == 2.0 and about["seen"] == 256
+    history = (project / "out/runs/hinge/history.csv").read_text().splitlines()
+    assert len(history) == 1 + 256 // 64
+    assert {"critic/real", "critic/fake", "generator/loss"} <= set(history[0].split(","))
+
+
+def test_the_metric_and_the_extractor_are_in_the_scores_and_their_protocol(project: Path) -> None:
+    metrics = json.loads((project / "out/runs/hinge/metrics.json").read_text())
+    real = json.loads((project / "out/real/metrics.json").read_text())
+    names = {"density_random_features", "coverage_random_features", "fid_random_features"}
+    assert names <= set(metrics) and names == set(real)
+    assert 0 <= metrics["coverage_random_features"] <= 1
+    assert metrics["coverage_random_features"] < real["coverage_random_features"]
+    assert metrics["fid_random_features"] > real["fid_random_features"]
+    protocol = json.loads((project / "out/runs/hinge/protocol.json").read_text())["coverage_random_features"]
+    assert protocol["settings"] == {"neighbours": 5} and protocol["better"] == "higher"
+    assert protocol["extractor"] == "random_features" and len(protocol["weights_sha256"]) == 64
+
+
+def test_the_source_brings_its_images_and_classes(project: Path) -> None:
+    spec = json.loads((project / "out/data/spec.json").read_text())
+    assert (spec["source"], spec["channels"], spec["size"]) == ("shapes", 3, 16)
+    assert spec["classes"] == ["disc", "square", "triangle"]
+    counts = [spec["splits"][split]["class_counts"] for split in ("train", "test")]
+    assert counts == [[400, 400, 400], [100, 100, 100]]
+
+
+def test_train_sample_and_evaluate_from_python(project: Path) -> None:
+    output = run(project, str(EXAMPLES / "train_sample_evaluate.py"))
+    assert "FID of 256 samples" in output and float(output.split()[-1]) > 0
+    with Image.open(project / "samples.png") as picture:
+        assert picture.mode == "RGB" and picture.width == picture.height > 8 * 16
+
+
+def test_coverage_and_density_of_sets_that_are_known() -> None:
+    measure = load("metric_coverage").density_and_coverage
+    generator = torch.Generator().manual_seed(0)
+    real, alike, far = (torch.randn(600, 4, generator=generator) + shift for shift in (0, 0, 100))
+    density, coverage = measure(alike, real)
+    assert 0.9 < density < 1.1  # 1 in expectation
+    assert 0.93 < coverage < 1  # 1 - 2^-5 in expectation, for as many samples as real images
+    assert measure(far, real) == (0, 0)
+    half = real[:300]
+    assert measure(torch.cat([half, half]), real)[1] < 0.99
+    with pytest.raises(ValueError, match="need more than 5"):
+        measure(real, real[:5])
+
+
+def test_the_random_features_are_the_same_numbers_everywhere() -> None:
+    extractor = load("extractor_random_features").load(None, torch.device("cpu"))
+    assert extractor.weights_sha256 == "b1d3a77f494bdbb6587956f421b98cc384cdbd06033e931348a64d06fce32bb7"
+    images = torch.randint(0, 256, (5, 1, 20, 20), dtype=torch.uint8)
+    features = extractor(images)
+    assert features.pooled.shape == (5, 256) and features.logits.shape == (5, 1)
+    assert (features.pooled.std(0) > 0).any()
+
+
+@pytest.mark.parametrize("page", ["method", "metric", "extractor", "source"])
+def test_a_page_shows_its_example_and_names_its_place(page: str) -> None:
+    text = (ROOT / f"docs/extend/{page}.md").read_text()
+    example = next(name for name in PLACES if name.startswith(page))
+    assert f'--8<-- "docs/examples/{example}.py"' in text
+    assert f"pipeline/{PLACES[example]}.py" in text
