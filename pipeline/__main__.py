@@ -28,7 +28,6 @@ def check() -> None:
     """Check all of params.yaml: every section, every run and its method's own params."""
     from pipeline import methods
     from pipeline.config import PARAMS, read_params, read_run
-    from pipeline.dependencies.entries import check_choices
 
     params = read_params()
 
@@ -36,7 +35,7 @@ def check() -> None:
         methods.configure(*read_run(params, name), f"runs.{name}.")
 
     problems: list[str] = []
-    for action in (partial(check_choices, params), *(partial(check_run, name) for name in params.runs)):
+    for action in (partial(check_run, name) for name in params.runs):
         try:
             action()
         except UserError as error:

@@ -8,7 +8,6 @@ import yaml
 
 from pipeline.config import PARAMS, read_params, read_run
 from pipeline.core.batch import ImageSpec
-from pipeline.dependencies.entries import check_choices
 from pipeline.errors import UserError
 from pipeline.methods import configure
 
@@ -29,7 +28,6 @@ def params(tmp_path: Path, change: dict[str, Any]) -> Path:
 
 def read_all(path: Path) -> None:
     checked = read_params(path)
-    check_choices(checked, path)
     for name in checked.runs:
         run, own = read_run(checked, name, path)
         configure(run, own, f"runs.{name}.", path)

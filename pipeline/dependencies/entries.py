@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
-from pipeline.config import PARAMS, Params
 from pipeline.dependencies.closure import Closure
 from pipeline.errors import UserError
 
@@ -74,25 +73,15 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
             yield f"{stage}-{choice}", _content(closure, [*entries, *common, f"{package}.{choice}"])
 
 
-def check_choices(params: Params, path: Path = PARAMS) -> None:
-    """Raise UserError for a source, extractor or metric that params.yaml names and that is no file.
+def read_code(name: str, folder: Path = CODE) -> dict[str, str]:
+    """Return the files that decide a stage's outputs.
 
     Args:
-        params: of params.yaml.
-        path: of the file, for the message.
+        name: of a file of out/code, such as "train-dcgan".
+        folder: out/code.
 
-    Raises:
-        UserError: with the key and the nearest name that there is.
-    """
-    registry.check(SOURCES, params.data.source, f"{path}: data.source")
-    for name in params.evaluate.extractors:
-        registry.check(EXTRACTORS, name, f"{path}: evaluate.extractors")
-    for name in params.evaluate.metrics:
-        registry.check(METRICS, name, f"{path}: evaluate.metrics")
-
-
-def read_code(name: str, folder: Path = CODE) -> dict[str, str]:
-    """Return the files of one file of out/code, such as "train-dcgan": a hash by path.
+    Returns:
+        A hash by path.
 
     Raises:
         UserError: it is not there or cannot be read.

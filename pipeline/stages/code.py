@@ -8,7 +8,7 @@ import typer
 
 import pipeline
 from pipeline.config import read_params
-from pipeline.dependencies.entries import CODE, check_choices, code_files
+from pipeline.dependencies.entries import CODE, code_files
 from pipeline.errors import run
 from pipeline.files import atomic_folder, write_json
 from pipeline.stages.paths import OUT
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Hash the code that decides each stage's outputs, by what it means, for DVC to compare."""
     params = read_params()
-    check_choices(params)
     settings = params.evaluate
     _say_if_old(Path("dvc.lock"))
     root = Path(pipeline.__file__).parents[1]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import toy_split
 from samplers import Copying, random_features, trained
+from toy_data import toy_split
 
 from pipeline import config
 from pipeline.core.batch import ImageSpec

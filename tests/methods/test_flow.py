@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import gloo_rank, toy_batch
 from torch import Tensor, nn
+from toy_data import gloo_rank, toy_batch
 
 from pipeline import methods
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range

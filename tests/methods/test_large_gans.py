@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, normalize, softplus
+from toy_data import toy_batch
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec
