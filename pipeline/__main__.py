@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from pipeline.tracking.target import UI_PORT
 
 app = typer.Typer(
     name="genloom",
-    help="Looks after a project's runs: checks params.yaml, sends runs to MLflow, tells where results come from.",
+    help="Look after a project's runs. With --verbose or --quiet any command, stages too, says more or less.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,15 +30,28 @@ def check() -> None:
     from pipeline.config import PARAMS, read_params, read_run
 
     params = read_params()
+
+    def check_run(name: str) -> None:
+        methods.configure(*read_run(params, name), f"runs.{name}.")
+
     problems: list[str] = []
-    for name in params.runs:
+    for action in (partial(check_run, name) for name in params.runs):
         try:
-            methods.configure(*read_run(params, name), f"runs.{name}.")
+            action()
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError("\nerror: ".join(problems))
     print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
+
+
+@app.command()
+def schema() -> None:
+    """Write params.schema.json, from which editors complete params.yaml; after a new method or param."""
+    from pipeline.methods import _schema
+
+    _schema.write()
+    print(f"{_schema.PATH}: written")
 
 
 @app.command()

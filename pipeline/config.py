@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -46,6 +46,9 @@ class Data:
     channels: Literal[1, 3] = 1
     size: Annotated[int, Field(ge=8, le=1024)] = 32
     test_fraction: Fraction = 0.2
+
+    def __post_init__(self) -> None:
+        _check_choice("pipeline.ingest.sources", "source", self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,7 @@ class Cluster:
         stream: nodes that share no folder get each batch's images as they need them, not a copy of the data.
     """
 
-    DECIDES_NOTHING: ClassVar[str] = "where, never what"
+    DECIDES_NOTHING = "where, never what"
 
     workers: Count | tuple[Positive, Positive] = 1
     address: str | None = None
@@ -176,10 +179,8 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         for key, chosen in (("metrics", self.metrics), ("extractors", self.extractors)):
-            known = registry.names(f"pipeline.evaluate.{key}")
             for name in chosen:
-                if name not in known:
-                    raise ValueError(f"{key}: there is no {key.removesuffix('s')} '{name}' ({nearest(name, known)})")
+                _check_choice(f"pipeline.evaluate.{key}", key, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +201,7 @@ class Render:
 class Tracking:
     """Where MLflow is: any tracking URI; a relative sqlite path counts from the project's folder."""
 
-    DECIDES_NOTHING: ClassVar[str] = "who watches changes no result"
+    DECIDES_NOTHING = "who watches changes no result"
 
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "genloom"
@@ -210,7 +211,7 @@ class Tracking:
 class Params:
     """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping."""
 
-    DECIDES_NOTHING: ClassVar[str] = "a section decides what its own class decides"
+    DECIDES_NOTHING = "a section decides what its own class decides"
 
     data: Data
     runs: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -218,6 +219,14 @@ class Params:
     evaluate: Evaluate
     render: Render
     tracking: Tracking
+
+
+def _check_choice(package: str, key: str, name: str) -> None:
+    """Raise ValueError, as pydantic wants it, if params.yaml chooses a file that is not there."""
+    try:
+        registry.check(package, name, key)
+    except UserError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
 
 
 def read_params(path: Path = PARAMS) -> Params:

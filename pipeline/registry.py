@@ -36,8 +36,22 @@ def load(package: str, name: str, key: str) -> ModuleType:
     Raises:
         UserError: there is no such file; the message has the nearest name that there is.
     """
+    check(package, name, key)
+    return importlib.import_module(f"{package}.{name}")
+
+
+def check(package: str, name: str, key: str) -> None:
+    """Raise UserError as ``load`` does if there is no such file; imports nothing.
+
+    Args:
+        package: such as "pipeline.methods".
+        name: the file's name without its ending.
+        key: what the message names.
+
+    Raises:
+        UserError: with the nearest name that there is.
+    """
     known = names(package)
     if name not in known:
         kind = package.rpartition(".")[2].removesuffix("s")
         raise UserError(f"{key}: there is no {kind} '{name}'. {nearest(name, known)}")
-    return importlib.import_module(f"{package}.{name}")

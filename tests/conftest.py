@@ -1,23 +1,10 @@
-"""What the tests share: toy data, the real images where they are at hand, and gloo ranks."""
+"""The real images, where they are at hand."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import torch.distributed as dist
-from numpy.typing import NDArray
+from toy_data import ROOT
 
-from pipeline.core.batch import Batch
-from pipeline.core.noise import Noise
-from pipeline.core.world import World
-from pipeline.data.dataset import ArrayStore, Split, open_dataset
-from pipeline.ingest.source import Origin
-
-ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -37,39 +24,3 @@ def _present(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"real images are not at hand ({path.name} in ../shared/data)")
     return path
-
-
-def toy_batch(count: int = 8, *, channels: int = 1, size: int = 16, seed: int = 0, first: int = 0) -> Batch:
-    """Smooth random images with labels and noise; sample i is the same in any batch."""
-    ids = torch.arange(first, first + count)
-    noise = Noise(seed, ids)
-    coarse = noise.normal("toy", channels, 4, 4)
-    images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").tanh()
-    return Batch(images=images, labels=ids % 10, noise=noise, other=-images)
-
-
-def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:
-    """The same as uint8 shards in memory, cut in two."""
-    images = ((toy_batch(count, channels=channels, size=size).images + 1) * 127.5).round().to(torch.uint8)
-    array = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return Split(ArrayStore((array[: count // 3], array[count // 3 :])), np.arange(count, dtype=np.int64) % 10)
-
-
-@contextmanager
-def gloo_rank(rank: int, size: int, folder: str | Path) -> Iterator[World]:
-    """In a process of its own: one of ``size`` on this machine, of one thread, that meet in ``folder``."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    yield World.current(torch.device("cpu"))
-    dist.destroy_process_group()
-
-
-def split_images(folder: Path, name: str) -> NDArray[np.uint8]:
-    """The images of a split of out/data: (n, h, w, c)."""
-    split = open_dataset(folder).splits[name]
-    return split.images(range(len(split))).permute(0, 2, 3, 1).numpy()
-
-
-def origin(tmp_path: Path, mirror: Path | str | None = None, path: Path | None = None) -> Origin:
-    return Origin(path=path or tmp_path, mirror=mirror and str(mirror), downloads=tmp_path / "downloads")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, origin
 from PIL import Image
+from toy_data import ROOT, origin
 
 from pipeline import __main__ as command
 from pipeline.errors import UserError

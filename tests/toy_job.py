@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import toy_split
+from toy_data import toy_split
 
 from pipeline import methods
 from pipeline.cluster.launch import Launch, train_job

@@ -74,7 +74,14 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
 
 
 def read_code(name: str, folder: Path = CODE) -> dict[str, str]:
-    """Return the files of one file of out/code, such as "train-dcgan": a hash by path.
+    """Return the files that decide a stage's outputs.
+
+    Args:
+        name: of a file of out/code, such as "train-dcgan".
+        folder: out/code.
+
+    Returns:
+        A hash by path.
 
     Raises:
         UserError: it is not there or cannot be read.

@@ -49,7 +49,11 @@ class TrainingKey:
 
 
 def differences(folder: Path, key: TrainingKey) -> list[str]:
-    """Say in what a training whose checkpoints lie in ``folder`` differs from the one of ``key``.
+    """Say in what two trainings of a run differ.
+
+    Args:
+        folder: where the checkpoints of one lie.
+        key: of the other.
 
     Returns:
         Such as "runs.<run>.lr", "pipeline/nets/dcgan.py", "the data"; one sentence if the folder does not say.

@@ -25,7 +25,9 @@ from pipeline.core.world import World
 from pipeline.families.latents import interpolation
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import bits_per_dimension
-from pipeline.nets.flow import Bijection, Center, Chain, LearnedPrior, Logit, MultiScale, initialize
+from pipeline.nets.flow.bijections import Bijection, Center, Chain, Logit
+from pipeline.nets.flow.conditioners import initialize_actnorms
+from pipeline.nets.flow.multiscale import LearnedPrior, MultiScale
 
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0)  # rows of the panel
 
@@ -80,7 +82,7 @@ class Flow(Optimized):
         return (self.phase("flow", ("flow",), self._loss),)
 
     def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
-        initialize(nets["flow"], world, lambda: self.encode(nets, batch))
+        initialize_actnorms(nets["flow"], world, lambda: self.encode(nets, batch))
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         return self.decode(nets, self.temperature * self._noise(nets, like), like.labels)

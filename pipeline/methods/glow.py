@@ -16,7 +16,11 @@ from typing import Literal
 from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
-from pipeline.nets import flow
+from pipeline.nets.flow.bijections import ActNorm, Bijection, InvertibleConv, Squeeze
+from pipeline.nets.flow.conditioners import ConvConditioner, ConvZeros
+from pipeline.nets.flow.couplings import Coupling
+from pipeline.nets.flow.elements import SigmoidAffine, Standardize
+from pipeline.nets.flow.multiscale import LearnedPrior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +40,19 @@ class Glow(Flow):
     least_scale: Unit = 0.0
     class_conditional: bool = False
 
-    def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], flow.LearnedPrior]:
+    def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior]:
         if self.class_conditional and spec.classes == 0:
             raise ValueError("class_conditional: the data has no labels")
         channels = [spec.channels * 2 ** (level + 2) for level in range(self.levels)]
-        levels = [[flow.Squeeze(), *self._steps(c)] for c in channels]
+        levels = [[Squeeze(), *self._steps(c)] for c in channels]
         for level, c in zip(levels[:-1], channels, strict=False):
-            level.append(flow.Coupling(flow.ConvZeros(c // 2, c), flow.Standardize()))
-        return levels, flow.LearnedPrior(channels[-1], spec.classes if self.class_conditional else 0)
+            level.append(Coupling(ConvZeros(c // 2, c), Standardize()))
+        return levels, LearnedPrior(channels[-1], spec.classes if self.class_conditional else 0)
 
-    def _steps(self, channels: int) -> list[flow.Bijection]:
+    def _steps(self, channels: int) -> list[Bijection]:
         return [layer for _ in range(self.steps) for layer in self._step(channels)]
 
-    def _step(self, channels: int) -> list[flow.Bijection]:
-        net = flow.ConvNet(channels // 2, channels, width=self.width, actnorm=self.net_norm == "actnorm")
-        coupling = flow.Coupling(net, flow.SigmoidAffine(self.least_scale))
-        return [flow.ActNorm(channels), flow.InvertibleConv(channels), coupling]
+    def _step(self, channels: int) -> list[Bijection]:
+        net = ConvConditioner(channels // 2, channels, width=self.width, actnorm=self.net_norm == "actnorm")
+        coupling = Coupling(net, SigmoidAffine(self.least_scale))
+        return [ActNorm(channels), InvertibleConv(channels), coupling]

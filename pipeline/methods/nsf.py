@@ -18,7 +18,10 @@ from pipeline.config import Positive, PositiveFloat, Unit, bounds
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
 from pipeline.families.optimization import Schedule
-from pipeline.nets import flow
+from pipeline.nets.flow.bijections import ActNorm, Bijection, InvertibleConv, Squeeze
+from pipeline.nets.flow.conditioners import ResidualConditioner
+from pipeline.nets.flow.couplings import Coupling
+from pipeline.nets.flow.elements import Spline
 from pipeline.nets.layers import NormName
 
 
@@ -38,18 +41,18 @@ class NSF(Flow):
     schedule: Schedule = "cosine"
     net_norm: NormName = "batch"
 
-    def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], None]:
+    def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], None]:
         growth = 2 if self.multi_scale else 4
         levels = [self._level(4 * spec.channels * growth**level) for level in range(self.levels)]
         return levels if self.multi_scale else [[layer for level in levels for layer in level]], None
 
-    def _level(self, channels: int) -> list[flow.Bijection]:
+    def _level(self, channels: int) -> list[Bijection]:
         steps = [layer for _ in range(self.steps) for layer in self._step(channels)]
-        return [flow.Squeeze(), *steps, flow.InvertibleConv(channels)]
+        return [Squeeze(), *steps, InvertibleConv(channels)]
 
-    def _step(self, channels: int) -> list[flow.Bijection]:
-        half, spline = channels // 2, flow.Spline(self.bins, self.tail_bound)
-        net = flow.ResNet(
+    def _step(self, channels: int) -> list[Bijection]:
+        half, spline = channels // 2, Spline(self.bins, self.tail_bound)
+        net = ResidualConditioner(
             half,
             half * spline.numbers,
             width=self.width,
@@ -58,4 +61,4 @@ class NSF(Flow):
             entry=1,
             dropout=self.dropout,
         )
-        return [flow.ActNorm(channels), flow.InvertibleConv(channels), flow.Coupling(net, spline)]
+        return [ActNorm(channels), InvertibleConv(channels), Coupling(net, spline)]

@@ -16,8 +16,10 @@ from typing import Literal
 from pipeline.config import Positive, PositiveFloat
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
-from pipeline.nets import flow
-from pipeline.nets.flow import FlowNorm
+from pipeline.nets.flow.bijections import FLOW_NORMS, Bijection, FlowNorm, Squeeze
+from pipeline.nets.flow.conditioners import ResidualConditioner
+from pipeline.nets.flow.couplings import Checkerboard, Coupling
+from pipeline.nets.flow.elements import TanhAffine
 from pipeline.nets.layers import NormName
 
 
@@ -33,33 +35,33 @@ class RealNVP(Flow):
     flow_norm: FlowNorm = "batch"
     net_norm: NormName = "batch"
 
-    def layers(self, spec: ImageSpec) -> tuple[list[list[flow.Bijection]], None]:
+    def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], None]:
         channels = [spec.channels * 2**level for level in range(self.levels)]
         widths = [self.width * 2**level for level in range(self.levels)]
         levels = [self._level(*sizes) for sizes in zip(channels[:-1], widths[:-1], strict=True)]
         return [*levels, self._checkerboards(channels[-1], widths[-1], 4)], None
 
-    def _level(self, channels: int, width: int) -> list[flow.Bijection]:
-        layers = [*self._checkerboards(channels, width, 3), flow.Squeeze()]
+    def _level(self, channels: int, width: int) -> list[Bijection]:
+        layers = [*self._checkerboards(channels, width, 3), Squeeze()]
         for index in range(3):
-            half, element = 2 * channels, flow.TanhAffine(2 * channels)
+            half, element = 2 * channels, TanhAffine(2 * channels)
             layers += [
-                flow.Coupling(self._net(half, 2 * width), element, swap=index % 2 == 1),
-                flow.FLOW_NORMS[self.flow_norm](4 * channels),
+                Coupling(self._net(half, 2 * width), element, swap=index % 2 == 1),
+                FLOW_NORMS[self.flow_norm](4 * channels),
             ]
         return layers
 
-    def _checkerboards(self, channels: int, width: int, count: int) -> list[flow.Bijection]:
-        layers: list[flow.Bijection] = []
+    def _checkerboards(self, channels: int, width: int, count: int) -> list[Bijection]:
+        layers: list[Bijection] = []
         for index in range(count):
-            element = flow.TanhAffine(channels)
+            element = TanhAffine(channels)
             layers += [
-                flow.Checkerboard(self._net(channels, width), element, stays=index % 2),
-                flow.FLOW_NORMS[self.flow_norm](channels),
+                Checkerboard(self._net(channels, width), element, stays=index % 2),
+                FLOW_NORMS[self.flow_norm](channels),
             ]
         return layers
 
-    def _net(self, channels: int, width: int) -> flow.ResNet:
-        return flow.ResNet(
+    def _net(self, channels: int, width: int) -> ResidualConditioner:
+        return ResidualConditioner(
             channels, 2 * channels, width=width, blocks=self.blocks, norm_name=self.net_norm, entry=3, weighted=True
         )

@@ -4,12 +4,14 @@ Legend: n samples, z latent dimensions, e dimensions of the shared class embeddi
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, relu
 
-from pipeline.nets.layers import Head, NormName, Projection, add_spectral_norm, as_weights_lie, doublings, norm
+from pipeline.nets.initialization import LAYERS, initialize
+from pipeline.nets.layers import Head, NormName, add_spectral_norm, as_weights_lie, doublings, norm, widths
 
 INNER = 8  # an attention map is computed from 1 / 8 of the channels, its values are half of them (SAGAN's code)
 
@@ -37,7 +39,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         base, steps = doublings(size)
-        sizes = [min(width * 2**k, max_width) for k in reversed(range(steps))]
+        sizes = widths(steps - 1, width, max_width)
         self.parts = [latent // (steps + 1) + (k < latent % (steps + 1)) for k in range(steps + 1)]
         self.grid = (sizes[0], base, base)
         self.embedding = nn.Embedding(classes, embedding)
@@ -49,7 +51,7 @@ class Generator(nn.Module):
         self.attentions = attentions(sizes, [base * 2 ** (k + 1) for k in range(steps)], size, attention)
         self.norm = norm(norm_name, sizes[-1])
         self.output = nn.Conv2d(sizes[-1], channels, 3, 1, 1)
-        initialize(self)
+        initialize(self, _orthogonal, layers=(*LAYERS, nn.Embedding))
         add_spectral_norm(self)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -140,13 +142,13 @@ class Critic(nn.Module):
     def __init__(self, *, classes: int, channels: int, size: int, width: int, max_width: int, attention: int) -> None:
         super().__init__()
         base, steps = doublings(size)
-        sizes = [min(width * 2**k, max_width) for k in range(steps)]
+        sizes = widths(steps - 1, width, max_width)[::-1]
         self.first = DownBlock(channels, sizes[0], images=True)
         self.blocks = nn.ModuleList(DownBlock(before, after) for before, after in pairwise(sizes))
         self.attentions = attentions(sizes, [base * 2**k for k in reversed(range(steps))], size, attention)
         self.last = DownBlock(sizes[-1], sizes[-1], halve=False)
         self.head = Head(sizes[-1], 1, classes)
-        initialize(self)
+        initialize(self, _orthogonal, layers=(*LAYERS, nn.Embedding))
         add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -176,10 +178,6 @@ class DownBlock(nn.Module):
         return inner + self.shortcut(maps)
 
 
-def initialize(net: nn.Module) -> None:
-    """Orthogonal weights (Saxe et al., arXiv:1312.6120); biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding | Projection):
-            nn.init.orthogonal_(module.weight)
-            if isinstance(bias := getattr(module, "bias", None), Tensor):
-                nn.init.zeros_(bias)
+def _orthogonal(layer: Any) -> None:
+    """Draw orthogonal weights (Saxe et al., arXiv:1312.6120)."""
+    nn.init.orthogonal_(layer.weight)

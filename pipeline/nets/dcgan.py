@@ -7,13 +7,13 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pipeline.nets.initialization import initialize_dcgan
 from pipeline.nets.layers import (
     Conditioning,
     Head,
     LabelledFeatures,
     LabelledImages,
     NormName,
-    Projection,
     Upsampling,
     add_spectral_norm,
     as_weights_lie,
@@ -54,7 +54,7 @@ class Generator(nn.Module):
             layers += [upsample(upsampling, before, after, bias=bias), norm(norm_name, after), nn.ReLU(inplace=True)]
         layers += [upsample(upsampling, widths[-1], channels), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        self.apply(initialize)
+        initialize_dcgan(self)
         if spectral:
             add_spectral_norm(self)
 
@@ -93,7 +93,7 @@ class Critic(nn.Module):
             layers += [nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.head = Head(widths[-1] * base * base, outputs, classes if conditioning == "projection" else 0)
-        self.apply(initialize)
+        initialize_dcgan(self)
         if spectral:
             add_spectral_norm(self)
 
@@ -101,14 +101,3 @@ class Critic(nn.Module):
         features = self.layers(self.input(images, labels))
         scores: Tensor = self.head(features.flatten(1), labels)
         return scores
-
-
-def initialize(module: nn.Module) -> None:
-    """Section 4 of the paper: weights from N(0, 0.02); norm scales from N(1, 0.02), shifts 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | Projection):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if isinstance(bias := getattr(module, "bias", None), Tensor):
-            nn.init.zeros_(bias)
-    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)

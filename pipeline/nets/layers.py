@@ -199,3 +199,8 @@ def doublings(size: int) -> tuple[int, int]:
     if not 4 <= base <= 7:
         raise ValueError(f"size {size} is not 4, 5, 6 or 7 times a power of two; set data.size to 16, 28, 32, 64 ...")
     return base, steps
+
+
+def widths(steps: int, width: int, max_width: int) -> list[int]:
+    """Channels of levels 0 to ``steps``: ``width`` at the last, doubling per level before, ``max_width`` at most."""
+    return [min(width * 2 ** (steps - level), max_width) for level in range(steps + 1)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.nets.dcgan import initialize
+from pipeline.nets.initialization import initialize_dcgan
 from pipeline.nets.layers import NormName, Upsampling, as_weights_lie, norm, upsample
 
 
@@ -51,7 +51,7 @@ class Translator(nn.Module):
             layers += [upsample(upsampling, before, after), *_active(norm_name, after)]
         layers += [nn.Conv2d(width, channels, 7, 1, 3, padding_mode="reflect"), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        self.apply(initialize)
+        initialize_dcgan(self)
 
     def forward(self, images: Tensor) -> Tensor:
         translated: Tensor = self.layers(as_weights_lie(images, self.layers))
@@ -70,7 +70,7 @@ class PatchCritic(nn.Module):
             layers += [nn.Conv2d(before, after, 4, stride, 1), norm(norm_name, after), nn.LeakyReLU(0.2, inplace=True)]
             before = after
         self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, 4, 1, 1))
-        self.apply(initialize)
+        initialize_dcgan(self)
 
     def forward(self, images: Tensor) -> Tensor:
         scores: Tensor = self.layers(as_weights_lie(images, self.layers))

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from pipeline.nets.layers import as_weights_lie, doublings
-from pipeline.nets.progan import SLOPE, widths
-from pipeline.nets.stylegan2 import Resample
+from pipeline.nets.equalized import SLOPE
+from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.resample import Resample
 
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # of the leaky ReLU (He et al., arXiv:1502.01852)
 EXPANSION = 2  # a block's inner channels to its outer ones

@@ -9,17 +9,18 @@ Legend: n samples, z latent dimensions, c image channels, s image size, w width.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
+from pipeline.nets.initialization import initialize
 from pipeline.nets.layers import (
     Conditioning,
     Head,
     LabelledImages,
     LabelledNorm,
     NormName,
-    Projection,
     Upsampling,
     add_spectral_norm,
     as_weights_lie,
@@ -58,7 +59,7 @@ class Generator(nn.Module):
         )
         self.norm = norm(norm_name, widths[-1])
         self.output = nn.Conv2d(widths[-1], channels, 3, 1, 1)
-        initialize(self)
+        _initialize(self)
         if spectral:
             add_spectral_norm(self)
 
@@ -99,7 +100,7 @@ class Critic(nn.Module):
             for number, (before, after) in enumerate(pairwise(widths), start=1)
         )
         self.head = Head(widths[-1], outputs, classes if conditioning == "projection" else 0)
-        initialize(self)
+        _initialize(self)
         if spectral:
             add_spectral_norm(self)
 
@@ -111,7 +112,19 @@ class Critic(nn.Module):
         return scores
 
 
-class UpBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """A shortcut and two layers beside it."""
+
+    conv1: nn.Module
+    conv2: nn.Module
+
+    @property
+    def residual(self) -> tuple[nn.Module, nn.Module]:
+        """The layers beside the shortcut."""
+        return self.conv1, self.conv2
+
+
+class UpBlock(ResidualBlock):
     """(n, before, h, w) -> (n, after, 2h, 2w). A 1 x 1 convolution and nearest upsampling commute: the cheap order."""
 
     def __init__(self, before: int, after: int, norm_name: NormName, upsampling: Upsampling, classes: int) -> None:
@@ -128,7 +141,7 @@ class UpBlock(nn.Module):
         return residual + interpolate(self.shortcut(grid), scale_factor=2.0)
 
 
-class FirstBlock(nn.Module):
+class FirstBlock(ResidualBlock):
     """(n, c, h, w) -> (n, after, h / 2, w / 2), on images: no activation comes first."""
 
     def __init__(self, before: int, after: int) -> None:
@@ -142,7 +155,7 @@ class FirstBlock(nn.Module):
         return residual + self.shortcut(avg_pool2d(images, 2))
 
 
-class DownBlock(nn.Module):
+class DownBlock(ResidualBlock):
     """(n, before, h, w) -> (n, after, h / 2, w / 2), or of the same h, w."""
 
     def __init__(self, before: int, after: int, norm_name: NormName, *, halve: bool) -> None:
@@ -159,13 +172,15 @@ class DownBlock(nn.Module):
         return self.pool(residual) + self.shortcut(self.pool(grid))
 
 
-def initialize(net: nn.Module) -> None:
-    """Glorot's uniform, with gain sqrt(2) inside residuals (the authors' code); biases 0."""
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | Projection):
-            nn.init.xavier_uniform_(module.weight, math.sqrt(2.0) if ".conv" in f".{name}" else 1.0)
-            if isinstance(bias := getattr(module, "bias", None), Tensor):
-                nn.init.zeros_(bias)
+def _initialize(net: nn.Module) -> None:
+    """Draw weights by Glorot's uniform rule, with gain sqrt(2) inside residuals (the authors' code)."""
+    residuals = [conv for block in net.modules() if isinstance(block, ResidualBlock) for conv in block.residual]
+    inside = {layer for conv in residuals for layer in conv.modules()}
+
+    def draw(layer: Any) -> None:
+        nn.init.xavier_uniform_(layer.weight, math.sqrt(2.0) if layer in inside else 1.0)
+
+    initialize(net, draw)
 
 
 def _factor(size: int, k: int) -> int:

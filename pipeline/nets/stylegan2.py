@@ -11,43 +11,18 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, linear
+from torch.nn.functional import conv_transpose2d, leaky_relu, linear
 
 from pipeline.core.world import World
-from pipeline.nets.layers import as_weights_lie, doublings
-from pipeline.nets.progan import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm, widths
+from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
+from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.resample import Resample
 
 MAPPING_RATE = 0.01  # of the mapping's learning rate to the other layers' (Karras et al., arXiv:1812.04948)
 STYLE_DECAY = 0.995  # of the running mean of w, per step
 PATH_DECAY = 0.99  # of the running mean of path lengths, per step with a path penalty
 _EPSILON = 1e-8
 _ROOT = 1e-12  # under a norm's root: its gradient is finite where the image is flat
-
-
-class Resample(nn.Module):
-    """The FIR kernel [1, 3, 3, 1] in both directions, zeros outside the image; the mean of an image stays."""
-
-    kernel: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-        self.register_buffer("kernel", taps.outer(taps)[None, None], persistent=False)
-
-    def up(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, 2h, 2w)."""
-        return conv_transpose2d(images, 4 * self._kernels(images), stride=2, padding=1, groups=images.shape[1])
-
-    def down(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, h / 2, w / 2)."""
-        return conv2d(images, self._kernels(images), stride=2, padding=1, groups=images.shape[1])
-
-    def blur(self, images: Tensor, margin: int, gain: float = 1.0) -> Tensor:
-        """(n, c, h, w) -> (n, c, h + 2 margin - 3, ...)."""
-        return conv2d(images, gain * self._kernels(images), padding=margin, groups=images.shape[1])
-
-    def _kernels(self, images: Tensor) -> Tensor:
-        return self.kernel.to(images.dtype).expand(images.shape[1], 1, 4, 4)
 
 
 class ModulatedConv2d(nn.Module):

@@ -5,9 +5,11 @@ Legend: n samples, c image channels, s image size, d dimensions of a code's vect
 """
 
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
+from pipeline.nets.initialization import initialize
 from pipeline.nets.layers import as_weights_lie
 
 
@@ -22,7 +24,7 @@ class Encoder(nn.Module):
             layers += [nn.Conv2d(before, after, 4, 2, 1), nn.ReLU()]
         layers += [nn.Conv2d(widths[-1], width, 3, 1, 1), *(Residual(width) for _ in range(blocks))]
         self.layers = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(width, dim, 1))
-        self.apply(initialize)
+        initialize(self, _he)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.layers(as_weights_lie(images, self.layers))
@@ -62,13 +64,12 @@ class Residual(nn.Module):
         return out
 
 
-def initialize(module: nn.Module) -> None:
-    """He et al., arXiv:1502.01852: an encoder's layer gives as much as it got. With torch's own smaller weights all
-    features begin near one point, and the codes say little about the image."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _he(layer: Any) -> None:
+    """Draw weights as He et al., arXiv:1502.01852: an encoder's layer gives as much as it got.
+
+    With torch's own smaller weights all features begin near one point, and the codes say little about the image.
+    """
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 def _widths(size: int, grid: int, width: int) -> list[int]:

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Hash the code that decides each stage's outputs, by what it means, for DVC to compare."""
-    settings = read_params().evaluate
+    params = read_params()
+    settings = params.evaluate
     _say_if_old(Path("dvc.lock"))
     root = Path(pipeline.__file__).parents[1]
     with atomic_folder(CODE) as folder:

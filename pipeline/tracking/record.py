@@ -69,5 +69,8 @@ def run_scratch(scratch: Path, name: str, key: str) -> Path:
         scratch: of the project.
         name: the run's.
         key: of the training.
+
+    Returns:
+        The folder, which need not exist.
     """
     return scratch / "runs" / f"{name}-{key[:16]}"

@@ -5,9 +5,9 @@ from itertools import islice
 
 import pytest
 import torch
-from conftest import toy_batch, toy_split
 from torch import nn
 from torch.distributions import Normal, kl_divergence
+from toy_data import toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.core.batch import ImageSpec, to_uint8, to_unit_range

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import gloo_rank
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from toy_data import gloo_rank
 from toy_job import job, trained_here, weights
 
 from pipeline.core import sharding

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import nn
+from toy_data import toy_batch
 
 from pipeline import methods
 from pipeline.config import Run

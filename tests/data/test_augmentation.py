@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor
+from toy_data import toy_batch
 
 from pipeline.core.noise import Noise
 from pipeline.core.world import World

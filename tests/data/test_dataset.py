@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import split_images
 from numpy.typing import NDArray
+from toy_data import split_images
 
 from pipeline.core.batch import ImageSpec
 from pipeline.data import dataset as shards

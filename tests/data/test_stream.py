@@ -6,8 +6,8 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 import torch
-from conftest import toy_split
 from numpy.typing import NDArray
+from toy_data import toy_split
 
 from pipeline.core.world import World
 from pipeline.data.augmentation import Augmentation

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from toy_data import ROOT
 
 from pipeline import methods
 from pipeline.dependencies.closure import Closure

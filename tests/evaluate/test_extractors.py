@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import toy_split
 from torch import Tensor
+from toy_data import toy_split
 
 from pipeline.core.batch import to_uint8, to_unit_range
 from pipeline.errors import UserError

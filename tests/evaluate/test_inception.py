@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import toy_split
 from torch import Tensor
+from toy_data import toy_split
 
 from pipeline.errors import UserError
 from pipeline.evaluate import extractors as features

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor
+from toy_data import toy_batch
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
+from toy_data import toy_batch
 
 from pipeline import methods
 from pipeline.config import validated

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import toy_split
 from samplers import Copying, trained
 from torch import Tensor
+from toy_data import toy_split
 
 from pipeline.core.batch import Batch, ImageSpec, to_unit_range
 from pipeline.core.noise import Noise

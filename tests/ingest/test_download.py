@@ -13,8 +13,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from conftest import origin
 from filelock import FileLock
+from toy_data import origin
 
 from pipeline.errors import UserError
 from pipeline.ingest import download

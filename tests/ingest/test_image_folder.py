@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import origin, split_images
 from PIL import Image
+from toy_data import origin, split_images
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, split_images
+from toy_data import ROOT, split_images
 
 from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import open_dataset

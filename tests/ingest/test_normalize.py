@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import split_images
 from PIL import Image
+from toy_data import split_images
 
 from pipeline.ingest.normalize import hold_out, normalize, to_square
 from pipeline.ingest.source import RawDataset, RawSplit

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import origin, split_images
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets import utils as torchvision_utils
+from toy_data import origin, split_images
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import toy_batch, toy_split
 from torch import Tensor, nn
+from toy_data import toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import gloo_rank, toy_batch
 from torch import Tensor, nn
+from toy_data import gloo_rank, toy_batch
 
 from pipeline import methods
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
@@ -23,8 +23,11 @@ from pipeline.data.stream import batches
 from pipeline.families.flow import Flow, dequantize, normal_log_density, to_images
 from pipeline.inference.export import Sampler
 from pipeline.inference.weights import Trained
-from pipeline.nets import flow
-from pipeline.nets.flow import Bijection
+from pipeline.nets.flow.bijections import ActNorm, BatchNorm, Bijection, Center, Chain, InvertibleConv, Logit, Squeeze
+from pipeline.nets.flow.conditioners import ConvActNorm, ConvConditioner, ConvZeros, ResidualConditioner
+from pipeline.nets.flow.couplings import Checkerboard, Coupling
+from pipeline.nets.flow.elements import SigmoidAffine, Spline, Standardize, TanhAffine
+from pipeline.nets.flow.multiscale import MultiScale
 from pipeline.training.trainer import sample
 
 NAMES = ["glow", "nsf", "realnvp"]
@@ -46,11 +49,11 @@ def normal(*shape: int, seed: int = 2) -> Tensor:
 
 
 def net(channels: int, outputs: int) -> nn.Module:
-    return flow.ResNet(channels, outputs, width=8, blocks=1, norm_name="none", entry=3, weighted=True)
+    return ResidualConditioner(channels, outputs, width=8, blocks=1, norm_name="none", entry=3, weighted=True)
 
 
 def batch_norm() -> Bijection:
-    layer = flow.BatchNorm(4)
+    layer = BatchNorm(4)
     layer.mean.normal_(), layer.variance.uniform_(0.5, 2.0)
     return layer
 
@@ -59,20 +62,20 @@ def layer(name: str) -> Bijection:
     """Each kind of layer by name, with weights that are not at their beginning."""
     torch.manual_seed(0)
     made = {
-        "center": flow.Center,
-        "squeeze": flow.Squeeze,
-        "actnorm": lambda: flow.ActNorm(4),
+        "center": Center,
+        "squeeze": Squeeze,
+        "actnorm": lambda: ActNorm(4),
         "batch_norm": batch_norm,
-        "invertible_conv": lambda: flow.InvertibleConv(4),
-        "tanh_affine": lambda: flow.Coupling(net(2, 4), flow.TanhAffine(2)),
-        "swapped": lambda: flow.Coupling(net(2, 4), flow.TanhAffine(2), swap=True),
-        "sigmoid_affine": lambda: flow.Coupling(flow.ConvNet(2, 4, width=8, actnorm=True), flow.SigmoidAffine()),
-        "bounded_affine": lambda: flow.Coupling(flow.ConvNet(2, 4, width=8, actnorm=True), flow.SigmoidAffine(0.5)),
-        "standardize": lambda: flow.Coupling(flow.ConvZeros(2, 4), flow.Standardize()),
-        "spline": lambda: flow.Coupling(net(2, 22), flow.Spline(4, 2.0)),
-        "checkerboard": lambda: flow.Checkerboard(net(4, 8), flow.TanhAffine(4), stays=0),
-        "other_colour": lambda: flow.Checkerboard(net(4, 44), flow.Spline(4, 2.0), stays=1),
-        "chain": lambda: flow.Chain([flow.ActNorm(4), flow.Squeeze(), flow.InvertibleConv(16)]),
+        "invertible_conv": lambda: InvertibleConv(4),
+        "tanh_affine": lambda: Coupling(net(2, 4), TanhAffine(2)),
+        "swapped": lambda: Coupling(net(2, 4), TanhAffine(2), swap=True),
+        "sigmoid_affine": lambda: Coupling(ConvConditioner(2, 4, width=8, actnorm=True), SigmoidAffine()),
+        "bounded_affine": lambda: Coupling(ConvConditioner(2, 4, width=8, actnorm=True), SigmoidAffine(0.5)),
+        "standardize": lambda: Coupling(ConvZeros(2, 4), Standardize()),
+        "spline": lambda: Coupling(net(2, 22), Spline(4, 2.0)),
+        "checkerboard": lambda: Checkerboard(net(4, 8), TanhAffine(4), stays=0),
+        "other_colour": lambda: Checkerboard(net(4, 44), Spline(4, 2.0), stays=1),
+        "chain": lambda: Chain([ActNorm(4), Squeeze(), InvertibleConv(16)]),
     }
     return shaken(made[name]())  # type: ignore[no-any-return, operator]
 
@@ -132,7 +135,7 @@ def test_a_layers_log_determinant_is_its_jacobians(name: str) -> None:
 
 
 def test_the_logit_inverts_and_its_log_determinant_is_its_jacobians() -> None:
-    made, x = flow.Logit(0.05), torch.linspace(0, 1, 12).view(3, 1, 2, 2)
+    made, x = Logit(0.05), torch.linspace(0, 1, 12).view(3, 1, 2, 2)
     y, logdet = made(x.double())
     assert (made.inverse(y) - x.double()).abs().max() < 1e-9 and (made.inverse(made(x)[0]) - x).abs().max() < 1e-5
     torch.testing.assert_close(logdet, jacobian_logdet(made, x.double()), rtol=1e-9, atol=1e-9)
@@ -176,7 +179,7 @@ def test_a_size_that_cannot_be_halved_is_refused() -> None:
 
 def test_squeeze_parts_the_colours_of_a_checkerboard() -> None:
     x = torch.arange(32.0).view(1, 2, 4, 4)
-    y, _ = flow.Squeeze()(x)
+    y, _ = Squeeze()(x)
     colour = (torch.arange(4)[:, None] + torch.arange(4)) % 2
     even, odd = y.chunk(2, dim=1)
     assert set(even.flatten().tolist()) == set(x[:, :, colour == 0].flatten().tolist())
@@ -199,7 +202,7 @@ def test_dequantization_fills_a_level_and_is_undone() -> None:
     assert outside[:4].tolist() == [-1, -1, 1, 1] and outside[4].isnan()
 
 
-class Probit(flow.Center):
+class Probit(Center):
     """v to the normal quantile: the flow whose density of v is uniform."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +218,7 @@ class Uniform(methods.find("glow")):  # type: ignore[misc]
 
     def build(self, spec: ImageSpec) -> Nets:
         shape = spec.channels, spec.size, spec.size
-        return nn.ModuleDict({"flow": flow.MultiScale(shape, [flow.Chain([Probit()])])})
+        return nn.ModuleDict({"flow": MultiScale(shape, [Chain([Probit()])])})
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -228,7 +231,7 @@ def test_a_uniform_density_has_eight_bits(channels: int) -> None:
 def test_logit_and_a_logistic_prior_have_eight_bits() -> None:
     """The other way to a uniform density: log p(v) = log logistic(y) + log |dy/dv|, alpha nearly 0."""
     v = dequantize(toy_batch(6).images, toy_batch(6).noise).double().clamp(1e-9, 1 - 1e-9)
-    y, logdet = flow.Logit(1e-12)(v)
+    y, logdet = Logit(1e-12)(v)
     nats = (nn.functional.logsigmoid(y) + nn.functional.logsigmoid(-y)).flatten(1).sum(1) + logdet
     bits = -nats / (256 * math.log(2.0)) + 8
     torch.testing.assert_close(bits, torch.full((6,), 8.0).double(), rtol=0, atol=1e-6)
@@ -239,15 +242,15 @@ def test_the_density_of_two_pixels_integrates_to_one(coupling: str) -> None:
     torch.manual_seed(0)
     layers: list[Bijection]
     if coupling == "checkerboard":
-        elements = [flow.TanhAffine(1) for _ in range(2)]
-        layers = [flow.Checkerboard(net(1, 2), element, stays=k) for k, element in enumerate(elements)]
+        elements = [TanhAffine(1) for _ in range(2)]
+        layers = [Checkerboard(net(1, 2), element, stays=k) for k, element in enumerate(elements)]
     elif coupling == "spline":
-        layers = [flow.Checkerboard(net(1, 14), flow.Spline(5, 2.0), stays=k) for k in (0, 1)]
+        layers = [Checkerboard(net(1, 14), Spline(5, 2.0), stays=k) for k in (0, 1)]
     else:
-        coupled = flow.Coupling(flow.ConvNet(1, 2, width=8, actnorm=True), flow.SigmoidAffine())
-        layers = [flow.ActNorm(2), flow.InvertibleConv(2), coupled]
+        coupled = Coupling(ConvConditioner(1, 2, width=8, actnorm=True), SigmoidAffine())
+        layers = [ActNorm(2), InvertibleConv(2), coupled]
     shape = (2, 1, 1) if coupling == "glow" else (1, 1, 2)
-    model = shaken(flow.MultiScale(shape, [flow.Chain(layers)]), 0.3).double()
+    model = shaken(MultiScale(shape, [Chain(layers)]), 0.3).double()
     line = torch.linspace(-10, 10, 301, dtype=torch.float64)
     plane = torch.cartesian_prod(line, line).view(-1, *shape)
     with torch.no_grad():
@@ -259,8 +262,8 @@ def test_the_density_of_two_pixels_integrates_to_one(coupling: str) -> None:
 def test_the_probabilities_of_all_images_sum_to_the_mass_inside() -> None:
     """Two pixels of 256 levels: an image's probability is its cell's density, here in its middle."""
     torch.manual_seed(0)
-    spline = flow.Checkerboard(net(1, 14), flow.Spline(5, 2.0), stays=0)
-    model = shaken(flow.MultiScale((1, 1, 2), [flow.Chain([flow.Logit(0.05), spline])]), 0.3).double()
+    spline = Checkerboard(net(1, 14), Spline(5, 2.0), stays=0)
+    model = shaken(MultiScale((1, 1, 2), [Chain([Logit(0.05), spline])]), 0.3).double()
     centres = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
     with torch.no_grad():
         latents, logdet = model(torch.cartesian_prod(centres, centres).view(-1, 1, 1, 2))
@@ -285,9 +288,9 @@ def test_actnorm_begins_with_zero_mean_and_unit_variance(name: str) -> None:
     method.initialize(nets, batch, World())
     seen: list[Tensor] = []
     for module in nets.modules():
-        if isinstance(module, flow.ActNorm):
+        if isinstance(module, ActNorm):
             module.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
-        elif isinstance(module, flow.ConvActNorm):
+        elif isinstance(module, ConvActNorm):
             module.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
     with torch.no_grad():
         method.bits_per_dim(nets, batch)
@@ -332,7 +335,7 @@ def _initialized(world: World) -> dict[str, Tensor]:
 
 
 def test_batch_norm_takes_the_batchs_statistics_in_training_and_running_ones_after() -> None:
-    made, x = flow.BatchNorm(3, momentum=1.0).train(), normal(16, 3, 4, 4) * 3 + 1
+    made, x = BatchNorm(3, momentum=1.0).train(), normal(16, 3, 4, 4) * 3 + 1
     y, logdet = made(x)
     mean, variance = moments(y)
     torch.testing.assert_close(mean, torch.zeros(3), rtol=0, atol=1e-5)
@@ -345,12 +348,12 @@ def test_batch_norm_takes_the_batchs_statistics_in_training_and_running_ones_aft
 # Splines.
 
 
-def spline(bins: int = 6, bound: float = 2.0, scale: float = 2.0) -> tuple[flow.Spline, Tensor]:
-    made = flow.Spline(bins, bound).double()
+def spline(bins: int = 6, bound: float = 2.0, scale: float = 2.0) -> tuple[Spline, Tensor]:
+    made = Spline(bins, bound).double()
     return made, scale * normal(made.numbers, 1, 1, 1, 1, seed=4).double()
 
 
-def along(made: flow.Spline, numbers: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def along(made: Spline, numbers: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """One spline at the points x (m,): y and dy/dx."""
     y, logdet = made(x.view(1, 1, 1, -1), numbers.expand(-1, 1, 1, 1, len(x)))
     return y.flatten(), logdet.exp().flatten()
@@ -387,7 +390,7 @@ def test_a_spline_of_zeros_is_the_identity() -> None:
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
 def test_a_splines_inverse_is_exact(scale: float) -> None:
-    made = flow.Spline(8, 3.0)
+    made = Spline(8, 3.0)
     x, numbers = normal(64, 2, 4, 4) * 2, scale * normal(made.numbers, 64, 2, 4, 4, seed=6)
     y, _ = made.double()(x.double(), numbers.double())
     assert (made.inverse(y, numbers.double()) - x.double()).abs().max() < 1e-9
@@ -492,12 +495,12 @@ def test_a_bounded_coupling_grows_by_at_most_its_bound_on_the_way_back() -> None
     raw = torch.tensor([-1e4, -50.0, 0.0, 50.0])
     numbers, x = torch.stack([torch.zeros(4), raw]), torch.ones(4)
     for least in (0.0, 0.25, 0.5):
-        element = flow.SigmoidAffine(least)
+        element = SigmoidAffine(least)
         y, log_scale = element(x, numbers)
         torch.testing.assert_close(y, least + (1 - least) * (raw + 2).sigmoid())
         torch.testing.assert_close(log_scale.exp(), y)
-    torch.testing.assert_close(flow.SigmoidAffine(0.5).inverse(x, numbers)[0], torch.tensor(2.0))
-    assert flow.SigmoidAffine(0.0).inverse(x, numbers)[0].isinf()
+    torch.testing.assert_close(SigmoidAffine(0.5).inverse(x, numbers)[0], torch.tensor(2.0))
+    assert SigmoidAffine(0.0).inverse(x, numbers)[0].isinf()
 
 
 @pytest.mark.parametrize(
@@ -526,11 +529,11 @@ def test_wrong_params_are_named(name: str, settings: dict[str, object]) -> None:
 def test_a_ring_of_eight_gaussians_is_learnt_to_its_entropy() -> None:
     radius, deviation, modes = 2.0, 0.15, 8
     torch.manual_seed(0)
-    layers: list[Bijection] = [flow.ActNorm(2)]
+    layers: list[Bijection] = [ActNorm(2)]
     for _ in range(4):
-        conditioner = flow.ResNet(1, 23, width=32, blocks=1, norm_name="none", entry=1)
-        layers += [flow.InvertibleConv(2), flow.Coupling(conditioner, flow.Spline(8, 4.0))]
-    model = flow.MultiScale((2, 1, 1), [flow.Chain(layers)])
+        conditioner = ResidualConditioner(1, 23, width=32, blocks=1, norm_name="none", entry=1)
+        layers += [InvertibleConv(2), Coupling(conditioner, Spline(8, 4.0))]
+    model = MultiScale((2, 1, 1), [Chain(layers)])
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
 

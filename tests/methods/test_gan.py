@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import toy_batch, toy_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
+from toy_data import toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, normalize, softplus
+from toy_data import toy_batch
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec
@@ -18,7 +18,8 @@ from pipeline.core.loop import Settings, descend
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.nets import biggan, progan, r3gan, stylegan2
+from pipeline.nets import biggan, equalized, progan, r3gan, stylegan2
+from pipeline.nets.resample import Resample
 
 SMALL: dict[str, dict[str, Any]] = {
     "progan": {},
@@ -132,8 +133,8 @@ def test_progress_travels_with_the_weights_and_the_average() -> None:
 
 
 def test_equalized_layers_scale_unit_weights_by_hes_constant() -> None:
-    layer, dense = progan.EqualizedConv2d(50, 40, 3), progan.EqualizedLinear(500, 40)
-    slow = progan.EqualizedLinear(500, 40, rate=0.01, bias=1.0)
+    layer, dense = equalized.EqualizedConv2d(50, 40, 3), equalized.EqualizedLinear(500, 40)
+    slow = equalized.EqualizedLinear(500, 40, rate=0.01, bias=1.0)
     for weight, std in ((layer.weight, 1.0), (dense.weight, 1.0), (slow.weight, 100.0)):
         assert abs(float(weight.detach().std()) / std - 1) < 0.03
     for each in (layer, dense, slow):
@@ -148,7 +149,7 @@ def test_equalized_layers_scale_unit_weights_by_hes_constant() -> None:
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3, 3)])
 def test_pixel_norm_gives_unit_root_mean_square(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    power = progan.pixel_norm(3 * torch.randn(shape)).square().mean(1)
+    power = equalized.pixel_norm(3 * torch.randn(shape)).square().mean(1)
     assert (power - 1).abs().max() < 1e-5
 
 
@@ -156,7 +157,7 @@ def test_minibatch_stddev_in_closed_form() -> None:
     maps = torch.zeros(8, 2, 3, 3)
     maps[:4, 0] = torch.tensor([-1.0, -1.0, 1.0, 1.0])[:, None, None]  # deviation 1 in one of two channels
     maps[4:] = 5.0
-    out = progan.minibatch_stddev(maps)
+    out = equalized.minibatch_stddev(maps)
     assert torch.equal(out[:, :2], maps) and out.shape == (8, 3, 3, 3)
     expected = torch.tensor([0.5] * 4 + [0.0] * 4)[:, None, None].expand(8, 3, 3)
     torch.testing.assert_close(out[:, 2], expected, rtol=0, atol=2e-4)
@@ -164,10 +165,10 @@ def test_minibatch_stddev_in_closed_form() -> None:
 
 def test_minibatch_stddev_is_that_of_contiguous_shares() -> None:
     maps = toy_batch(16).images
-    whole, parts = progan.minibatch_stddev(maps), [progan.minibatch_stddev(part) for part in maps.chunk(2)]
+    whole, parts = equalized.minibatch_stddev(maps), [equalized.minibatch_stddev(part) for part in maps.chunk(2)]
     torch.testing.assert_close(whole, torch.cat(parts), rtol=0, atol=1e-7)
-    pairs = torch.cat([progan.minibatch_stddev(pair, 2) for pair in maps[:6].chunk(3)])
-    torch.testing.assert_close(progan.minibatch_stddev(maps[:6]), pairs, rtol=0, atol=1e-7)
+    pairs = torch.cat([equalized.minibatch_stddev(pair, 2) for pair in maps[:6].chunk(3)])
+    torch.testing.assert_close(equalized.minibatch_stddev(maps[:6]), pairs, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(("count", "channels"), [(1, 1), (8, 3)])
@@ -221,7 +222,7 @@ def test_demodulated_outputs_have_unit_deviation_whatever_the_style() -> None:
 
 
 def test_resampling_keeps_a_constant_and_moves_nothing() -> None:
-    resample, ones = stylegan2.Resample(), torch.ones(2, 3, 8, 8)
+    resample, ones = Resample(), torch.ones(2, 3, 8, 8)
     for result, size in ((resample.up(ones), 16), (resample.down(ones), 4), (resample.blur(ones, margin=2), 9)):
         assert result.shape == (2, 3, size, size)
         assert (result[:, :, 2:-2, 2:-2] - 1).abs().max() < 1e-6 if size > 4 else (result[:, :, 1:-1, 1:-1] == 1).all()

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import gloo_rank, toy_batch, toy_split
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from toy_data import gloo_rank, toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.core import batch_norm

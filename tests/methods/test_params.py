@@ -12,7 +12,7 @@ from pipeline.families.optimization import OPTIMIZERS, SCHEDULES, OptimizerName,
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName
 from pipeline.methods.gan import OBJECTIVES, Objective
 from pipeline.nets.critic_augment import AUGMENTS, AugmentName
-from pipeline.nets.flow import FLOW_NORMS, FlowNorm
+from pipeline.nets.flow.bijections import FLOW_NORMS, FlowNorm
 from pipeline.nets.layers import _NORMS, _UPSAMPLINGS, NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
 

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from conftest import ROOT
+from toy_data import ROOT
 
 from pipeline import methods
 from pipeline.methods import _schema

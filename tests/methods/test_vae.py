@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy
+from toy_data import toy_batch
 from toys import judge, ring
 
 from pipeline import methods

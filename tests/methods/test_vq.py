@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import gloo_rank, toy_batch
 from torch import Tensor, nn
+from toy_data import gloo_rank, toy_batch
 from toys import judge, ring
 
 from pipeline import methods

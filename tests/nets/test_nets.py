@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import toy_batch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.utils.parametrizations import spectral_norm
+from toy_data import toy_batch
 
 from pipeline.nets import dcgan, mlp, resnet
 from pipeline.nets.layers import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import toy_split
 from PIL import Image, ImageSequence
+from toy_data import toy_split
 
 from pipeline import config
 from pipeline.core.batch import ImageSpec

@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from chaos import Training
-from conftest import gloo_rank
 from moto.server import ThreadedMotoServer
 from namespaces import HOST, Namespaces, reason_not
 from s3fs import S3FileSystem
+from toy_data import gloo_rank
 from toy_job import job, trained_here, weights
 
 from pipeline.cluster import nodes
