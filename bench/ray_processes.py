@@ -44,9 +44,8 @@ def main(seconds: float) -> None:
                 process.kill()
     for name, share in shares.most_common():
         print(f"{name:24} {share:6.2f} %")
-    print(
-        f"{'without the worker':24} {shares.total() - shares['RayTrainWorker']:6.2f} % in {len(processes) - 1} processes"
-    )
+    helpers = shares.total() - shares["RayTrainWorker"]
+    print(f"{'without the worker':24} {helpers:6.2f} % in {len(processes) - 1} processes")
 
 
 def cpu_seconds(process: psutil.Process) -> float:
