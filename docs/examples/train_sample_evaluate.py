@@ -13,8 +13,7 @@ from pipeline.core.world import World, default_device
 from pipeline.data.dataset import open_dataset
 from pipeline.data.stream import batches
 from pipeline.evaluate import extractors
-from pipeline.evaluate.feature_set import Statistics
-from pipeline.evaluate.metrics.fid import frechet_distance
+from pipeline.evaluate.scoring import score_images
 from pipeline.inference.export import Sampler
 from pipeline.inference.weights import Trained
 from pipeline.render.grid import grid
@@ -32,13 +31,11 @@ stream = batches(real, seed=0, batch_size=64, world=world)
 for logs in fit(method, state, stream, world, seed=0, total=5_000, ema_half_life=1_000):
     print(f"{state.seen} images, critic's loss {logs['critic/loss']:.3f}", end="\r")
 
-trained = Trained(method=method, nets=state.averaged(), spec=dataset.spec, seen=state.seen, name="dcgan", params={})
-sampler = Sampler(trained)
+sampler = Sampler(Trained.of(method, state, dataset.spec))
 seeds = torch.arange(256, device=world.device)
-samples = to_uint8(sampler(seeds, seeds % dataset.spec.classes))
-grid(samples[:64].cpu(), columns=8).save("samples.png")
+samples = to_uint8(sampler(seeds, seeds % dataset.spec.classes)).cpu()
+grid(samples[:64], columns=8).save("samples.png")
 
 extractor = extractors.load("efficientnet_lite0", device=world.device)
-moments = [Statistics.of(extractor(images).pooled) for images in (real.images(range(256)), samples)]
-print(f"FID of 256 samples: {frechet_distance(*moments):.1f}")
+print(score_images(samples, real.images(range(256)), extractor, ["fid", "kid"]))
 # --8<-- [end:body]

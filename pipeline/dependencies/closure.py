@@ -13,6 +13,7 @@ Tracking, storage of checkpoints, Ray and the console do; what they import alone
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from pathlib import Path
 from pipeline.dependencies.meaning import PACKAGE, is_bare_string, meaning
 
 MARK = "DECIDES_NOTHING"
+_LIKE_A_FILE = re.compile(r"[\w-]+\.\w+")
 
 
 @dataclass(frozen=True, order=True)
@@ -69,6 +71,7 @@ class Closure:
         self._modules: dict[str, Module | None] = {}
         self._uses: dict[tuple[str, int], list[Target]] = {}
         self._meanings: dict[int, str] = {}
+        self._files_named: dict[int, list[Path]] = {}
 
     def files(self, entries: Iterable[str]) -> dict[str, str]:
         """Return the files that decide a result, each with the hash of what is reached in it.
@@ -87,7 +90,7 @@ class Closure:
             texts = [module.path.read_text()] if module.problem else [self._meaning(node) for node in statements]
             if texts:
                 found[self._relative(module.path)] = _digest("\n".join(texts))
-            for beside in _files_beside(module.path, statements):
+            for beside in {path for node in statements for path in self._beside(module, node)}:
                 found[self._relative(beside)] = hashlib.sha256(beside.read_bytes()).hexdigest()
         return found
 
@@ -112,7 +115,14 @@ class Closure:
         return path.relative_to(self.root).as_posix()
 
     def _meaning(self, node: ast.stmt) -> str:
-        return self._meanings.setdefault(id(node), meaning(node))
+        if id(node) not in self._meanings:
+            self._meanings[id(node)] = meaning(node)
+        return self._meanings[id(node)]
+
+    def _beside(self, module: Module, node: ast.stmt) -> list[Path]:
+        if id(node) not in self._files_named:
+            self._files_named[id(node)] = _files_beside(module.path, node)
+        return self._files_named[id(node)]
 
     def _reached(self, entries: Iterable[str]) -> dict[str, list[ast.stmt]]:
         """Return the reached statements by module, in the order of the file."""
@@ -283,16 +293,15 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
-def _files_beside(path: Path, statements: Iterable[ast.stmt]) -> list[Path]:
-    """Return the files of the module's folder that its reached code names by a string, such as a page's template."""
+def _files_beside(path: Path, statement: ast.stmt) -> list[Path]:
+    """Return the files of the module's folder that a statement names by a string, such as a page's template."""
     texts = {
         node.value
-        for statement in statements
         for node in ast.walk(statement)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 100
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _LIKE_A_FILE.fullmatch(node.value)
     }
-    found = [file for file in path.parent.iterdir() if file.name in texts and file.suffix != ".py" and file.is_file()]
-    return sorted(found)
+    found = [path.with_name(text) for text in texts if not text.endswith(".py")]
+    return sorted(file for file in found if file.is_file())
 
 
 def _digest(text: str) -> str:

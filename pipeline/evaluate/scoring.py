@@ -5,14 +5,18 @@ there is one; settings: the metric's; the extractor with its weights' hash and r
 take the samples' place, real): what was scored; reference: the real images that it was compared with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pipeline.config import Evaluate
 from pipeline.errors import UserError
 from pipeline.evaluate import metrics, own_scores
+from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.feature_set import TARGET, FeatureSet, read_protocol, read_scores, read_set
 from pipeline.evaluate.metric import Metric
 
@@ -109,6 +113,33 @@ def score_real(reference: Path, settings: Evaluate) -> Scores:
             how |= {"reference": images | {"count": len(others)}} if metric.compares else {}
             scores.add(name, metric, extractor, samples, others, how)
     return scores
+
+
+def score_images(
+    samples: Tensor, real: Tensor, extractor: Extractor, names: Sequence[str] = ("fid",), *, batch_size: int = 64
+) -> dict[str, float]:
+    """Score images in memory, without the files of a run.
+
+    Args:
+        samples: (n, c, h, w) uint8, in random order.
+        real: (m, c, h, w) uint8, what they are compared with.
+        extractor: what sees the images.
+        names: of the metrics.
+        batch_size: images that the extractor sees at once.
+
+    Returns:
+        The values by key, such as "fid_efficientnet_lite0", spreads left out. They compare only with values of as many
+        images.
+    """
+
+    def seen(images: Tensor) -> FeatureSet:
+        found = extract([extractor], images.split(batch_size))[extractor.name]
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        return FeatureSet(features=found.pooled, logits=found.logits, labels=labels, seed=0, distinct=len(images))
+
+    sets = seen(samples), seen(real)
+    found = [metrics.load(name).compute(*sets) for name in names]
+    return {f"{quantity}_{extractor.name}": score.value for scores in found for quantity, score in scores.items()}
 
 
 def _chosen(settings: Evaluate) -> list[tuple[str, Metric]]:

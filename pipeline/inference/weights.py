@@ -4,6 +4,7 @@ Keys are ``nets.<net>.<parameter or buffer>`` and ``ema.<net>.<...>`` for the ne
 needs. The header names the method, its params, the data's spec and the images seen.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from pipeline import methods
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
+from pipeline.core.state import State
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
@@ -26,7 +28,16 @@ FORMAT = "genloom-weights-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A method with trained nets in evaluation mode: the moving average where one was kept."""
+    """A method with trained nets in evaluation mode.
+
+    Attributes:
+        method: with its params.
+        nets: the moving average where one was kept.
+        spec: of the images that it was trained on.
+        seen: images seen in training.
+        name: of the method.
+        params: the method's fields.
+    """
 
     method: Method
     nets: Nets
@@ -35,11 +46,37 @@ class Trained:
     name: str
     params: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, method: Method, state: State, spec: ImageSpec) -> "Trained":
+        """Return what a training has learnt so far, without a file.
+
+        Args:
+            method: that was trained.
+            state: of its training; copied, so the training may go on.
+            spec: of the images.
+
+        Returns:
+            The averaged nets in evaluation mode.
+        """
+        nets = copy.deepcopy(state.averaged()).eval()
+        name = type(method).__module__.rpartition(".")[2]
+        return cls(method=method, nets=nets, spec=spec, seen=state.seen, name=name, params=asdict(method))
+
 
 def save_weights(
     path: Path, *, name: str, params: Mapping[str, Any], spec: ImageSpec, seen: int, nets: Nets, ema: Nets
 ) -> None:
-    """Writes the file atomically. name: the method's; params: its fields."""
+    """Write the weights file; it is complete or absent.
+
+    Args:
+        path: of the file.
+        name: the method's.
+        params: the method's fields.
+        spec: of the images that it was trained on.
+        seen: images seen.
+        nets: as they trained.
+        ema: moving averages of those that sampling needs.
+    """
     about = {"method": name, "params": dict(params), "spec": asdict(spec), "seen": seen}
     tensors = {f"nets.{key}": value for key, value in nets.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
@@ -48,7 +85,18 @@ def save_weights(
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
-    """Rebuilds the nets; a damaged or foreign file raises UserError."""
+    """Rebuild the nets of a weights file.
+
+    Args:
+        path: of the file.
+        device: where the nets go.
+
+    Returns:
+        The method with the moving average where one was kept, in evaluation mode.
+
+    Raises:
+        UserError: the file is damaged, or not of this program.
+    """
     about, tensors = _read(path, device)
     method = methods.load(about["method"], **{key: _hashable(value) for key, value in about["params"].items()})
     spec = ImageSpec(**about["spec"])
@@ -60,7 +108,7 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The tensors alone, by "<net>.<parameter or buffer>", the moving average where one was kept."""
+    """Return the tensors alone, by "<net>.<parameter or buffer>", the moving average where one was kept."""
     return _prefer_average(_read(path, device)[1])
 
 
@@ -77,7 +125,7 @@ def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[
 
 
 def _hashable(value: Any) -> Any:
-    """JSON has lists where params have tuples."""
+    """Return a tuple for a list: JSON has lists where params have tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 

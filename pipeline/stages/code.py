@@ -1,5 +1,6 @@
 """Stage code: what decides each stage's outputs, to out/code; what a run from scratch begins with, to out/scratch."""
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pipeline
 from pipeline.config import read_params
 from pipeline.dependencies.entries import CODE, code_files
 from pipeline.errors import run
-from pipeline.files import atomic_folder, write_json
+from pipeline.files import atomic_folder
 from pipeline.stages.paths import OUT
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def main() -> None:
     root = Path(pipeline.__file__).parents[1]
     with atomic_folder(CODE) as folder:
         for name, content in code_files(root, settings.extractors, settings.metrics):
-            write_json(folder / f"{name}.json", content)
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     with atomic_folder(OUT / "scratch") as folder:
         # Every run's training depends on out/<init_from>/weights.safetensors: for a run from scratch, on no weights.
         (folder / "weights.safetensors").touch()

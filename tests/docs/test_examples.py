@@ -1,5 +1,6 @@
 """The examples of docs/extend and docs/python.md, as a reader would use them: copied into the project, and run."""
 
+import ast
 import json
 import os
 import shutil
@@ -117,7 +118,8 @@ def test_the_source_brings_its_images_and_classes(project: Path) -> None:
 
 def test_train_sample_and_evaluate_from_python(project: Path) -> None:
     output = run(project, str(EXAMPLES / "train_sample_evaluate.py"))
-    assert "FID of 256 samples" in output and float(output.split()[-1]) > 0
+    scores = ast.literal_eval(output[output.rindex("{") :])
+    assert set(scores) == {"fid_efficientnet_lite0", "kid_efficientnet_lite0"} and scores["fid_efficientnet_lite0"] > 0
     with Image.open(project / "samples.png") as picture:
         assert picture.mode == "RGB" and picture.width == picture.height > 8 * 16
 

@@ -6,9 +6,6 @@ The weights (95 MB) are downloaded once into torch.hub's cache, or read from ``e
 Where they can't be had this fails: another network's FID is another metric.
 """
 
-import shutil
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -16,14 +13,13 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.evaluate.extractor import Extractor, verified
-from pipeline.files import atomic_file, sha256_of
+from pipeline.ingest.download import DownloadError, download
 
 NAME = "inception"
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 RESIZE = "299x299 bilinear of TensorFlow 1, float32 (torch-fidelity inception-v3-compat)"
 REMEDY = f"Or download {URL} yourself and name the file in params.yaml: evaluate.weights."
-TIMEOUT_SECONDS = 60
 
 
 def load(weights: str | None, device: torch.device) -> Extractor:
@@ -58,17 +54,8 @@ def load(weights: str | None, device: torch.device) -> Extractor:
 def _ensure_cached() -> Path:
     """Return the file in torch.hub's cache, after a download if it is absent."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
-    if not path.is_file():
-        _fetch(URL, path, SHA256)
-    return path
-
-
-def _fetch(url: str, target: Path, sha256: str) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_file(target) as temporary:
-            with temporary.open("wb") as file:
-                shutil.copyfileobj(response, file)
-            if sha256_of(temporary) != sha256:
-                raise UserError(f"extractor '{NAME}': {url} gave a damaged file. Run the command again. {REMEDY}")
-    except (OSError, HTTPException) as error:
+        download(URL, path, sha256=SHA256)
+    except DownloadError as error:
         raise UserError(f"extractor '{NAME}': its weights can't be downloaded ({error}). {REMEDY}") from error
+    return path
