@@ -25,11 +25,18 @@ from pipeline.nets.layers import NormName
 
 @dataclass(frozen=True, kw_only=True)
 class BigGAN(GAN):
-    """orthogonal: beta. embedding: dimensions of the shared class embedding. attention: self-attention where maps
-    are size / attention wide; 0: none. generator_norm: batch, layer, group, instance or none.
+    """A class-conditional residual GAN with self-attention.
 
-    width: channels at the data's size, doubling with each halving, max_width at most. The paper: latent 120 and
-    embedding 128 at 128 pixels, width 96, max_width 1536, attention 2, batches of 2048, critic_steps 2.
+    The paper at 128 pixels: latent 120, embedding 128, width 96, max_width 1536, attention 2, batches of 2048,
+    critic_steps 2.
+
+    Attributes:
+        embedding: dimensions of the shared class embedding.
+        width: channels at the data's size, doubling with each halving.
+        max_width: channels at most.
+        attention: self-attention where maps are size / attention wide; 0: none.
+        generator_norm: normalization in the generator, scaled and shifted by class and latents.
+        orthogonal: beta, the weight of the orthogonal penalty.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})

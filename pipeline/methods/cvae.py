@@ -19,7 +19,7 @@ from pipeline.families.vae import Elbo, Gaussian
 
 @dataclass(frozen=True, kw_only=True)
 class CVAE(Elbo):
-    """Params: those of the family."""
+    """A class-conditional VAE with a learned prior per class; its params are those of the family."""
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "prior")
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})

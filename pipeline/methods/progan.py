@@ -23,11 +23,18 @@ from pipeline.nets.layers import doublings
 
 @dataclass(frozen=True, kw_only=True)
 class ProGAN(GAN):
-    """penalty: lambda; drift: e. growth: share of the budget at whose end the data's size is reached; the paper
-    shows 800,000 images per stage (a level's fade-in or its training) and goes on until nothing improves.
+    """A GAN that grows from small images to the data's size.
 
-    width: channels at the data's size, doubling with each smaller level, max_width at most. The paper: latent 512,
-    width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4 neighbouring samples.
+    The paper: latent 512, width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4
+    neighbouring samples.
+
+    Attributes:
+        width: channels at the data's size, doubling with each smaller level.
+        max_width: channels at most.
+        growth: share of the budget at whose end the data's size is reached; the paper shows 800,000 images per stage
+            (a level's fade-in or its training) and goes on until nothing improves.
+        penalty: lambda, the weight of the gradient penalty.
+        drift: e, the weight of the squared scores of real images.
     """
 
     latent: Positive = 64
@@ -54,7 +61,10 @@ class ProGAN(GAN):
                 net.set_progress(self.progress(clock, net.steps))
 
     def progress(self, clock: Clock, steps: int) -> float:
-        """In [0, steps]. One stage trains the first level; then each level has one to fade in and one to train."""
+        """Return the level that the nets have reached, in [0, steps]; a fraction while a level fades in.
+
+        One stage trains the first level; then each level has one to fade in and one to train.
+        """
         stages = clock.fraction / self.growth * (2 * steps + 1)
         level, inside = divmod(max(stages - 1.0, 0.0), 2.0)
         return min(level + min(inside, 1.0), float(steps))

@@ -24,12 +24,21 @@ from pipeline.nets import r3gan
 
 @dataclass(frozen=True, kw_only=True)
 class R3GAN(GAN):
-    """gamma, beta2: at the beginning; final_gamma, final_beta2: at the end. The defaults are the authors' for
-    CIFAR-10 (FFHQ at 256 pixels: gamma 150 to 15); their learning rate ends at 5e-5, here at zero.
+    """A relativistic GAN with R1 and R2.
 
-    width: channels at the data's size, doubling with each halving, max_width at most; blocks: per resolution;
-    group_width: channels per group of the 3 x 3 convolutions; conditional: on the labels. The authors for CIFAR-10:
-    width and max_width 768, conditional, ADA, batches of 512.
+    Defaults of the schedules are the authors' for CIFAR-10 (FFHQ at 256 pixels: gamma 150 to 15); their learning rate
+    ends at 5e-5, here at zero. The authors for CIFAR-10: width and max_width 768, conditional, ADA, batches of 512.
+
+    Attributes:
+        width: channels at the data's size, doubling with each halving.
+        max_width: channels at most.
+        blocks: residual blocks per resolution.
+        group_width: channels per group of the 3 x 3 convolutions.
+        conditional: whether both nets see the labels.
+        gamma: weight of R1 and R2 at the beginning.
+        final_gamma: that weight at the end.
+        beta2: Adam's beta2 at the beginning.
+        final_beta2: Adam's beta2 at the end.
     """
 
     latent: Positive = 64
@@ -72,5 +81,5 @@ class R3GAN(GAN):
 
 
 def along_cosine(first: float, last: float, clock: Clock) -> float:
-    """From the one to the other over the budget."""
+    """Return a value that falls or rises from ``first`` to ``last`` over the budget, along a half cosine."""
     return last + (first - last) * (0.5 + 0.5 * math.cos(math.pi * clock.fraction))

@@ -29,12 +29,21 @@ from pipeline.nets import stylegan2
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGAN2(GAN):
-    """gamma: weight of R1, every ``penalty_every`` turns; the paper has 10 at 1024 pixels, and Karras et al.,
-    arXiv:2006.06676, 0.01 at 32. path_weight: beta, every ``path_every`` turns. mixing: probability of style mixing.
-    noise: whether each layer's map gets noise of a learned strength; without it the latents alone vary the images.
+    """A GAN whose generator scales its convolutions by styles.
 
-    width: channels at the data's size, doubling with each halving, max_width at most. conditional: on the labels.
     The paper: latent 512, width 32 at 1024 pixels, max_width 512, mapping_layers 8 (2 in arXiv:2006.06676 at 32).
+
+    Attributes:
+        width: channels at the data's size, doubling with each halving.
+        max_width: channels at most.
+        mapping_layers: layers from latents to styles.
+        conditional: whether both nets see the labels.
+        mixing: probability of style mixing, per image.
+        noise: whether each layer's map gets noise of a learned strength; without it the latents alone vary the images.
+        gamma: weight of R1; the paper has 10 at 1024 pixels, and Karras et al., arXiv:2006.06676, 0.01 at 32.
+        penalty_every: iterations from one R1 penalty to the next.
+        path_weight: beta, the weight of the path length penalty; 0: none.
+        path_every: iterations from one path length penalty to the next.
     """
 
     latent: Positive = 64

@@ -20,8 +20,8 @@ class Generator(nn.Module):
     """(n, z), labels (n,) -> (n, c, s, s) in [-1, 1].
 
     Latents are cut into as equal parts as possible: the first makes the smallest map, each other one joins the
-    shared embedding of the label (n, e) and with it scales and shifts the norms of a block. attention: blocks whose
-    maps are s / attention wide are followed by self-attention; 0: none.
+    shared embedding of the label (n, e) and with it scales and shifts the norms of a block. Blocks whose maps are
+    s / attention wide are followed by self-attention; attention 0: none.
     """
 
     def __init__(
@@ -64,14 +64,17 @@ class Generator(nn.Module):
         return images.tanh()
 
     def orthogonality(self) -> Tensor:
-        """The orthogonal penalty of all weights but the shared embedding's, before their spectral norm."""
+        """Return the orthogonal penalty of all weights but the shared embedding's, before their spectral norm."""
         weights = [weight for weight in self.parameters() if weight.ndim > 1 and weight is not self.embedding.weight]
         return torch.stack([orthogonal_penalty(weight) for weight in weights]).sum()
 
 
 def orthogonal_penalty(weight: Tensor) -> Tensor:
-    """|W W^T * (1 - I)|_F^2 of a weight (outputs, ...) as a matrix (section 3.1, eq. 3): 0 if its rows, the filters,
-    are orthogonal, of whatever length. The diagonal is subtracted, so that the smaller of both products serves."""
+    """Return |W W^T * (1 - I)|_F^2 of a weight (outputs, ...) as a matrix W (section 3.1, eq. 3).
+
+    It is 0 if the rows, the filters, are orthogonal, of whatever length. The diagonal is subtracted, so that the
+    smaller of W W^T and W^T W serves.
+    """
     with torch.autocast(weight.device.type, enabled=False):
         rows = weight.flatten(1)
         product = rows @ rows.t() if len(rows) <= rows.shape[1] else rows.t() @ rows
@@ -131,7 +134,7 @@ class Attention(nn.Module):
 
 
 def attentions(channels: list[int], sizes: list[int], size: int, attention: int) -> nn.ModuleList:
-    """What follows each block, of whose maps channels and sizes are given: attention, or nothing."""
+    """Build what follows each block, given its maps' channels and sizes: attention, or nothing."""
     here = [attention > 0 and each * attention == size for each in sizes]
     return nn.ModuleList(Attention(c) if yes else nn.Identity() for c, yes in zip(channels, here, strict=True))
 

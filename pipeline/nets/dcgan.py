@@ -26,8 +26,11 @@ MAX_FACTOR = 8  # channels grow to at most 8 times the width
 
 
 class Generator(nn.Module):
-    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, learned upsampling (the paper's: transposed convolutions of
-    4 x 4), ReLU, tanh. With classes, an embedding of the label (n,) is added to the normalized projection."""
+    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, learned upsampling, ReLU, tanh.
+
+    The paper's upsampling is transposed convolutions of 4 x 4. With classes, an embedding of the label (n,) is added
+    to the normalized projection.
+    """
 
     def __init__(
         self,

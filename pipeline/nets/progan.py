@@ -36,13 +36,13 @@ class Growing(nn.Module):
         self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
 
     def set_progress(self, progress: float) -> None:
-        """To a number in [0, steps]."""
+        """Set how far the net has grown, a number in [0, steps]."""
         self.progress.fill_(progress)
         self.level = math.ceil(progress)
         self.fading = progress != self.level
 
     def faded(self, before: Tensor, now: Tensor) -> Tensor:
-        """What the level before gives, moving to what this level gives."""
+        """Blend what the level before gives into what this level gives."""
         weight = (self.progress - (self.level - 1)).to(now.dtype)
         return torch.lerp(before, now, weight)
 
@@ -52,8 +52,10 @@ def _follow(net: Any, incompatible: Any) -> None:
 
 
 def faded(images: Tensor, progress: float) -> Tensor:
-    """Real images (n, c, s, s) as a generator could make them at that progress: of the level's resolution, and while
-    the level fades in, mixed with those of the level before."""
+    """Return real images (n, c, s, s) as a generator could make them at that progress.
+
+    They are of the level's resolution and, while the level fades in, mixed with those of the level before.
+    """
     _, steps = doublings(images.shape[-1])
     level = math.ceil(progress)
     now = _shrunk(images, steps - level)
@@ -64,12 +66,12 @@ def faded(images: Tensor, progress: float) -> Tensor:
 
 
 def _shrunk(images: Tensor, times: int) -> Tensor:
-    """To 1 / 2**times of the size."""
+    """Return images of 1 / 2**times of the size."""
     return avg_pool2d(images, 2**times) if times else images
 
 
 def _enlarged(images: Tensor, times: int) -> Tensor:
-    """To 2**times the size."""
+    """Return images of 2**times the size."""
     return interpolate(images, scale_factor=float(2**times)) if times else images
 
 

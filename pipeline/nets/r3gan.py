@@ -121,6 +121,7 @@ class Block(nn.Module):
 
 
 def stage(channels: int, blocks: int, group_width: int, depth: int) -> nn.Sequential:
+    """Build the blocks of one resolution; depth: blocks of the net."""
     return nn.Sequential(*(Block(channels, group_width, depth) for _ in range(blocks)))
 
 
@@ -137,7 +138,7 @@ class Up(nn.Module):
 
 
 class Down(nn.Module):
-    """(n, before, h, w) -> (n, after, h / 2, w / 2): the other way round."""
+    """(n, before, h, w) -> (n, after, h / 2, w / 2): filtered downsampling, then the 1 x 1 convolution."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -150,7 +151,7 @@ class Down(nn.Module):
 
 
 def changed(before: int, after: int) -> nn.Module:
-    """A 1 x 1 convolution, where the number of channels changes."""
+    """Build a 1 x 1 convolution if the number of channels changes, else the identity."""
     return nn.Identity() if before == after else scaled(nn.Conv2d(before, after, 1, bias=False), before)
 
 
@@ -158,7 +159,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, nn.Embedding)
 
 
 def scaled(layer: Layer, inputs: int, gain: float = 1.0) -> Layer:
-    """The layer with weights from N(0, gain^2 / inputs) and biases 0."""
+    """Draw a layer's weights from N(0, gain^2 / inputs), in place, and return it; biases become 0."""
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(inputs))
     if isinstance(bias := getattr(layer, "bias", None), Tensor):
         nn.init.zeros_(bias)

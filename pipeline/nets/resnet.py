@@ -34,8 +34,10 @@ MAX_FACTOR = 16
 
 
 class Generator(nn.Module):
-    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, a residual block per doubling (the paper's upsampling:
-    nearest), norm, ReLU, convolution, tanh. With classes, each block's norms have the class's scale and shift."""
+    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, a residual block per doubling, norm, ReLU, convolution, tanh.
+
+    The paper's upsampling is nearest. With classes, each block's norms have the class's scale and shift.
+    """
 
     def __init__(
         self,

@@ -89,7 +89,8 @@ class Mapping(nn.Module):
     """(n, z), labels -> w (n, z): a multilayer perceptron from unit length, slow to learn.
 
     With classes, an embedding of the label, also of unit length, comes behind the latents (Karras et al.,
-    arXiv:2006.06676). average: the running mean of w; latest: the mean over the last training batch.
+    arXiv:2006.06676). Its buffers are ``average`` (z,), the running mean of w, and ``latest`` (z,), the mean over the
+    last training batch.
     """
 
     average: Tensor
@@ -150,20 +151,28 @@ class Generator(nn.Module):
         self.register_buffer("path_latest", torch.zeros(()))
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One style for the whole image, and no noise."""
+        """Generate with one style for the whole image, and no noise."""
         return self.synthesis(self.repeated(self.mapping(latents, labels)))
 
     def repeated(self, w: Tensor) -> Tensor:
-        """(n, z) -> (n, L, z)."""
+        """Repeat one style for every layer: (n, z) -> (n, L, z)."""
         return w[:, None].expand(-1, self.styles, -1)
 
     def mixed(self, first: Tensor, second: Tensor, crossing: Tensor) -> Tensor:
-        """w (n, z) of two latents -> (n, L, z): the first below layer ``crossing`` (n,), from there on the second."""
+        """Mix styles (n, z) to (n, L, z): the first below layer ``crossing`` (n,), from there on the second."""
         layers = torch.arange(self.styles, device=crossing.device)
         return torch.where((layers < crossing[:, None])[:, :, None], first[:, None], second[:, None])
 
     def synthesis(self, styles: Tensor, noise: Tensor | None = None) -> Tensor:
-        """styles: (n, L, z). noise: (n, sum of noises), standard normal, the pixels of every layer's map in a row."""
+        """Generate images from the styles of every layer.
+
+        Args:
+            styles: (n, L, z).
+            noise: standard normal, (n, sum of noises): the pixels of every layer's map in a row; None: no noise.
+
+        Returns:
+            (n, c, s, s); in evaluation mode cut to [-1, 1].
+        """
         inputs = self._split(noise)
         start = self.constant.expand(styles.shape[0], -1, -1, -1)  # len() would fix the size of an exported batch
         maps = self.first(as_weights_lie(start, self), styles[:, 0], inputs[0])
@@ -176,7 +185,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def follow(self, world: World) -> None:
-        """After a step: the running means move by what all workers' batches gave.
+        """Move the running means by what all workers' batches gave; for after a step, a collective operation.
 
         Where no path was measured, the latest length is the mean itself, and the mean stays.
         """
@@ -205,9 +214,15 @@ class UpBlock(nn.Module):
 
 
 def path_lengths(images: Tensor, styles: Tensor, directions: Tensor) -> Tensor:
-    """(n,): |J_w^T y|_2, its root mean square over an image's styles (appendix B), differentiable again.
+    """Return |J_w^T y|_2, its root mean square over an image's styles (appendix B), differentiable again.
 
-    images, and directions y ~ N(0, I): (n, c, s, s); styles: (n, L, z), of which the images are made.
+    Args:
+        images: (n, c, s, s).
+        styles: (n, L, z), of which the images are made.
+        directions: y ~ N(0, I), (n, c, s, s).
+
+    Returns:
+        (n,).
     """
     projected = (images * directions).sum() / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad(projected, styles, create_graph=True)
