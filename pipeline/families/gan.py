@@ -21,6 +21,7 @@ from pipeline.families.optimization import Optimized
 from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, CriticAugment
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 Terms = dict[str, Tensor]
 Critic = Callable[[Tensor], Any]
@@ -178,33 +179,34 @@ class NamedNets(GAN):
     generator_spectral_norm: bool = False
 
     def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """Return further arguments of the generator, such as classes; a declared hook."""
+        """Return further fields of the generator's shape, such as classes; a declared hook."""
         return {}
 
     def critic_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """Return further arguments of the critic, such as classes or outputs; a declared hook."""
+        """Return further fields of the critic's shape, such as classes or outputs; a declared hook."""
         return {}
 
     def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
-        shape = {"channels": spec.channels, "size": spec.size}
-        return {
-            "generator": PAIRS[self.net].Generator(
-                latent=self.latent,
-                width=self.width,
-                norm_name=self.generator_norm,
-                upsampling=self.upsampling,
-                spectral=self.generator_spectral_norm,
-                **shape,
-                **self.generator_options(spec),
-            ),
-            "critic": PAIRS[self.net].Critic(
-                width=self.critic_width or self.width,
-                norm_name=self.critic_norm,
-                spectral=self.spectral_norm,
-                **shape,
-                **self.critic_options(spec),
-            ),
-        }
+        generator = GeneratorShape(
+            latent=self.latent,
+            channels=spec.channels,
+            size=spec.size,
+            width=self.width,
+            norm_name=self.generator_norm,
+            upsampling=self.upsampling,
+            spectral=self.generator_spectral_norm,
+            **self.generator_options(spec),
+        )
+        critic = CriticShape(
+            channels=spec.channels,
+            size=spec.size,
+            width=self.critic_width or self.width,
+            norm_name=self.critic_norm,
+            spectral=self.spectral_norm,
+            **self.critic_options(spec),
+        )
+        nets = PAIRS[self.net]
+        return {"generator": nets.Generator(generator), "critic": nets.Critic(critic)}
 
 
 class LabelledCritic:

@@ -24,6 +24,7 @@ from pipeline.families.latents import interpolation
 from pipeline.families.optimization import Optimized
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 LEVEL = 2.0 / 255.0  # between two levels of a byte, in [-1, 1]
 SCALE_RATE = 10.0  # a scale moves this much faster than a weight: a step of 0.001 would take thousands to its place
@@ -274,11 +275,11 @@ class Variational(Optimized):
     # Declared hooks besides the contract's: the only implemented behaviour that a method may replace.
 
     def encoder_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """Return further arguments of the encoder, such as classes."""
+        """Return further fields of the encoder's shape, such as classes."""
         return {}
 
     def decoder_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """Return further arguments of the decoder, such as classes."""
+        """Return further fields of the decoder's shape, such as classes."""
         return {}
 
     def further_nets(self, spec: ImageSpec) -> dict[str, nn.Module]:
@@ -291,14 +292,11 @@ class Variational(Optimized):
         return Gaussian(zero, zero)
 
     def build(self, spec: ImageSpec) -> Nets:
-        pair, shape = PAIRS[self.net], {"channels": spec.channels, "size": spec.size, "width": self.width}
-        encoder = pair.Critic(outputs=2 * self.latent, norm_name=self.norm, **shape, **self.encoder_options(spec))
-        decoder = pair.Generator(
-            latent=self.latent,
-            norm_name=self.norm,
-            upsampling=self.upsampling,
-            **shape,
-            **self.decoder_options(spec),
+        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size}
+        shape |= {"width": self.width, "norm_name": self.norm}
+        encoder = PAIRS[self.net].Critic(CriticShape(outputs=2 * self.latent, **shape, **self.encoder_options(spec)))
+        decoder = PAIRS[self.net].Generator(
+            GeneratorShape(latent=self.latent, upsampling=self.upsampling, **shape, **self.decoder_options(spec))
         )
         with torch.no_grad():
             encoder.head.linear.weight *= NEAR_PRIOR

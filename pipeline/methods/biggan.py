@@ -10,7 +10,7 @@ is given.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -21,6 +21,7 @@ from pipeline.core.method import Nets
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.nets import biggan
 from pipeline.nets.layers import NormName
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,17 @@ class BigGAN(GAN):
     beta1: Unit = 0.0
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
-        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
-        shape |= {"width": self.width, "max_width": self.max_width, "attention": self.attention}
-        generator = biggan.Generator(
-            latent=self.latent, embedding=self.embedding, norm_name=self.generator_norm, **shape
+        shape = PyramidShape(
+            channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width, classes=spec.classes
         )
-        return {"generator": generator, "critic": biggan.Critic(**shape)}
+        generator = biggan.Generator(
+            shape,
+            latent=self.latent,
+            embedding=self.embedding,
+            norm_name=self.generator_norm,
+            attention=self.attention,
+        )
+        return {"generator": generator, "critic": biggan.Critic(shape, attention=self.attention)}
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}

@@ -19,6 +19,7 @@ from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.penalties import gradient_penalty
 from pipeline.nets import progan
 from pipeline.nets.layers import doublings
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class ProGAN(GAN):
     beta2: Unit = 0.99
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
-        shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "max_width": self.max_width}
-        return {"generator": progan.Generator(latent=self.latent, **shape), "critic": progan.Critic(**shape)}
+        shape = PyramidShape(channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width)
+        return {"generator": progan.Generator(shape, latent=self.latent), "critic": progan.Critic(shape)}
 
     def real_images(self, batch: Batch, clock: Clock) -> Tensor:
         _, steps = doublings(batch.images.shape[-1])

@@ -20,6 +20,7 @@ from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.optimization import Schedule
 from pipeline.families.penalties import r1_penalty
 from pipeline.nets import r3gan
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,15 @@ class R3GAN(GAN):
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
             raise ValueError("conditional: the data has no labels; set it to false")
-        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "width": self.width}
-        shape |= {"max_width": self.max_width, "blocks": self.blocks, "group_width": self.group_width}
-        shape["classes"] = spec.classes if self.conditional else 0
-        return {"generator": r3gan.Generator(latent=self.latent, **shape), "critic": r3gan.Critic(**shape)}
+        classes = spec.classes if self.conditional else 0
+        shape = PyramidShape(
+            channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width, classes=classes
+        )
+        stages = {"blocks": self.blocks, "group_width": self.group_width}
+        return {
+            "generator": r3gan.Generator(shape, latent=self.latent, **stages),
+            "critic": r3gan.Critic(shape, **stages),
+        }
 
     def settings(self, clock: Clock) -> dict[str, Any]:
         if self.optimizer not in ("adam", "adamw"):

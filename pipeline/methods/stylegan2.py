@@ -11,7 +11,7 @@ latent's. The truncation of the noise that sampling is given is the paper's psi:
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.latents import PRIORS
 from pipeline.families.penalties import r1_penalty
 from pipeline.nets import stylegan2
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +65,13 @@ class StyleGAN2(GAN):
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
             raise ValueError("conditional: the data has no labels; set it to false")
-        shape: dict[str, Any] = {
-            "channels": spec.channels,
-            "size": spec.size,
-            "width": self.width,
-            "max_width": self.max_width,
-        }
-        shape["classes"] = spec.classes if self.conditional else 0
+        classes = spec.classes if self.conditional else 0
+        shape = PyramidShape(
+            channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width, classes=classes
+        )
         return {
-            "generator": stylegan2.Generator(latent=self.latent, mapping_layers=self.mapping_layers, **shape),
-            "critic": stylegan2.Critic(**shape),
+            "generator": stylegan2.Generator(shape, latent=self.latent, mapping_layers=self.mapping_layers),
+            "critic": stylegan2.Critic(shape),
         }
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, relu
 
 from pipeline.nets.initialization import LAYERS, initialize
-from pipeline.nets.layers import Head, NormName, add_spectral_norm, as_weights_lie, doublings, norm, widths
+from pipeline.nets.layers import Head, NormName, add_spectral_norm, as_weights_lie, norm
+from pipeline.nets.shapes import PyramidShape
 
 INNER = 8  # an attention map is computed from 1 / 8 of the channels, its values are half of them (SAGAN's code)
 
@@ -25,32 +26,23 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        latent: int,
-        embedding: int,
-        classes: int,
-        channels: int,
-        size: int,
-        width: int,
-        max_width: int,
-        norm_name: NormName,
-        attention: int,
+        self, shape: PyramidShape, *, latent: int, embedding: int, norm_name: NormName, attention: int
     ) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps - 1, width, max_width)
-        self.parts = [latent // (steps + 1) + (k < latent % (steps + 1)) for k in range(steps + 1)]
-        self.grid = (sizes[0], base, base)
-        self.embedding = nn.Embedding(classes, embedding)
-        self.project = nn.Linear(self.parts[0], sizes[0] * base**2)
+        sizes = shape.widths()[1:]
+        self.parts = [latent // (shape.steps + 1) + (k < latent % (shape.steps + 1)) for k in range(shape.steps + 1)]
+        self.grid = (sizes[0], shape.base, shape.base)
+        self.embedding = nn.Embedding(shape.classes, embedding)
+        self.project = nn.Linear(self.parts[0], sizes[0] * shape.base**2)
         self.blocks = nn.ModuleList(
             UpBlock(before, after, embedding + part, norm_name)
             for (before, after), part in zip(pairwise([sizes[0], *sizes]), self.parts[1:], strict=True)
         )
-        self.attentions = attentions(sizes, [base * 2 ** (k + 1) for k in range(steps)], size, attention)
+        self.attentions = attentions(
+            sizes, [shape.base * 2 ** (k + 1) for k in range(shape.steps)], shape.size, attention
+        )
         self.norm = norm(norm_name, sizes[-1])
-        self.output = nn.Conv2d(sizes[-1], channels, 3, 1, 1)
+        self.output = nn.Conv2d(sizes[-1], shape.channels, 3, 1, 1)
         initialize(self, _orthogonal, layers=(*LAYERS, nn.Embedding))
         add_spectral_norm(self)
 
@@ -142,15 +134,16 @@ def attentions(channels: list[int], sizes: list[int], size: int, attention: int)
 class Critic(nn.Module):
     """(n, c, s, s), labels (n,) -> (n, 1): residual blocks, ReLU, the sum over pixels, projection of the label."""
 
-    def __init__(self, *, classes: int, channels: int, size: int, width: int, max_width: int, attention: int) -> None:
+    def __init__(self, shape: PyramidShape, *, attention: int) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps - 1, width, max_width)[::-1]
-        self.first = DownBlock(channels, sizes[0], images=True)
+        sizes = shape.widths()[1:][::-1]
+        self.first = DownBlock(shape.channels, sizes[0], images=True)
         self.blocks = nn.ModuleList(DownBlock(before, after) for before, after in pairwise(sizes))
-        self.attentions = attentions(sizes, [base * 2**k for k in reversed(range(steps))], size, attention)
+        self.attentions = attentions(
+            sizes, [shape.base * 2**k for k in reversed(range(shape.steps))], shape.size, attention
+        )
         self.last = DownBlock(sizes[-1], sizes[-1], halve=False)
-        self.head = Head(sizes[-1], 1, classes)
+        self.head = Head(sizes[-1], 1, shape.classes)
         initialize(self, _orthogonal, layers=(*LAYERS, nn.Embedding))
         add_spectral_norm(self)
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, leaky_relu
 
 from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
-from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.layers import as_weights_lie, doublings
+from pipeline.nets.shapes import PyramidShape
 
 
 class Growing(nn.Module):
@@ -81,15 +82,14 @@ class Generator(Growing):
     The image is linear in the last features; in evaluation mode it is cut to [-1, 1].
     """
 
-    def __init__(self, *, latent: int, channels: int, size: int, width: int, max_width: int) -> None:
-        base, steps = doublings(size)
-        super().__init__(steps)
-        sizes = widths(steps, width, max_width)
-        self.grid = (sizes[0], base, base)
-        self.project = EqualizedLinear(latent, sizes[0] * base**2, gain=HE / 4)  # the gain of the authors' code
+    def __init__(self, shape: PyramidShape, *, latent: int) -> None:
+        super().__init__(shape.steps)
+        sizes = shape.widths()
+        self.grid = (sizes[0], shape.base, shape.base)
+        self.project = EqualizedLinear(latent, sizes[0] * shape.base**2, gain=HE / 4)  # the gain of the authors' code
         self.first = EqualizedConv2d(sizes[0], sizes[0], 3)
         self.blocks = nn.ModuleList(UpBlock(before, after) for before, after in pairwise(sizes))
-        self.to_image = nn.ModuleList(EqualizedConv2d(now, channels, 1, gain=1.0) for now in sizes)
+        self.to_image = nn.ModuleList(EqualizedConv2d(now, shape.channels, 1, gain=1.0) for now in sizes)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         grid = as_weights_lie(self.project(pixel_norm(latents)).unflatten(1, self.grid), self)
@@ -125,14 +125,13 @@ class Critic(Growing):
     smaller; the score is larger by as much, so that WGAN-GP's bound on the gradient is as near at every level.
     """
 
-    def __init__(self, *, channels: int, size: int, width: int, max_width: int) -> None:
-        base, steps = doublings(size)
-        super().__init__(steps)
-        sizes = widths(steps, width, max_width)
-        self.from_image = nn.ModuleList(EqualizedConv2d(channels, now, 1) for now in sizes)
+    def __init__(self, shape: PyramidShape) -> None:
+        super().__init__(shape.steps)
+        sizes = shape.widths()
+        self.from_image = nn.ModuleList(EqualizedConv2d(shape.channels, now, 1) for now in sizes)
         self.blocks = nn.ModuleList(DownBlock(before, after) for after, before in pairwise(sizes))
         self.last = EqualizedConv2d(sizes[0] + 1, sizes[0], 3)
-        self.hidden = EqualizedLinear(sizes[0] * base**2, sizes[0])
+        self.hidden = EqualizedLinear(sizes[0] * shape.base**2, sizes[0])
         self.score = EqualizedLinear(sizes[0], 1, gain=1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -15,8 +15,9 @@ from torch.nn.functional import conv_transpose2d, leaky_relu, linear
 
 from pipeline.core.world import World
 from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
-from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.layers import as_weights_lie
 from pipeline.nets.resample import Resample
+from pipeline.nets.shapes import PyramidShape
 
 MAPPING_RATE = 0.01  # of the mapping's learning rate to the other layers' (Karras et al., arXiv:1812.04948)
 STYLE_DECAY = 0.995  # of the running mean of w, per step
@@ -125,28 +126,19 @@ class Generator(nn.Module):
     path_mean: Tensor
     path_latest: Tensor
 
-    def __init__(
-        self,
-        *,
-        latent: int,
-        channels: int,
-        size: int,
-        width: int,
-        max_width: int,
-        mapping_layers: int,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, shape: PyramidShape, *, latent: int, mapping_layers: int) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps, width, max_width)
-        self.mapping = Mapping(latent, mapping_layers, classes)
-        self.constant = nn.Parameter(torch.randn(sizes[0], base, base))
+        sizes = shape.widths()
+        self.mapping = Mapping(latent, mapping_layers, shape.classes)
+        self.constant = nn.Parameter(torch.randn(sizes[0], shape.base, shape.base))
         self.first = StyledConv(sizes[0], sizes[0], styles=latent)
         self.blocks = nn.ModuleList(UpBlock(before, after, latent) for before, after in pairwise(sizes))
-        self.to_image = nn.ModuleList(ToImage(now, channels, styles=latent) for now in sizes)
+        self.to_image = nn.ModuleList(ToImage(now, shape.channels, styles=latent) for now in sizes)
         self.resample = Resample()
-        self.styles = 2 * steps + 2  # per level one for each convolution; an image shares the next level's first
-        self.noises = [base**2] + [(base * 2**level) ** 2 for level in range(1, steps + 1) for _ in range(2)]
+        self.styles = 2 * shape.steps + 2  # per level one for each convolution; an image shares the next level's first
+        self.noises = [shape.base**2] + [
+            (shape.base * 2**level) ** 2 for level in range(1, shape.steps + 1) for _ in range(2)
+        ]
         self.register_buffer("path_mean", torch.zeros(()))
         self.register_buffer("path_latest", torch.zeros(()))
 
@@ -235,16 +227,15 @@ class Critic(nn.Module):
     With classes, the score is the inner product of the last features with an embedding of the label.
     """
 
-    def __init__(self, *, channels: int, size: int, width: int, max_width: int, classes: int = 0) -> None:
+    def __init__(self, shape: PyramidShape) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps, width, max_width)
-        self.from_image = EqualizedConv2d(channels, sizes[-1], 1)
+        sizes = shape.widths()
+        self.from_image = EqualizedConv2d(shape.channels, sizes[-1], 1)
         self.blocks = nn.ModuleList(DownBlock(before, after) for before, after in pairwise(reversed(sizes)))
         self.last = EqualizedConv2d(sizes[0] + 1, sizes[0], 3)
-        self.hidden = EqualizedLinear(sizes[0] * base**2, sizes[0])
-        self.score = EqualizedLinear(sizes[0], sizes[0] if classes else 1, gain=1.0)
-        self.embedding = nn.Embedding(classes, sizes[0]) if classes else None
+        self.hidden = EqualizedLinear(sizes[0] * shape.base**2, sizes[0])
+        self.score = EqualizedLinear(sizes[0], sizes[0] if shape.classes else 1, gain=1.0)
+        self.embedding = nn.Embedding(shape.classes, sizes[0]) if shape.classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = leaky_relu(self.from_image(images), SLOPE)

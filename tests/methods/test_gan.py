@@ -23,6 +23,7 @@ from pipeline.data.stream import batches
 from pipeline.families.gan import NamedNets
 from pipeline.families.penalties import clip_weights, gradient_penalty, input_gradient, perturbed, r1_penalty
 from pipeline.nets import dcgan, resnet
+from pipeline.nets.shapes import CriticShape
 
 CLOCK = Clock(seen=0, total=1000)
 SPEC = ImageSpec(channels=1, size=16, classes=10)
@@ -93,7 +94,7 @@ def test_the_penalty_is_taken_at_one_point_per_sample_between_real_and_fake() ->
 
 def critic_of(norm_name: str = "layer", spectral: bool = False) -> nn.Module:
     torch.manual_seed(0)
-    return dcgan.Critic(channels=3, size=16, width=8, norm_name=norm_name, spectral=spectral)
+    return dcgan.Critic(CriticShape(channels=3, size=16, width=8, norm_name=norm_name, spectral=spectral))
 
 
 @pytest.mark.parametrize("penalty", [r1_penalty, lambda c, x: gradient_penalty(c, x, x, torch.ones(len(x), 1, 1, 1))])
@@ -155,7 +156,7 @@ def test_dragans_penalty_lies_around_the_data_alone() -> None:
 
 def critic_of_one() -> nn.Module:
     torch.manual_seed(0)
-    return dcgan.Critic(channels=1, size=16, width=8, norm_name="layer")
+    return dcgan.Critic(CriticShape(channels=1, size=16, width=8, norm_name="layer"))
 
 
 # Losses at known values: a critic that reads its score off the first pixel.
@@ -506,6 +507,6 @@ def test_the_cross_entropy_of_the_critic_is_what_binary_cross_entropy_gives() ->
 
 
 def test_a_residual_critic_can_be_penalised() -> None:
-    critic = resnet.Critic(channels=1, size=16, width=4, norm_name="layer")
+    critic = resnet.Critic(CriticShape(channels=1, size=16, width=4, norm_name="layer"))
     r1_penalty(critic, toy_batch(2).images).backward()
     assert sum(p.grad is not None for p in critic.parameters()) > 10

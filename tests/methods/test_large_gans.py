@@ -20,6 +20,7 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.nets import biggan, equalized, progan, r3gan, stylegan2
 from pipeline.nets.resample import Resample
+from pipeline.nets.shapes import PyramidShape
 
 SMALL: dict[str, dict[str, Any]] = {
     "progan": {},
@@ -28,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "r3gan": {"blocks": 1},
 }
 START = Clock(seen=0, total=1000)
-SHAPE = {"channels": 1, "size": 16, "width": 4, "max_width": 8}
+SHAPE = PyramidShape(channels=1, size=16, width=4, max_width=8)
 
 
 def made(name: str, **settings: Any) -> Any:
@@ -72,7 +73,7 @@ def grown(net: Any, progress: float) -> Any:
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_a_level_fades_in_without_a_jump(level: int) -> None:
-    generator, critic = shaken(progan.Generator(latent=6, **SHAPE)), shaken(progan.Critic(**SHAPE))
+    generator, critic = shaken(progan.Generator(SHAPE, latent=6)), shaken(progan.Critic(SHAPE))
     images = toy_batch().images
     for net, inputs in ((generator, latents()), (critic, images)):
         before, begun, half, almost, after = (
@@ -86,7 +87,7 @@ def test_a_level_fades_in_without_a_jump(level: int) -> None:
 
 
 def test_images_of_a_level_are_enlarged_to_the_datas_size() -> None:
-    generator = shaken(progan.Generator(latent=6, **SHAPE))
+    generator = shaken(progan.Generator(SHAPE, latent=6))
     for level in range(3):
         images = grown(generator, level)(latents())
         assert images.shape == (6, 1, 16, 16)
@@ -103,7 +104,7 @@ def test_real_images_fade_alike() -> None:
     coarse = images.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(progan.faded(images, 1.0), coarse)
     torch.testing.assert_close(progan.faded(images, 1.25), torch.lerp(coarse, images, 0.25))
-    critic = grown(shaken(progan.Critic(**SHAPE | {"channels": 3})), 1.0)
+    critic = grown(shaken(progan.Critic(replace(SHAPE, channels=3))), 1.0)
     torch.testing.assert_close(critic(coarse), critic(images))
 
 
@@ -266,7 +267,7 @@ def test_stylegan2s_r1_is_lazy_and_scaled(count: int, channels: int) -> None:
 
 
 def test_style_mixing_uses_both_latents() -> None:
-    generator = shaken(stylegan2.Generator(latent=6, mapping_layers=1, **SHAPE))
+    generator = shaken(stylegan2.Generator(SHAPE, latent=6, mapping_layers=1))
     first, second = generator.mapping(latents()), generator.mapping(latents().flip(0))
     layers = generator.styles
     mixed = generator.mixed(first, second, torch.tensor([1, 2, 3, layers - 1, layers, layers]))
@@ -319,7 +320,7 @@ def test_the_mean_style_follows_the_batches() -> None:
 
 
 def test_noise_reaches_every_layer_of_the_synthesis() -> None:
-    generator = shaken(stylegan2.Generator(latent=6, mapping_layers=1, **SHAPE))
+    generator = shaken(stylegan2.Generator(SHAPE, latent=6, mapping_layers=1))
     styles, noise = generator.repeated(generator.mapping(latents(1))), torch.zeros(1, sum(generator.noises))
     still = generator.synthesis(styles, noise)
     torch.testing.assert_close(generator.synthesis(styles), still)
@@ -348,8 +349,8 @@ def test_without_noise_the_latents_alone_make_the_image() -> None:
 
 
 def big_generator(**settings: Any) -> biggan.Generator:
-    options = {"latent": 7, "embedding": 4, "classes": 10, "norm_name": "batch", "attention": 2, **SHAPE, **settings}
-    return shaken(biggan.Generator(**options)).eval()
+    options = {"latent": 7, "embedding": 4, "norm_name": "batch", "attention": 2, **settings}
+    return shaken(biggan.Generator(replace(SHAPE, classes=10), **options)).eval()
 
 
 def test_the_conditional_norm_scales_and_shifts_by_the_embedding() -> None:
@@ -364,7 +365,7 @@ def test_the_conditional_norm_scales_and_shifts_by_the_embedding() -> None:
 
 def test_the_label_changes_the_image_and_the_score() -> None:
     generator, images = big_generator(), toy_batch(6).images
-    critic = shaken(biggan.Critic(classes=10, attention=2, **SHAPE)).eval()
+    critic = shaken(biggan.Critic(replace(SHAPE, classes=10), attention=2)).eval()
     one, two = torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
     assert ((generator(latents(6, 7), one) - generator(latents(6, 7), two)).abs().flatten(1).amax(1) > 1e-4).all()
     features: list[Tensor] = []
@@ -403,7 +404,7 @@ def test_self_attention_begins_as_the_identity() -> None:
 
 def test_attention_is_where_it_is_said_to_be() -> None:
     for attention, kinds in ((0, [False, False]), (2, [True, False]), (1, [False, True])):
-        critic = biggan.Critic(classes=10, attention=attention, **SHAPE)
+        critic = biggan.Critic(replace(SHAPE, classes=10), attention=attention)
         assert [isinstance(layer, biggan.Attention) for layer in big_generator(attention=attention).attentions] == kinds
         after = [attention == 2, False]  # the critic's blocks give 8 and 4 pixels
         assert [isinstance(layer, biggan.Attention) for layer in critic.attentions] == after
@@ -442,7 +443,7 @@ def test_biggans_layers_have_spectral_norm_one() -> None:
 
 def test_equal_images_cost_log_two() -> None:
     method, batch = made("r3gan"), toy_batch()
-    critic = shaken(r3gan.Critic(blocks=1, group_width=4, **SHAPE))
+    critic = shaken(r3gan.Critic(SHAPE, blocks=1, group_width=4))
     for terms in (
         method.critic_loss(critic, batch.images, batch.images, batch, START),
         method.generator_loss(critic, batch.images, batch.images, batch, START),
@@ -452,7 +453,7 @@ def test_equal_images_cost_log_two() -> None:
 
 def test_the_pairing_loss_is_antisymmetric() -> None:
     method, batch = made("r3gan"), toy_batch()
-    critic = shaken(r3gan.Critic(blocks=1, group_width=4, **SHAPE))
+    critic = shaken(r3gan.Critic(SHAPE, blocks=1, group_width=4))
     real, fake = batch.images, -batch.images
     of_critic = method.critic_loss(critic, real, fake, batch, START)["pairing"]
     of_generator = method.generator_loss(critic, real, fake, batch, START)["pairing"]
