@@ -1,7 +1,7 @@
 """What generative adversarial networks share: a generator, a critic, and a phase for each.
 
-The discriminator is called critic throughout, also where its scores are logits of a probability: in code, params and
-logs alike. A variant is two equations, each given as named terms whose sum is the loss.
+The discriminator is called critic throughout (code, params and logs), also where its scores are logits. A variant is
+two equations, each given as named terms whose sum is the loss.
 """
 
 from abc import abstractmethod

@@ -94,14 +94,14 @@ class Critic(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A shortcut and two layers beside it."""
+    """A shortcut, and a residual of two layers."""
 
     conv1: nn.Module
     conv2: nn.Module
 
     @property
     def residual(self) -> tuple[nn.Module, nn.Module]:
-        """The layers beside the shortcut."""
+        """The two layers of the residual."""
         return self.conv1, self.conv2
 
 

@@ -224,7 +224,7 @@ class InvertibleConv(Bijection):
 
 
 def _same_for_all(log_scales: Tensor, x: Tensor) -> Tensor:
-    """logdet (n,) of a layer that scales every pixel and every sample alike."""
+    """logdet (n,) of a layer that scales every pixel and sample by the same factors."""
     return (log_scales.sum() * (x.shape[2] * x.shape[3])).expand(x.shape[0])
 
 
