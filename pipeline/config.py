@@ -226,7 +226,7 @@ def _check_choice(package: str, key: str, name: str) -> None:
     try:
         registry.check(package, name, key)
     except UserError as error:
-        raise ValueError(str(error).removesuffix(".")) from None
+        raise ValueError(str(error)) from None
 
 
 def read_params(path: Path = PARAMS) -> Params:
@@ -353,7 +353,8 @@ def checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
     try:
         return validated(cls, _numbers(raw))
     except ValueError as error:
-        raise UserError(f"{path}: {prefix}{error}.") from None
+        end = "" if str(error).endswith((".", "?")) else "."
+        raise UserError(f"{path}: {prefix}{error}{end}") from None
 
 
 def validated(cls: Any, raw: Mapping[str, Any]) -> Any:

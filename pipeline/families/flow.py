@@ -33,13 +33,13 @@ TEMPERATURES = (0.4, 0.6, 0.8, 1.0)  # rows of the panel
 
 
 def dequantize(images: Tensor, noise: Noise) -> Tensor:
-    """Images in [-1, 1] (n, c, h, w), taken as their nearest of 256 levels, to v in [0, 1]."""
+    """Turn images in [-1, 1] (n, c, h, w), taken as their nearest of 256 levels, into v in [0, 1]."""
     levels = images.add(1.0).mul(127.5).round()
     return (levels + noise.uniform("dequantization", *images.shape[1:])) / 256.0
 
 
 def to_images(v: Tensor) -> Tensor:
-    """v to images in [-1, 1] whose nearest level is floor(256 v), so that ``dequantize`` is undone.
+    """Turn v into images in [-1, 1] whose nearest level is floor(256 v), which undoes ``dequantize``.
 
     What the flow puts outside of [0, 1] becomes the nearest level: 0 or 255.
     """
@@ -47,17 +47,21 @@ def to_images(v: Tensor) -> Tensor:
 
 
 def normal_log_density(latents: Tensor) -> Tensor:
-    """log N(z; 0, I) in nats: (n, d) -> (n,)."""
+    """Return log N(z; 0, I) in nats: (n, d) -> (n,)."""
     return -0.5 * (latents.square() + math.log(2 * math.pi)).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Optimized):
-    """levels: resolutions, each half the one before. width: hidden channels of the couplings' networks.
+    """An invertible net from images to normal latents; its loss is in bits per dimension, averaged over the batch.
 
-    preprocessing: v as the flow's layers get it: center (v - 1/2), or logit, of alpha + (1 - 2 alpha) v, which
-    suits images of mostly black and white. temperature: of the normal latents when sampling; 1 samples the
-    model itself. The loss is in bits per dimension, averaged over the batch.
+    Attributes:
+        levels: resolutions, each half the one before.
+        width: hidden channels of the couplings' networks.
+        preprocessing: v as the flow's layers get it: center (v - 1/2), or logit, of alpha + (1 - 2 alpha) v, which
+            suits images of mostly black and white.
+        alpha: margin of the logit.
+        temperature: of the normal latents when sampling; 1 samples the model itself.
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("flow",)
@@ -70,7 +74,7 @@ class Flow(Optimized):
 
     @abstractmethod
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior | None]:
-        """Each level's layers, the first level's after the preprocessing, and what is learned of the prior."""
+        """Return each level's layers, the first level's after the preprocessing, and what is learned of the prior."""
 
     def build(self, spec: ImageSpec) -> Nets:
         (first, *others), prior = self.layers(spec)
@@ -88,7 +92,7 @@ class Flow(Optimized):
         return self.decode(nets, self.temperature * self._noise(nets, like), like.labels)
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        """Walks between two real images, and samples by temperature."""
+        """Draw walks between two real images, and samples by temperature."""
         rows = min(6, len(batch) // 2)
         labels = batch.labels[:rows].repeat(len(batch) // rows + 1)[: len(batch)]  # one class per walk
         latents, _ = self.encode(nets, batch, labels)
@@ -101,19 +105,19 @@ class Flow(Optimized):
         return {"bits_per_dim": self.bits_per_dim(nets, batch)}
 
     def bits_per_dim(self, nets: Nets, batch: Batch) -> Tensor:
-        """(n,), of the batch's images with its own dequantization noise."""
+        """Return bits per dimension (n,) of the batch's images with its own dequantization noise."""
         latents, logdet = self.encode(nets, batch)
         nats = -(normal_log_density(latents) + logdet)
         return bits_per_dimension(nats, latents.shape[1]) + 8.0
 
     def encode(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents (n, d) and log |det| (n,) of the batch's images, of its own labels or others."""
+        """Return latents (n, d) and log |det| (n,) of the batch's images, given its own labels or others."""
         given = batch.labels if labels is None else labels
         latents, logdet = nets["flow"](dequantize(batch.images, batch.noise), given)
         return latents, logdet
 
     def decode(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
-        """Latents (n, d) to images in [-1, 1]."""
+        """Turn latents (n, d) into images in [-1, 1]."""
         return to_images(_flow(nets).inverse(latents, labels))
 
     def _loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:

@@ -1,6 +1,7 @@
 """What generative adversarial networks share: a generator, a critic, and a phase for each.
 
-A variant is two equations, each given as named terms whose sum is the loss.
+The discriminator is called critic throughout (code, params and logs), also where its scores are logits. A variant is
+two equations, each given as named terms whose sum is the loss.
 """
 
 from abc import abstractmethod
@@ -20,6 +21,7 @@ from pipeline.families.optimization import Optimized
 from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, CriticAugment
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 Terms = dict[str, Tensor]
 Critic = Callable[[Tensor], Any]
@@ -28,11 +30,15 @@ Critic = Callable[[Tensor], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class GAN(Optimized):
-    """latent: dimensions of z; prior: normal, N(0, 1), or uniform, U[-1, 1]. critic_steps: per generator step.
+    """A generator against a critic.
 
-    critic_lr: the critic's learning rate, if not ``lr`` (two time scales, Heusel et al., arXiv:1706.08500).
-    critic_augment: none, diffaugment or ada: what the critic sees of real and generated images alike;
-    ada_target: the share of real images' positive minus negative scores that ADA's strength steers to.
+    Attributes:
+        latent: dimensions of z, what an image is made from.
+        prior: of z: normal, N(0, 1), or uniform, U[-1, 1].
+        critic_steps: steps of the critic per step of the generator.
+        critic_lr: the critic's learning rate; null: ``lr`` (two time scales, Heusel et al., arXiv:1706.08500).
+        critic_augment: augmentation of what the critic sees, real and generated; it does not leak into the images.
+        ada_target: share of positive minus share of negative scores of real images to which ADA's strength steers.
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("generator",)
@@ -46,24 +52,38 @@ class GAN(Optimized):
 
     @abstractmethod
     def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
-        """The nets: "generator" (n, z), labels -> (n, c, h, w), "critic" (n, c, h, w), labels -> (n, 1), and others."""
+        """Build the nets "generator" and "critic", and others if a method has more.
+
+        The generator maps (n, z) and labels (n,) to (n, c, h, w), the critic that and labels to (n, 1).
+        """
 
     @abstractmethod
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
-        """What the critic minimises; real, fake: (n, c, h, w), augmented alike."""
+        """Return the terms of the critic's loss.
+
+        Args:
+            critic: scores images; ADA needs it called with ``real`` itself.
+            real: real images (n, c, h, w), augmented as ``fake`` is.
+            fake: generated images (n, c, h, w), without gradient.
+            batch: labels and noise of the samples.
+            clock: the time, for what depends on it.
+
+        Returns:
+            0-d tensors by name, whose sum is minimised.
+        """
 
     @abstractmethod
     def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
-        """What the generator minimises; the gradient flows through fake alone."""
+        """Return the terms of the generator's loss: as ``critic_loss``, but the gradient flows through ``fake``."""
 
-    # Declared hooks beside the contract's: the only implemented behaviour that a GAN may replace.
+    # Declared hooks besides the contract's: the only implemented behaviour that a GAN may replace.
 
     def latents(self, batch: Batch) -> Tensor:
-        """(n, latent): what the generator's images are made from."""
+        """Return what the generator's images are made from, (n, latent)."""
         return PRIORS[self.prior].draw(batch.noise, self.latent)
 
     def generate(self, nets: Nets, batch: Batch) -> Tensor:
-        """(n, c, h, w): the images of a training step; by default those of sampling."""
+        """Return the images of a training step, (n, c, h, w); by default those of sampling."""
         return self.sample(nets, batch)
 
     def real_images(self, batch: Batch, clock: Clock) -> Tensor:
@@ -136,11 +156,17 @@ class GAN(Optimized):
 
 @dataclass(frozen=True, kw_only=True)
 class NamedNets(GAN):
-    """net: dcgan, resnet or mlp, for both. width: channels of the widest-resolution layer (mlp: of a layer);
-    critic_width: the critic's, if not ``width``.
+    """A GAN whose nets are chosen by name.
 
-    upsampling: transposed, nearest or pixelshuffle. generator_norm, critic_norm: batch, layer, group, instance or
-    none. spectral_norm, generator_spectral_norm: of the critic's and of the generator's layers.
+    Attributes:
+        net: of generator and critic.
+        width: channels of the layer of the highest resolution; for mlp, units of a layer.
+        critic_width: the critic's width; null: ``width``.
+        upsampling: how the generator doubles the resolution.
+        generator_norm: normalization in the generator.
+        critic_norm: normalization in the critic.
+        spectral_norm: whether the critic's layers are divided by their spectral norm.
+        generator_spectral_norm: whether the generator's are.
     """
 
     net: NetName = "dcgan"
@@ -153,33 +179,34 @@ class NamedNets(GAN):
     generator_spectral_norm: bool = False
 
     def generator_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """A declared hook: further arguments of the generator, such as classes."""
+        """Return further fields of the generator's shape, such as classes; a declared hook."""
         return {}
 
     def critic_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """A declared hook: further arguments of the critic, such as classes or outputs."""
+        """Return further fields of the critic's shape, such as classes or outputs; a declared hook."""
         return {}
 
     def pair(self, spec: ImageSpec) -> Mapping[str, nn.Module]:
-        shape = {"channels": spec.channels, "size": spec.size}
-        return {
-            "generator": PAIRS[self.net].Generator(
-                latent=self.latent,
-                width=self.width,
-                norm_name=self.generator_norm,
-                upsampling=self.upsampling,
-                spectral=self.generator_spectral_norm,
-                **shape,
-                **self.generator_options(spec),
-            ),
-            "critic": PAIRS[self.net].Critic(
-                width=self.critic_width or self.width,
-                norm_name=self.critic_norm,
-                spectral=self.spectral_norm,
-                **shape,
-                **self.critic_options(spec),
-            ),
-        }
+        generator = GeneratorShape(
+            latent=self.latent,
+            channels=spec.channels,
+            size=spec.size,
+            width=self.width,
+            norm_name=self.generator_norm,
+            upsampling=self.upsampling,
+            spectral=self.generator_spectral_norm,
+            **self.generator_options(spec),
+        )
+        critic = CriticShape(
+            channels=spec.channels,
+            size=spec.size,
+            width=self.critic_width or self.width,
+            norm_name=self.critic_norm,
+            spectral=self.spectral_norm,
+            **self.critic_options(spec),
+        )
+        nets = PAIRS[self.net]
+        return {"generator": nets.Generator(generator), "critic": nets.Critic(critic)}
 
 
 class LabelledCritic:
@@ -196,7 +223,10 @@ class LabelledCritic:
         return scores
 
     def scores_of_real(self) -> Tensor:
-        """Return what the critic gave for the real images, (n, 1) or (n, outputs).
+        """Return what the critic gave for the real images.
+
+        Returns:
+            Scores, (n, 1) or (n, outputs).
 
         Raises:
             RuntimeError: the loss never called the critic with the real images themselves.
@@ -210,12 +240,12 @@ class LabelledCritic:
 
 
 def augmented(nets: Nets, real: Tensor, fake: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the critic sees of both, each image by its own random numbers."""
+    """Return what the critic sees of real and fake images, each changed by its own random numbers."""
     return nets["augment"](real, batch.noise.stream("real")), nets["augment"](fake, batch.noise.stream("fake"))
 
 
 def summed(terms: Terms) -> tuple[Tensor, Logs]:
-    """The loss, and its terms as logs where there is more than one."""
+    """Return the loss, and its terms as logs where there is more than one."""
     return torch.stack(list(terms.values())).sum(), terms if len(terms) > 1 else {}
 
 

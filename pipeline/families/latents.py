@@ -11,7 +11,7 @@ from pipeline.core.noise import Noise
 
 
 def slerp(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
-    """Spherical interpolation (White, arXiv:1609.04468): (n, z), (n, z), (m,) -> (n, m, z).
+    """Interpolate along great circles (White, arXiv:1609.04468): (n, z), (n, z), (m,) -> (n, m, z).
 
     A straight line between two normal latents passes near the origin, where no sample lies.
     """
@@ -26,7 +26,7 @@ def slerp(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
 
 
 def straight(start: Tensor, end: Tensor, fractions: Tensor) -> Tensor:
-    """Linear interpolation: (n, z), (n, z), (m,) -> (n, m, z)."""
+    """Interpolate linearly: (n, z), (n, z), (m,) -> (n, m, z)."""
     return torch.lerp(start[:, None], end[:, None], fractions[None, :, None])
 
 
@@ -35,7 +35,12 @@ Walk = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Prior:
-    """draw: noise, z -> (n, z). walk: between latents, through likely ones."""
+    """A distribution of latents.
+
+    Attributes:
+        draw: noise, z -> (n, z).
+        walk: between latents, through likely ones.
+    """
 
     draw: Callable[[Noise, int], Tensor]
     walk: Walk
@@ -58,9 +63,18 @@ def interpolation(
     rows: int = 6,
     columns: int = 9,
 ) -> Tensor:
-    """(rows, columns, c, h, w): each row walks from one latent to another, in one class where labels are given.
+    """Return images of walks from one latent to another, one walk a row, in one class where labels are given.
 
-    decode: latents, or latents and labels, to images. latents: (n >= 2 rows, z); labels: (n,).
+    Args:
+        decode: latents, or latents and labels, to images (n, c, h, w).
+        latents: (n, z).
+        labels: (n,).
+        walk: between two latents.
+        rows: walks, n / 2 at most.
+        columns: images of a walk.
+
+    Returns:
+        (rows, columns, c, h, w).
     """
     rows = min(rows, len(latents) // 2)
     path = walk(latents[:rows], latents[rows : 2 * rows], torch.linspace(0, 1, columns, device=latents.device))

@@ -16,7 +16,7 @@ from pipeline.core.world import World
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
 Schedule = Literal["constant", "linear", "late_linear", "cosine"]
 
-# What remains of the learning rate at a fraction of the budget, in [0, 1].
+# The learning rate's share at a fraction of the budget, both in [0, 1].
 SCHEDULES: dict[Schedule, Callable[[float], float]] = {
     "constant": lambda fraction: 1.0,
     "late_linear": lambda fraction: min(1.0, 2.0 - 2.0 * fraction),
@@ -27,13 +27,24 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Optimized(Method):
-    """optimizer: sgd, adam, adamw or rmsprop; beta1, beta2: Adam's (rmsprop: beta2 is its alpha); momentum: of
-    sgd and rmsprop. lr: after the warm-up, which rises linearly over ``warm_up`` images; schedule: constant,
-    or linear or cosine to zero at the end of the budget, or late_linear, which starts to fall at its half.
+    """The optimizer of each phase, and what shapes its gradients.
 
-    weight_decay: L2 (adamw: decoupled); l1: weight of the sum of absolute weights. clip_value, clip_norm:
-    bounds of each gradient and of their common norm. l1 and both bounds act on gradients already averaged
-    over the workers, in that order; the logged gradient norm is from before.
+    l1, clip_value and clip_norm act, in that order, on gradients already averaged over the workers; the logged
+    gradient norm is from before.
+
+    Attributes:
+        optimizer: of every phase; torch's own.
+        lr: learning rate after the warm-up.
+        beta1: Adam's decay of the mean gradient.
+        beta2: Adam's decay of the mean square; for rmsprop its alpha.
+        momentum: of sgd and rmsprop.
+        weight_decay: L2 penalty; for adamw decoupled.
+        l1: weight of the sum of absolute weights.
+        clip_norm: bound of the norm of a phase's gradients; null: none.
+        clip_value: bound of each element of a gradient; null: none.
+        schedule: of the learning rate: linear and cosine fall to zero at the end of the budget, late_linear begins to
+            fall at its half.
+        warm_up: images over which the learning rate rises linearly.
     """
 
     optimizer: OptimizerName = "adam"
@@ -58,7 +69,19 @@ class Optimized(Method):
         lr: float | None = None,
         after: Callable[[Nets, World], None] = nothing_after,
     ) -> Phase:
-        """A phase with these steps; lr: its own learning rate."""
+        """Return a phase whose steps are those of the params.
+
+        Args:
+            name: prefix of its logs.
+            trains: the nets that move.
+            loss: what is minimised.
+            repeats: steps per iteration of the loop.
+            lr: the phase's own learning rate, if not the method's.
+            after: restores a constraint after each step.
+
+        Returns:
+            The phase.
+        """
         rate = lr or self.lr
         return Phase(
             name=name,
@@ -76,7 +99,7 @@ class Optimized(Method):
         return {}
 
     def rate(self, clock: Clock) -> float:
-        """The learning rate at a time, as a share of ``lr``."""
+        """Return the learning rate at a time, as a share of ``lr``."""
         warm = min(1.0, (clock.seen + 1) / self.warm_up) if self.warm_up else 1.0
         return warm * SCHEDULES[self.schedule](clock.fraction)
 

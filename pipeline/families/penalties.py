@@ -17,7 +17,7 @@ _ROOT = 1e-12  # under a norm's root: its gradient is finite where the critic is
 
 
 def input_gradient(critic: Critic, images: Tensor) -> Tensor:
-    """(n, c * h * w): each sample's own gradient of its score, differentiable again; never in half precision."""
+    """Return each sample's own gradient of its score, (n, c * h * w), differentiable again; never in half precision."""
     images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_(True)
     with torch.autocast(images.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
@@ -25,7 +25,7 @@ def input_gradient(critic: Critic, images: Tensor) -> Tensor:
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
-    """mean of (|grad critic(x)|_2 - 1)^2 at x = e real + (1 - e) fake, one e per sample.
+    """Return the mean of (|grad critic(x)|_2 - 1)^2 at x = e real + (1 - e) fake, one e per sample.
 
     Gulrajani et al., arXiv:1704.00028, eq. 3. epsilon: (n, 1, 1, 1) in [0, 1].
     """
@@ -35,7 +35,7 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, epsilon: Tensor
 
 
 def r1_penalty(critic: Critic, images: Tensor) -> Tensor:
-    """mean of |grad critic(x)|_2^2 over the samples x; of real ones it is R1, of generated ones R2.
+    """Return the mean of |grad critic(x)|_2^2 over the samples x; of real ones it is R1, of generated ones R2.
 
     Mescheder et al., arXiv:1801.04406, eq. 9, there times gamma / 2.
     """
@@ -43,7 +43,7 @@ def r1_penalty(critic: Critic, images: Tensor) -> Tensor:
 
 
 def perturbed(images: Tensor, noise: Tensor) -> Tensor:
-    """x + u s / 2, s the standard deviation of the image's pixels: how far DRAGAN looks from the data.
+    """Return x + u s / 2, s the standard deviation of the image's pixels: how far DRAGAN looks from the data.
 
     noise u: as images, in [0, 1]. The authors' code takes one deviation for the whole batch; here each
     image has its own, so that no sample's penalty depends on its neighbours.
@@ -52,13 +52,13 @@ def perturbed(images: Tensor, noise: Tensor) -> Tensor:
 
 
 def clip_weights(net: nn.Module, bound: float) -> None:
-    """Every parameter into [-bound, bound], in place (WGAN, arXiv:1701.07875, algorithm 1)."""
+    """Clip every parameter to [-bound, bound], in place (WGAN, arXiv:1701.07875, algorithm 1)."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.clamp_(-bound, bound)
 
 
 def refuse_batch_norm(method: Any) -> None:
-    """ValueError where the critic's norm would tie the samples of a batch together."""
+    """Raise ValueError if the critic's norm would tie the samples of a batch together."""
     if method.critic_norm == "batch":
         raise ValueError("critic_norm: batch norm ties samples together, but the penalty is per sample; use layer")

@@ -24,6 +24,7 @@ from pipeline.families.latents import interpolation
 from pipeline.families.optimization import Optimized
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 LEVEL = 2.0 / 255.0  # between two levels of a byte, in [-1, 1]
 SCALE_RATE = 10.0  # a scale moves this much faster than a weight: a step of 0.001 would take thousands to its place
@@ -32,39 +33,44 @@ NEAR_PRIOR = 0.01  # of an encoder's last weights: q(z | x) begins near N(0, I),
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Independent normal variables; mean, log_variance: (n, z) or (n, 1, z)."""
+    """Independent normal variables.
+
+    Attributes:
+        mean: (n, z) or (n, 1, z).
+        log_variance: of the same shape.
+    """
 
     mean: Tensor
     log_variance: Tensor
 
     def draw(self, normal: Tensor) -> Tensor:
-        """From standard normal numbers (the reparametrization trick); of their shape."""
+        """Return draws from standard normal numbers, of their shape (the reparametrization trick)."""
         return self.mean + (0.5 * self.log_variance).exp() * normal
 
     def log_density(self, value: Tensor) -> Tensor:
-        """Summed over the last dimension."""
+        """Return the logarithm of the density, summed over the last dimension."""
         squares = (value - self.mean).square() * (-self.log_variance).exp()
         return -0.5 * (squares + self.log_variance + math.log(2.0 * math.pi)).sum(-1)
 
     def kl(self, prior: "Gaussian") -> Tensor:
-        """KL(self || prior) of each dimension: (n, z); never negative but for rounding."""
+        """Return KL(self || prior) of each dimension, (n, z); never negative but for rounding."""
         ratio = self.log_variance - prior.log_variance
         distance = (self.mean - prior.mean).square() * (-prior.log_variance).exp()
         return 0.5 * (distance + ratio.exp() - 1.0 - ratio)
 
     def per_draw(self) -> "Gaussian":
-        """For values of (n, k, z)."""
+        """Return the same variables for values of (n, k, z)."""
         return Gaussian(self.mean[:, None], self.log_variance[:, None])
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, diag exp log_variance) || N(0, I)): (n, z), (n, z) -> (n,); never negative."""
+    """Return KL(N(mean, diag exp log_variance) || N(0, I)): (n, z), (n, z) -> (n,); never negative."""
     zero = torch.zeros_like(mean)
     return Gaussian(mean, log_variance).kl(Gaussian(zero, zero)).sum(1)
 
 
 def bits_per_dimension(nats: Tensor, dimensions: int) -> Tensor:
-    """Nats per image to bits per pixel and channel."""
+    """Convert nats per image to bits per pixel and channel."""
     return nats / (math.log(2.0) * dimensions)
 
 
@@ -72,7 +78,7 @@ def bits_per_dimension(nats: Tensor, dimensions: int) -> Tensor:
 
 
 def discretized_logistic(images: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """log P(images) of 256-level pixels under a logistic, integrated over each level's bin.
+    """Return log P(images) of 256-level pixels under a logistic, integrated over each level's bin.
 
     Kingma et al., arXiv:1606.04934, eq. 15; the outermost bins reach to infinity, so that the 256
     probabilities sum to one. log_scale: broadcastable.
@@ -88,7 +94,9 @@ def discretized_logistic(images: Tensor, location: Tensor, log_scale: Tensor) ->
 
 
 def dequantized_gaussian(images: Tensor, location: Tensor, log_scale: Tensor, uniform: Tensor) -> Tensor:
-    """A bound on log P(images): log of the normal density at x + u, times a level's width; u uniform in x's bin.
+    """Return a bound on log P(images): log of the normal density at x + u, times a level's width.
+
+    u is uniform in x's bin.
 
     By Jensen's inequality E_u log p(x + u) <= log of the bin's mass over its width (Theis, van den Oord, Bethge,
     arXiv:1511.01844, section 3.1). uniform: numbers in [0, 1) of the images' shape.
@@ -100,7 +108,7 @@ def dequantized_gaussian(images: Tensor, location: Tensor, log_scale: Tensor, un
 
 
 def bernoulli(images: Tensor, location: Tensor) -> Tensor:
-    """x log p + (1 - x) log(1 - p) of intensities x in [0, 1]; p = (1 + tanh location) / 2.
+    """Return x log p + (1 - x) log(1 - p) of intensities x in [0, 1]; p = (1 + tanh location) / 2.
 
     It is the expected log P of the image made black or white at random, each pixel white with its intensity. Of
     a gray image itself it is no likelihood: over the 256 levels it does not sum to one.
@@ -110,7 +118,7 @@ def bernoulli(images: Tensor, location: Tensor) -> Tensor:
 
 
 def unbounded(images: Tensor) -> Tensor:
-    """Locations from the images of a generator that ends with tanh: its inverse, so that nothing saturates."""
+    """Undo the tanh with which a generator ends: images to locations, so that nothing saturates."""
     return torch.atanh(images.clamp(-1.0 + 1e-6, 1.0 - 1e-6))
 
 
@@ -136,11 +144,11 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, location: Tensor, noise: Noise) -> Tensor:
-        """The noise is that of the images' first dimension."""
+        """Return log p(images | location), (...); the noise is that of the images' first dimension."""
 
     @staticmethod
     def image(location: Tensor) -> Tensor:
-        """What is shown: the most likely image, in [-1, 1]."""
+        """Return what is shown of a location: the most likely image, in [-1, 1]."""
         return location.clamp(-1.0, 1.0)
 
 
@@ -183,7 +191,7 @@ LIKELIHOODS: dict[LikelihoodName, type[Likelihood]] = {
 
 
 def check_likelihood(method: Any) -> None:
-    """The fields ``likelihood`` and ``scale`` of a method."""
+    """Raise ValueError if a method has a ``scale`` that its ``likelihood`` does not have."""
     if method.scale is None:
         return
     if not LIKELIHOODS[method.likelihood].has_scale:
@@ -191,13 +199,13 @@ def check_likelihood(method: Any) -> None:
 
 
 def trained_nets(method: Any, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The nets, and the likelihood where it has something to learn."""
+    """Return the names of the nets, and of the likelihood where it has something to learn."""
     learned = LIKELIHOODS[method.likelihood].has_scale and method.scale is None
     return (*names, "likelihood") if learned else names
 
 
 def bound_in_bits(likelihood: LikelihoodName, bound: str, log_probability: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """A bound on log p(x) as bits per dimension, by a name that says which bound and of what."""
+    """Return a bound on log p(x) as bits per dimension, by a name that says which bound and of what."""
     name = f"{LIKELIHOODS[likelihood].of}{bound}_bits_per_dim"
     return {name: bits_per_dimension(-log_probability, images[0].numel())}
 
@@ -207,7 +215,14 @@ def bound_in_bits(likelihood: LikelihoodName, bound: str, log_probability: Tenso
 
 @dataclass(frozen=True)
 class Draws:
-    """z drawn from the posterior. latents: (n, k, z); log_likelihood: log p(x | z), (n, k)."""
+    """Latents drawn from the posterior.
+
+    Attributes:
+        posterior: q(z | x).
+        prior: p(z).
+        latents: (n, k, z).
+        log_likelihood: log p(x | z), (n, k).
+    """
 
     posterior: Gaussian
     prior: Gaussian
@@ -215,11 +230,11 @@ class Draws:
     log_likelihood: Tensor
 
     def kl(self) -> Tensor:
-        """KL(q(z | x) || p(z)) of each latent dimension, in closed form: (n, z)."""
+        """Return KL(q(z | x) || p(z)) of each latent dimension, in closed form: (n, z)."""
         return self.posterior.kl(self.prior)
 
     def log_weights(self) -> Tensor:
-        """log p(x, z) - log q(z | x), (n, k): the mean of exp is an unbiased estimate of p(x)."""
+        """Return log p(x, z) - log q(z | x), (n, k): the mean of exp is an unbiased estimate of p(x)."""
         densities = (normal.per_draw().log_density(self.latents) for normal in (self.prior, self.posterior))
         prior, posterior = densities
         return self.log_likelihood + prior - posterior
@@ -229,9 +244,14 @@ class Draws:
 class Variational(Optimized):
     """An encoder q(z | x), a prior p(z) and a decoder with a likelihood p(x | z), whose locations are the samples.
 
-    latent: dimensions of z. net: dcgan, resnet or mlp, for both. width: channels of the widest-resolution layer
-    (mlp: of a layer). upsampling: transposed, nearest or pixelshuffle. norm: batch, layer, group, instance or none.
-    likelihood: bernoulli, gaussian or discretized_logistic. scale: of the latter two, in [-1, 1] units; None: learned.
+    Attributes:
+        latent: dimensions of z.
+        net: of encoder and decoder.
+        width: channels of the layer of the highest resolution; for mlp, units of a layer.
+        upsampling: how the decoder doubles the resolution.
+        norm: normalization in both nets.
+        likelihood: of the pixels.
+        scale: of a gaussian or logistic around its location, where images are in [-1, 1]; null: learned.
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
@@ -250,36 +270,33 @@ class Variational(Optimized):
 
     @abstractmethod
     def loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
-        """What is minimised, in nats per image, and what is worth logging."""
+        """Return what is minimised, in nats per image, and what is worth logging."""
 
-    # Declared hooks beside the contract's: the only implemented behaviour that a method may replace.
+    # Declared hooks besides the contract's: the only implemented behaviour that a method may replace.
 
     def encoder_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """Further arguments of the encoder, such as classes."""
+        """Return further fields of the encoder's shape, such as classes."""
         return {}
 
     def decoder_options(self, spec: ImageSpec) -> dict[str, Any]:
-        """Further arguments of the decoder, such as classes."""
+        """Return further fields of the decoder's shape, such as classes."""
         return {}
 
     def further_nets(self, spec: ImageSpec) -> dict[str, nn.Module]:
-        """Nets beside encoder, decoder and likelihood; ``sampled`` names them too."""
+        """Return nets besides encoder, decoder and likelihood; ``sampled`` names them too."""
         return {}
 
     def prior(self, nets: Nets, labels: Tensor) -> Gaussian:
-        """p(z), (n, z); by default standard normal."""
+        """Return p(z), (n, z); by default standard normal."""
         zero = torch.zeros(labels.shape[0], self.latent, device=labels.device)
         return Gaussian(zero, zero)
 
     def build(self, spec: ImageSpec) -> Nets:
-        pair, shape = PAIRS[self.net], {"channels": spec.channels, "size": spec.size, "width": self.width}
-        encoder = pair.Critic(outputs=2 * self.latent, norm_name=self.norm, **shape, **self.encoder_options(spec))
-        decoder = pair.Generator(
-            latent=self.latent,
-            norm_name=self.norm,
-            upsampling=self.upsampling,
-            **shape,
-            **self.decoder_options(spec),
+        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size}
+        shape |= {"width": self.width, "norm_name": self.norm}
+        encoder = PAIRS[self.net].Critic(CriticShape(outputs=2 * self.latent, **shape, **self.encoder_options(spec)))
+        decoder = PAIRS[self.net].Generator(
+            GeneratorShape(latent=self.latent, upsampling=self.upsampling, **shape, **self.decoder_options(spec))
         )
         with torch.no_grad():
             encoder.head.linear.weight *= NEAR_PRIOR
@@ -294,20 +311,20 @@ class Variational(Optimized):
         return self.decode(nets, like.noise.normal("latent", self.latent), like.labels)
 
     def decode(self, nets: Nets, normal: Tensor, labels: Tensor) -> Tensor:
-        """(n, z) standard normal numbers and (n,) labels to images (n, c, h, w) in [-1, 1]."""
+        """Turn standard normal numbers (n, z) and labels (n,) into images (n, c, h, w) in [-1, 1]."""
         return self.image(nets, self.prior(nets, labels).draw(normal), labels)
 
     def image(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
-        """(n, z) and (n,) to (n, c, h, w) in [-1, 1]."""
+        """Decode latents (n, z) with labels (n,) to images (n, c, h, w) in [-1, 1]."""
         return LIKELIHOODS[self.likelihood].image(unbounded(nets["decoder"](latents, labels)))
 
     def posterior(self, nets: Nets, batch: Batch) -> Gaussian:
-        """q(z | x), (n, z)."""
+        """Return q(z | x), (n, z)."""
         mean, log_variance = nets["encoder"](batch.images, batch.labels).chunk(2, dim=1)
         return Gaussian(mean, log_variance)
 
     def draws(self, nets: Nets, batch: Batch, count: int) -> Draws:
-        """``count`` latents per sample and what the decoder makes of them."""
+        """Draw ``count`` latents per sample from the posterior and decode them."""
         posterior = self.posterior(nets, batch)
         latents = posterior.per_draw().draw(batch.noise.normal("posterior", count, self.latent))
         decoded = nets["decoder"](latents.flatten(0, 1), batch.labels.repeat_interleave(count))
@@ -323,7 +340,16 @@ class Variational(Optimized):
         return {"reconstructions": pairs, "interpolation": walk}
 
     def bits(self, bound: str, log_probability: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """See bound_in_bits."""
+        """Return a bound on log p(x), (n,) or 0-d, as bits per dimension, by the name of the score.
+
+        Args:
+            bound: which one, such as "elbo".
+            log_probability: the bound in nats.
+            batch: the images whose dimensions count.
+
+        Returns:
+            One entry, such as "elbo_bits_per_dim".
+        """
         return bound_in_bits(self.likelihood, bound, log_probability, batch.images)
 
 
@@ -331,9 +357,11 @@ class Variational(Optimized):
 class Elbo(Variational):
     """The evidence lower bound with a weighted divergence, one draw per sample.
 
-    beta: weight of the KL; it rises linearly from 0 over ``beta_warm_up`` images (Bowman et al., arXiv:1511.06349).
-    free_bits: bits per latent dimension that cost nothing (Kingma et al., arXiv:1606.04934, section C.8: the KL's
-    maximum with them; of each sample, not of the batch's mean, so that a sample's loss is its own).
+    Attributes:
+        beta: weight of the KL.
+        beta_warm_up: images over which beta rises linearly from 0 (Bowman et al., arXiv:1511.06349).
+        free_bits: bits per latent dimension that cost nothing (Kingma et al., arXiv:1606.04934, section C.8: the KL's
+            maximum with them; of each sample, not of the batch's mean, so that a sample's loss is its own).
     """
 
     beta: NonNegative = 1.0
@@ -341,7 +369,7 @@ class Elbo(Variational):
     free_bits: NonNegative = 0.0
 
     def weight(self, clock: Clock) -> float:
-        """beta at a time."""
+        """Return beta at a time."""
         return self.beta * (min(1.0, clock.seen / self.beta_warm_up) if self.beta_warm_up else 1.0)
 
     def loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:

@@ -21,10 +21,16 @@ from pipeline.nets.vq import Decoder, Encoder
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized(Optimized):
-    """codes: how many there are; embedding: dimensions of a code's vector; grid: codes per image's side.
+    """An autoencoder with a grid of discrete codes.
 
-    width: channels of the encoder and decoder; blocks: residual blocks in each. likelihood: of p(x | codes),
-    bernoulli, gaussian or discretized_logistic. scale: of the latter two, in [-1, 1] units; None: learned.
+    Attributes:
+        codes: how many there are.
+        embedding: dimensions of a code's vector.
+        grid: codes per side of an image.
+        width: channels of encoder and decoder.
+        blocks: residual blocks in each of them.
+        likelihood: of the pixels, given the codes.
+        scale: of a gaussian or logistic around its location, where images are in [-1, 1]; null: learned.
     """
 
     codes: Positive = 512
@@ -39,7 +45,7 @@ class Quantized(Optimized):
         check_likelihood(self)
 
     def autoencoder(self, spec: ImageSpec, codebook: Codebook) -> dict[str, nn.Module]:
-        """encoder, codebook, decoder, likelihood."""
+        """Build the nets "encoder", "codebook", "decoder" and "likelihood"."""
         shape = {"channels": spec.channels, "size": spec.size, "grid": self.grid, "width": self.width}
         inner = {"dim": self.embedding, "blocks": self.blocks}
         likelihood = LIKELIHOODS[self.likelihood](spec.channels, self.scale)
@@ -47,17 +53,17 @@ class Quantized(Optimized):
         return {"encoder": encoder, "codebook": codebook, "decoder": decoder, "likelihood": likelihood}
 
     def codes_of(self, nets: Nets, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, g, g) int64."""
+        """Encode images (n, c, h, w) to codes (n, g, g) int64."""
         codes: Tensor = codebook_of(nets).nearest(nets["encoder"](images))
         return codes
 
     def location(self, nets: Nets, codes: Tensor) -> Tensor:
-        """(n, g, g) int64 -> (n, c, h, w), the locations of p(x | codes)."""
+        """Decode codes (n, g, g) int64 to the locations (n, c, h, w) of p(x | codes)."""
         location: Tensor = nets["decoder"](nets["codebook"](codes))
         return location
 
     def image(self, nets: Nets, codes: Tensor) -> Tensor:
-        """(n, g, g) int64 -> (n, c, h, w) in [-1, 1]."""
+        """Decode codes (n, g, g) int64 to images (n, c, h, w) in [-1, 1]."""
         return LIKELIHOODS[self.likelihood].image(self.location(nets, codes))
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
@@ -65,23 +71,25 @@ class Quantized(Optimized):
         return {"reconstructions": torch.stack((images, self.image(nets, self.codes_of(nets, images))))}
 
     def bits(self, log_prior: Tensor, log_likelihood: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """log p(codes) + log p(x | codes) <= log p(x), (n,) each, as bits per dimension: the evidence lower bound
-        whose posterior is certain of the codes that the encoder gives."""
+        """Return log p(codes) + log p(x | codes) <= log p(x), (n,) each, as bits per dimension.
+
+        It is the evidence lower bound whose posterior is certain of the codes that the encoder gives.
+        """
         return bound_in_bits(self.likelihood, "elbo", log_prior + log_likelihood, batch.images)
 
 
 def codebook_of(nets: Nets) -> Codebook:
-    """The net of that name, with its type."""
+    """Return the net "codebook", with its type."""
     return cast(Codebook, nets["codebook"])
 
 
 def straight_through(features: Tensor, quantized: Tensor) -> Tensor:
-    """The quantized vectors, whose gradient goes to the features as if they were these."""
+    """Return the quantized vectors; their gradient goes to the features as if they were these."""
     return features + (quantized - features).detach()
 
 
 def move_codebook(nets: Nets, world: World) -> None:
-    """The codebook's step on the batch that the loss saw, over all ranks."""
+    """Make the codebook's step on the batch that the loss saw, over all ranks (a collective operation)."""
     codebook = codebook_of(nets)
     statistics = codebook.statistics(world.rank, world.size)
     world.average(statistics)

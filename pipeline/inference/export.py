@@ -31,7 +31,7 @@ class Sampler(nn.Module):
         return self.method.sample(self.nets, Batch(images=images, labels=labels, noise=Noise(seed=0, ids=seeds)))
 
     def examples(self, count: int) -> dict[str, Tensor]:
-        """Inputs of ``forward`` by name."""
+        """Return inputs of ``forward`` by name."""
         return {"seeds": torch.arange(count), "labels": torch.zeros(count, dtype=torch.int64)}
 
 
@@ -51,7 +51,7 @@ class Translator(nn.Module):
         return self.method.sample(self.nets, Batch(images=images, labels=ids * 0, noise=Noise(seed=0, ids=ids)))
 
     def examples(self, count: int) -> dict[str, Tensor]:
-        """Inputs of ``forward`` by name."""
+        """Return inputs of ``forward`` by name."""
         return {"images": torch.zeros(count, self.spec.channels, self.spec.size, self.spec.size)}
 
 

@@ -7,10 +7,8 @@ are appended here: a new file is one streamed request, the rest of an interrupte
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,11 +16,10 @@ from urllib.request import url2pathname
 
 import aiohttp
 import fsspec
-from filelock import FileLock, Timeout
 from fsspec.implementations.http import HTTPStreamFile
 
 from pipeline.errors import UserError
-from pipeline.files import naming, sha256_of, write_json
+from pipeline.files import locked, naming, sha256_of, write_json
 from pipeline.ingest.source import Origin, Report, silent
 
 TRIES = 3  # attempts in a row that add nothing to what has arrived
@@ -32,7 +29,6 @@ _BLOCK = 2**20  # bytes of one range
 _CHUNK = 2**18  # bytes to read at a time from a stream: aiohttp buffers twice as many or more, and a cut loses them
 _MOST_BYTES = 2**33  # a server that never ends a file must not fill the disk
 _VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id")  # keys of fs.info
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 Check = Callable[[Path], None]
@@ -103,12 +99,14 @@ def download(url: str, target: Path, *, sha256: str | None = None, report: Repor
     """
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target):
+    waiting = f"waiting for another process that downloads {target}"
+    with locked(Path(f"{target}.lock"), wait=None, announce=waiting):
         if target.exists():
             return
         _complete(url, part, report)
         if sha256 and sha256_of(part) != sha256:
             part.unlink()
+            _note_of(part).unlink(missing_ok=True)
             raise DamagedError(f"not the published file (expected sha256 {sha256})")
         part.replace(target)
         _note_of(part).unlink(missing_ok=True)
@@ -143,16 +141,6 @@ def _checked_download(url: str, name: str, origin: Origin, check: Check) -> Path
         target.unlink()
         raise
     return target
-
-
-def _lock(target: Path) -> AbstractContextManager[object]:
-    """Return the held lock of a download; waits, and logs it once, while another process has it."""
-    lock = FileLock(f"{target}.lock")
-    try:
-        return lock.acquire(blocking=False)
-    except Timeout:
-        _log.info("waiting for another process that downloads %s", target)
-        return lock.acquire()
 
 
 def _complete(url: str, part: Path, report: Report) -> None:

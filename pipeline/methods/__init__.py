@@ -45,7 +45,7 @@ def load(name: str, **settings: Any) -> Method:
 
     Args:
         name: the method's file.
-        settings: its params; those left out have their defaults.
+        **settings: its params; those left out have their defaults.
 
     Returns:
         The method.

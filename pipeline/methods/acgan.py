@@ -22,7 +22,11 @@ from pipeline.families.gan import Critic, NamedNets, Terms
 
 @dataclass(frozen=True, kw_only=True)
 class ACGAN(NamedNets):
-    """classification: w, the weight of the classes' likelihood. The other params at the paper's values."""
+    """An auxiliary classifier GAN; defaults at the paper's values.
+
+    Attributes:
+        classification: w, the weight of the classes' likelihood.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 

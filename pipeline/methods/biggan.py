@@ -10,7 +10,7 @@ is given.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -21,15 +21,23 @@ from pipeline.core.method import Nets
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.nets import biggan
 from pipeline.nets.layers import NormName
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigGAN(GAN):
-    """orthogonal: beta. embedding: dimensions of the shared class embedding. attention: self-attention where maps
-    are size / attention wide; 0: none. generator_norm: batch, layer, group, instance or none.
+    """A class-conditional residual GAN with self-attention.
 
-    width: channels at the data's size, doubling with each halving, max_width at most. The paper: latent 120 and
-    embedding 128 at 128 pixels, width 96, max_width 1536, attention 2, batches of 2048, critic_steps 2.
+    The paper at 128 pixels: latent 120, embedding 128, width 96, max_width 1536, attention 2, batches of 2048,
+    critic_steps 2.
+
+    Attributes:
+        embedding: dimensions of the shared class embedding.
+        width: channels at the data's size, doubling with each halving.
+        max_width: channels at most.
+        attention: self-attention where maps are size / attention wide; 0: none.
+        generator_norm: normalization in the generator, scaled and shifted by class and latents.
+        orthogonal: beta, the weight of the orthogonal penalty.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
@@ -47,12 +55,17 @@ class BigGAN(GAN):
     beta1: Unit = 0.0
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
-        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "classes": spec.classes}
-        shape |= {"width": self.width, "max_width": self.max_width, "attention": self.attention}
-        generator = biggan.Generator(
-            latent=self.latent, embedding=self.embedding, norm_name=self.generator_norm, **shape
+        shape = PyramidShape(
+            channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width, classes=spec.classes
         )
-        return {"generator": generator, "critic": biggan.Critic(**shape)}
+        generator = biggan.Generator(
+            shape,
+            latent=self.latent,
+            embedding=self.embedding,
+            norm_name=self.generator_norm,
+            attention=self.attention,
+        )
+        return {"generator": generator, "critic": biggan.Critic(shape, attention=self.attention)}
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:
         return {"real": relu(1 - critic(real)).mean(), "fake": relu(1 + critic(fake)).mean()}

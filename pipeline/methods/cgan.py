@@ -23,8 +23,13 @@ from pipeline.nets.pairs import NetName
 
 @dataclass(frozen=True, kw_only=True)
 class CGAN(NamedNets):
-    """conditioning: how the critic sees the label, projection or concat. The other params at the values of Miyato and
-    Koyama: residual nets, class-conditional batch norm in the generator, spectral norm in the critic."""
+    """A conditional GAN; defaults at the values of Miyato and Koyama.
+
+    Those are residual nets, class-conditional batch norm in the generator and spectral norm in the critic.
+
+    Attributes:
+        conditioning: how the critic sees the label.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 

@@ -3,7 +3,7 @@ NeurIPS 2015; the condition is the label, the output the image.
 
     loss:  E_q(z|x,y) [-log p(x|z,y)] + beta KL(q(z|x,y) || p(z|y))
 
-The encoder sees the label as further channels and the decoder beside z. The prior p(z|y) is a normal with a mean
+The encoder sees the label as further channels and the decoder next to z. The prior p(z|y) is a normal with a mean
 and a variance per class, which begin at those of N(0, I) and are learned.
 """
 
@@ -19,7 +19,7 @@ from pipeline.families.vae import Elbo, Gaussian
 
 @dataclass(frozen=True, kw_only=True)
 class CVAE(Elbo):
-    """Params: those of the family."""
+    """A class-conditional VAE with a learned prior per class; its params are those of the family."""
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "prior")
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})

@@ -26,8 +26,17 @@ from pipeline.nets.patch import ImagePool, PatchCritic, Translator
 
 @dataclass(frozen=True, kw_only=True)
 class CycleGAN(Optimized):
-    """width: channels of the first layer (paper: 64). blocks: residual ones (6 at 128 pixels). patch_steps: of the
-    critics. cycle, identity: lambda and mu. pool: images of each domain. norm, upsampling: of all four nets.
+    """Two generators, which translate between two domains, and a critic of patches for each domain.
+
+    Attributes:
+        width: channels of the first layer (paper: 64).
+        blocks: residual blocks of a generator (paper: 6 at 128 pixels).
+        patch_steps: convolutions between a critic's first and last; 3 sees patches of 70 x 70 pixels, 2 of 34.
+        cycle: lambda, the weight of cycle consistency.
+        identity: mu, the weight of the identity loss relative to ``cycle``.
+        pool: earlier translations kept per domain, of which the critics see some; 0: none.
+        norm: normalization of all four nets.
+        upsampling: how the generators double the resolution.
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("a_to_b", "b_to_a")

@@ -17,7 +17,7 @@ from pipeline.families.gan import Critic, NamedNets, Terms
 
 @dataclass(frozen=True, kw_only=True)
 class DCGAN(NamedNets):
-    """Params: those of the family, at the paper's values (Adam 2e-4, beta1 0.5, batch norm in both nets)."""
+    """A convolutional GAN; defaults at the paper's values (Adam 2e-4, beta1 0.5, batch norm in both nets)."""
 
     beta1: Unit = 0.5
 

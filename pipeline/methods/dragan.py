@@ -20,7 +20,13 @@ from pipeline.nets.layers import NormName
 
 @dataclass(frozen=True, kw_only=True)
 class DRAGAN(NamedNets):
-    """penalty: lambda. The other params as in the authors' code (uniform prior; Adam 1e-4, 0.5, 0.9)."""
+    """A GAN whose critic has unit gradients around the data.
+
+    Defaults are those of the authors' code (uniform prior; Adam 1e-4, 0.5, 0.9).
+
+    Attributes:
+        penalty: lambda, the weight of the gradient penalty.
+    """
 
     penalty: NonNegative = 10.0
     prior: PriorName = "uniform"

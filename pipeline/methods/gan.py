@@ -22,7 +22,7 @@ from pipeline.nets.pairs import NetName
 
 Objective = Literal["minimax", "nonsaturating"]
 
-# of the critic's scores of generated images
+# The generator's loss from the critic's scores of generated images.
 OBJECTIVES: dict[Objective, Callable[[Tensor], Tensor]] = {
     "minimax": lambda scores: -softplus(scores).mean(),
     "nonsaturating": lambda scores: softplus(-scores).mean(),
@@ -31,8 +31,14 @@ OBJECTIVES: dict[Objective, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalGAN(NamedNets):
-    """objective: the generator's, minimax or nonsaturating. Perceptrons and a uniform prior, as in the paper; unlike
-    it Adam, whose SGD's rates it does not give, and batch norm in the generator, without which it collapses."""
+    """The original GAN: perceptrons and a uniform prior, as in the paper.
+
+    Unlike the paper it has Adam (the paper does not give the learning rates of its SGD), and batch norm in the
+    generator, without which it collapses.
+
+    Attributes:
+        objective: the generator's.
+    """
 
     objective: Objective = "nonsaturating"
     net: NetName = "mlp"

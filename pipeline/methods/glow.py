@@ -25,12 +25,14 @@ from pipeline.nets.flow.multiscale import LearnedPrior
 
 @dataclass(frozen=True, kw_only=True)
 class Glow(Flow):
-    """steps: steps of flow per level. net_norm: actnorm or none, in the couplings' networks.
+    """A flow of ActNorm, invertible 1 x 1 convolutions and affine couplings.
 
-    least_scale: c in [0, 1); the couplings' scale is c + (1 - c) sigmoid(s(x1) + 2), in the paper c = 0. Above 0 a
-    coupling's inverse grows by at most 1 / c, which keeps samples finite where the paper's overflow.
-
-    class_conditional: a prior per class of the last level's latents, so that classes can be sampled.
+    Attributes:
+        steps: steps of flow per level.
+        net_norm: normalization in the couplings' networks.
+        least_scale: c; the couplings' scale is c + (1 - c) sigmoid(s(x1) + 2), in the paper c = 0. Above 0 a
+            coupling's inverse grows by at most 1 / c, which keeps samples finite where the paper's overflow.
+        class_conditional: a prior per class of the last level's latents, so that classes can be sampled.
     """
 
     steps: Positive = 4

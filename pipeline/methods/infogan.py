@@ -28,10 +28,15 @@ ROWS = 6  # of a panel
 
 @dataclass(frozen=True, kw_only=True)
 class InfoGAN(NamedNets):
-    """latent: dimensions of the generator's input: z, then one per category, then the continuous codes.
+    """A GAN whose latents hold codes that the critic recovers.
 
-    categories: of the categorical code. continuous: how many. information: lambda. The other params at the
-    paper's values for MNIST, where the generator's learning rate is five times the critic's.
+    Defaults are the paper's values for MNIST, where the generator's learning rate is five times the critic's.
+
+    Attributes:
+        categories: values of the categorical code.
+        continuous: how many continuous codes there are.
+        information: lambda, the weight of the information.
+        latent: dimensions of the generator's input: z, then one per category, then the continuous codes.
     """
 
     categories: Positive = 10
@@ -70,7 +75,15 @@ class InfoGAN(NamedNets):
         return {"fooling": softplus(-on_fake[:, 0]).mean()} | self._uninformed(on_fake, batch)
 
     def information_bound(self, guesses: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """L_I in nats of the categorical code and of the continuous ones; guesses: Q's outputs, both (n, codes)."""
+        """Return L_I in nats: that of the categorical code, and that of the continuous ones.
+
+        Args:
+            guesses: Q's outputs, (n, categories + continuous).
+            codes: the true codes, of the same shape; the category as one-hot.
+
+        Returns:
+            Two 0-d tensors.
+        """
         logits, means = guesses.split((self.categories, self.continuous), dim=1)
         category, values = codes.split((self.categories, self.continuous), dim=1)
         of_category = (log_softmax(logits, dim=1) * category).sum(1).mean() + math.log(self.categories)
@@ -91,8 +104,17 @@ class InfoGAN(NamedNets):
 
 
 def traversal(nets: Nets, latents: Tensor, first: int, values: Tensor) -> Tensor:
-    """(rows, columns, c, h, w): each row one of the latents (rows, z), each column other values (columns, k) in its
-    dimensions from ``first`` on."""
+    """Return images (rows, columns, c, h, w) of latents of which some dimensions vary.
+
+    Args:
+        nets: with the generator.
+        latents: one per row, (rows, z).
+        first: the first dimension that varies.
+        values: of the k dimensions from ``first`` on, one row per column of images, (columns, k).
+
+    Returns:
+        The images, in [-1, 1].
+    """
     grid = latents[:, None].repeat(1, len(values), 1)
     grid[:, :, first : first + values.shape[1]] = values
     images: Tensor = nets["generator"](grid.flatten(0, 1))

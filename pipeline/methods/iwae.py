@@ -19,7 +19,12 @@ from pipeline.families.vae import Variational
 
 @dataclass(frozen=True, kw_only=True)
 class IWAE(Variational):
-    """draws_per_image: k in training. test_draws: k of the score."""
+    """A VAE with the importance weighted bound.
+
+    Attributes:
+        draws_per_image: k in training.
+        test_draws: k of the score.
+    """
 
     draws_per_image: Positive = 5
     test_draws: Positive = 50
@@ -38,5 +43,5 @@ class IWAE(Variational):
 
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
-    """log of the mean weight: (n, k) -> (n,)."""
+    """Return the logarithm of the mean weight: (n, k) -> (n,)."""
     return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])

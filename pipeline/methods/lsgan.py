@@ -16,7 +16,7 @@ from pipeline.families.gan import Critic, NamedNets, Terms
 
 @dataclass(frozen=True, kw_only=True)
 class LSGAN(NamedNets):
-    """Params: those of the family; beta1 of the paper."""
+    """A GAN with a least squares loss; its params are those of the family, beta1 is the paper's."""
 
     beta1: Unit = 0.5
 

@@ -27,8 +27,17 @@ from pipeline.nets.layers import NormName
 
 @dataclass(frozen=True, kw_only=True)
 class NSF(Flow):
-    """steps: steps of flow per level. blocks: residual blocks of a coupling's network, with ``net_norm`` and
-    ``dropout``. bins: K. tail_bound: B. multi_scale: half of the channels leave after each level."""
+    """A flow of spline couplings.
+
+    Attributes:
+        steps: steps of flow per level.
+        blocks: residual blocks of a coupling's network.
+        bins: K, the bins of a spline.
+        tail_bound: B; outside [-B, B] a spline is the identity.
+        dropout: share of a network's hidden channels that are zeroed in training.
+        multi_scale: half of the channels leave after each level.
+        net_norm: normalization in the couplings' networks.
+    """
 
     steps: Positive = 3
     width: Positive = 32

@@ -4,8 +4,8 @@ variation", ICLR 2018, arXiv:1710.10196; the loss is WGAN-GP's (arXiv:1704.00028
     critic:     E D(G(z)) - E D(x) + lambda E (|grad D(x')|_2 - 1)^2 + e E D(x)^2,   x' between x and G(z)
     generator:  -E D(G(z))
 
-Both nets begin at 4 to 7 pixels and grow to the data's size: each further level fades in, then trains for as
-long. While it fades in, real images fade from those of the level before alike.
+Both nets begin at 4 to 7 pixels and grow to the data's size: each further level fades in, and then trains for the same
+time. While a level fades in, real images fade in the same way from those of the level before.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,23 @@ from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.penalties import gradient_penalty
 from pipeline.nets import progan
 from pipeline.nets.layers import doublings
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProGAN(GAN):
-    """penalty: lambda; drift: e. growth: share of the budget at whose end the data's size is reached; the paper
-    shows 800,000 images per stage (a level's fade-in or its training) and goes on until nothing improves.
+    """A GAN that grows from small images to the data's size.
 
-    width: channels at the data's size, doubling with each smaller level, max_width at most. The paper: latent 512,
-    width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4 neighbouring samples.
+    The paper: latent 512, width 16 at 1024 pixels, max_width 512. The critic's minibatch deviation is of groups of 4
+    neighbouring samples.
+
+    Attributes:
+        width: channels at the data's size, doubling with each smaller level.
+        max_width: channels at most.
+        growth: share of the budget at whose end the data's size is reached; the paper shows 800,000 images per stage
+            (a level's fade-in or its training) and goes on until nothing improves.
+        penalty: lambda, the weight of the gradient penalty.
+        drift: e, the weight of the squared scores of real images.
     """
 
     latent: Positive = 64
@@ -41,8 +49,8 @@ class ProGAN(GAN):
     beta2: Unit = 0.99
 
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
-        shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "max_width": self.max_width}
-        return {"generator": progan.Generator(latent=self.latent, **shape), "critic": progan.Critic(**shape)}
+        shape = PyramidShape(channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width)
+        return {"generator": progan.Generator(shape, latent=self.latent), "critic": progan.Critic(shape)}
 
     def real_images(self, batch: Batch, clock: Clock) -> Tensor:
         _, steps = doublings(batch.images.shape[-1])
@@ -54,7 +62,10 @@ class ProGAN(GAN):
                 net.set_progress(self.progress(clock, net.steps))
 
     def progress(self, clock: Clock, steps: int) -> float:
-        """In [0, steps]. One stage trains the first level; then each level has one to fade in and one to train."""
+        """Return the level that the nets have reached, in [0, steps]; a fraction while a level fades in.
+
+        One stage trains the first level; then each level has one to fade in and one to train.
+        """
         stages = clock.fraction / self.growth * (2 * steps + 1)
         level, inside = divmod(max(stages - 1.0, 0.0), 2.0)
         return min(level + min(inside, 1.0), float(steps))

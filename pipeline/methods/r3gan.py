@@ -20,16 +20,26 @@ from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.optimization import Schedule
 from pipeline.families.penalties import r1_penalty
 from pipeline.nets import r3gan
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
 class R3GAN(GAN):
-    """gamma, beta2: at the beginning; final_gamma, final_beta2: at the end. The defaults are the authors' for
-    CIFAR-10 (FFHQ at 256 pixels: gamma 150 to 15); their learning rate ends at 5e-5, here at zero.
+    """A relativistic GAN with R1 and R2.
 
-    width: channels at the data's size, doubling with each halving, max_width at most; blocks: per resolution;
-    group_width: channels per group of the 3 x 3 convolutions; conditional: on the labels. The authors for CIFAR-10:
-    width and max_width 768, conditional, ADA, batches of 512.
+    Defaults of the schedules are the authors' for CIFAR-10 (FFHQ at 256 pixels: gamma 150 to 15); their learning rate
+    ends at 5e-5, here at zero. The authors for CIFAR-10: width and max_width 768, conditional, ADA, batches of 512.
+
+    Attributes:
+        width: channels at the data's size, doubling with each halving.
+        max_width: channels at most.
+        blocks: residual blocks per resolution.
+        group_width: channels per group of the 3 x 3 convolutions.
+        conditional: whether both nets see the labels.
+        gamma: weight of R1 and R2 at the beginning.
+        final_gamma: that weight at the end.
+        beta2: Adam's beta2 at the beginning.
+        final_beta2: Adam's beta2 at the end.
     """
 
     latent: Positive = 64
@@ -49,10 +59,15 @@ class R3GAN(GAN):
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
             raise ValueError("conditional: the data has no labels; set it to false")
-        shape: dict[str, Any] = {"channels": spec.channels, "size": spec.size, "width": self.width}
-        shape |= {"max_width": self.max_width, "blocks": self.blocks, "group_width": self.group_width}
-        shape["classes"] = spec.classes if self.conditional else 0
-        return {"generator": r3gan.Generator(latent=self.latent, **shape), "critic": r3gan.Critic(**shape)}
+        classes = spec.classes if self.conditional else 0
+        shape = PyramidShape(
+            channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width, classes=classes
+        )
+        stages = {"blocks": self.blocks, "group_width": self.group_width}
+        return {
+            "generator": r3gan.Generator(shape, latent=self.latent, **stages),
+            "critic": r3gan.Critic(shape, **stages),
+        }
 
     def settings(self, clock: Clock) -> dict[str, Any]:
         if self.optimizer not in ("adam", "adamw"):
@@ -72,5 +87,5 @@ class R3GAN(GAN):
 
 
 def along_cosine(first: float, last: float, clock: Clock) -> float:
-    """From the one to the other over the budget."""
+    """Return a value that falls or rises from ``first`` to ``last`` over the budget, along a half cosine."""
     return last + (first - last) * (0.5 + 0.5 * math.cos(math.pi * clock.fraction))

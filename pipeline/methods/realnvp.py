@@ -25,8 +25,14 @@ from pipeline.nets.layers import NormName
 
 @dataclass(frozen=True, kw_only=True)
 class RealNVP(Flow):
-    """width: hidden channels at the first level, doubled by every squeeze. blocks: residual blocks of a coupling's
-    network, with ``net_norm``. flow_norm: of the couplings' outputs: batch, actnorm or none."""
+    """A flow of affine couplings with checkerboard and channel masks.
+
+    Attributes:
+        width: hidden channels at the first level, doubled by every squeeze.
+        blocks: residual blocks of a coupling's network.
+        flow_norm: normalization of the couplings' outputs.
+        net_norm: normalization in the couplings' networks.
+    """
 
     width: Positive = 16
     blocks: Positive = 1

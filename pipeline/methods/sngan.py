@@ -20,8 +20,11 @@ from pipeline.nets.pairs import NetName
 
 @dataclass(frozen=True, kw_only=True)
 class SNGAN(NamedNets):
-    """Params at the paper's values for its residual nets (table 3, and setting C's optimizer in the authors' code:
-    Adam 2e-4, 0, 0.9, five critic steps, the rate falling linearly to zero); CIFAR-10 has width 256."""
+    """A GAN whose critic has spectral norm and a hinge loss.
+
+    Defaults are the paper's for its residual nets (table 3, and setting C's optimizer in the authors' code: Adam 2e-4,
+    0, 0.9, five critic steps, the learning rate falling linearly to zero); for CIFAR-10 it has width 256.
+    """
 
     net: NetName = "resnet"
     upsampling: Upsampling = "nearest"

@@ -11,7 +11,7 @@ latent's. The truncation of the noise that sampling is given is the paper's psi:
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,26 @@ from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.latents import PRIORS
 from pipeline.families.penalties import r1_penalty
 from pipeline.nets import stylegan2
+from pipeline.nets.shapes import PyramidShape
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGAN2(GAN):
-    """gamma: weight of R1, every ``penalty_every`` turns; the paper has 10 at 1024 pixels, and Karras et al.,
-    arXiv:2006.06676, 0.01 at 32. path_weight: beta, every ``path_every`` turns. mixing: probability of style mixing.
-    noise: whether each layer's map gets noise of a learned strength; without it the latents alone vary the images.
+    """A GAN whose generator scales its convolutions by styles.
 
-    width: channels at the data's size, doubling with each halving, max_width at most. conditional: on the labels.
     The paper: latent 512, width 32 at 1024 pixels, max_width 512, mapping_layers 8 (2 in arXiv:2006.06676 at 32).
+
+    Attributes:
+        width: channels at the data's size, doubling with each halving.
+        max_width: channels at most.
+        mapping_layers: layers from latents to styles.
+        conditional: whether both nets see the labels.
+        mixing: probability of style mixing, per image.
+        noise: whether each layer's map gets noise of a learned strength; without it the latents alone vary the images.
+        gamma: weight of R1; the paper has 10 at 1024 pixels, and Karras et al., arXiv:2006.06676, 0.01 at 32.
+        penalty_every: iterations from one R1 penalty to the next.
+        path_weight: beta, the weight of the path length penalty; 0: none.
+        path_every: iterations from one path length penalty to the next.
     """
 
     latent: Positive = 64
@@ -55,16 +65,13 @@ class StyleGAN2(GAN):
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
             raise ValueError("conditional: the data has no labels; set it to false")
-        shape: dict[str, Any] = {
-            "channels": spec.channels,
-            "size": spec.size,
-            "width": self.width,
-            "max_width": self.max_width,
-        }
-        shape["classes"] = spec.classes if self.conditional else 0
+        classes = spec.classes if self.conditional else 0
+        shape = PyramidShape(
+            channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width, classes=classes
+        )
         return {
-            "generator": stylegan2.Generator(latent=self.latent, mapping_layers=self.mapping_layers, **shape),
-            "critic": stylegan2.Critic(**shape),
+            "generator": stylegan2.Generator(shape, latent=self.latent, mapping_layers=self.mapping_layers),
+            "critic": stylegan2.Critic(shape),
         }
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, batch: Batch, clock: Clock) -> Terms:

@@ -16,4 +16,4 @@ from pipeline.families.vae import Elbo
 
 @dataclass(frozen=True, kw_only=True)
 class VAE(Elbo):
-    """Params: those of the family: nets, latent, likelihood, beta, its warm-up, free bits."""
+    """A variational autoencoder; its params are those of the family."""

@@ -27,7 +27,13 @@ from pipeline.nets.transformer import Transformer
 
 @dataclass(frozen=True, kw_only=True)
 class VQTransformer(Quantized):
-    """layers, heads, transformer_width: of the Transformer. The steps are AdamW's."""
+    """A Transformer over the codes of a trained vqvae.
+
+    Attributes:
+        layers: blocks of the Transformer.
+        heads: attention heads of a block.
+        transformer_width: dimensions of a token; a multiple of ``heads``.
+    """
 
     sampled: ClassVar[tuple[str, ...]] = ("transformer", "codebook", "decoder")
     starts_from: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder", "likelihood")

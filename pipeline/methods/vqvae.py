@@ -5,9 +5,9 @@ arXiv:1711.00937; the codebook by moving averages (appendix A.1).
 
 both as means, over the image's dimensions and over z's. The decoder's gradient goes straight through to z.
 
-It has no prior over the codes, so Method.sample draws each code by itself as often as it is used, wherever it is:
-a baseline, and blurred texture rather than images. Its ELBO is of that model, and its reconstructions are the
-panel to look at. vq_transformer learns a prior over the codes of a trained vqvae.
+It has no prior over the codes: ``sample`` draws every code independently from its overall frequency, ignoring
+position, which gives blurred texture rather than images and serves as a baseline. Its ELBO is that model's; the panel
+to look at is its reconstructions. vq_transformer learns a prior over the codes of a trained vqvae.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,13 @@ from pipeline.nets.codebook import Codebook, draw
 
 @dataclass(frozen=True, kw_only=True)
 class VQVAE(Quantized):
-    """commitment: beta. decay: of the codebook's averages, per step. revival: codes used less than this share of an
-    equal use are drawn anew from the batch; 0: never."""
+    """An autoencoder with a codebook that moves by averages.
+
+    Attributes:
+        commitment: beta, the weight of the distance between features and codes.
+        decay: decay of the codebook's averages, per step.
+        revival: codes used less than this share of an equal use are drawn from the batch again; 0: never.
+    """
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder")
 

@@ -19,7 +19,11 @@ from pipeline.families.penalties import clip_weights
 
 @dataclass(frozen=True, kw_only=True)
 class WGAN(NamedNets):
-    """clip: the bound of the critic's weights. The other params at the paper's values (RMSprop, no momentum)."""
+    """A Wasserstein GAN with clipped weights; defaults at the paper's values (RMSprop, no momentum).
+
+    Attributes:
+        clip: bound of the critic's weights.
+    """
 
     clip: PositiveFloat = 0.01
     optimizer: OptimizerName = "rmsprop"

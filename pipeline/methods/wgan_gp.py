@@ -18,7 +18,11 @@ from pipeline.nets.layers import NormName
 
 @dataclass(frozen=True, kw_only=True)
 class WGANGP(NamedNets):
-    """penalty: lambda. The other params at the paper's values (algorithm 1; layer norm in the critic)."""
+    """A Wasserstein GAN with a gradient penalty; defaults at the paper's values (algorithm 1, layer norm).
+
+    Attributes:
+        penalty: lambda, the weight of the gradient penalty.
+    """
 
     penalty: NonNegative = 10.0
     lr: PositiveFloat = 1e-4

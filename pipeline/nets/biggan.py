@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, relu
 
 from pipeline.nets.initialization import LAYERS, initialize
-from pipeline.nets.layers import Head, NormName, add_spectral_norm, as_weights_lie, doublings, norm, widths
+from pipeline.nets.layers import Head, NormName, add_spectral_norm, as_weights_lie, norm
+from pipeline.nets.shapes import PyramidShape
 
 INNER = 8  # an attention map is computed from 1 / 8 of the channels, its values are half of them (SAGAN's code)
 
@@ -20,37 +21,28 @@ class Generator(nn.Module):
     """(n, z), labels (n,) -> (n, c, s, s) in [-1, 1].
 
     Latents are cut into as equal parts as possible: the first makes the smallest map, each other one joins the
-    shared embedding of the label (n, e) and with it scales and shifts the norms of a block. attention: blocks whose
-    maps are s / attention wide are followed by self-attention; 0: none.
+    shared embedding of the label (n, e) and with it scales and shifts the norms of a block. Blocks whose maps are
+    s / attention wide are followed by self-attention; attention 0: none.
     """
 
     def __init__(
-        self,
-        *,
-        latent: int,
-        embedding: int,
-        classes: int,
-        channels: int,
-        size: int,
-        width: int,
-        max_width: int,
-        norm_name: NormName,
-        attention: int,
+        self, shape: PyramidShape, *, latent: int, embedding: int, norm_name: NormName, attention: int
     ) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps - 1, width, max_width)
-        self.parts = [latent // (steps + 1) + (k < latent % (steps + 1)) for k in range(steps + 1)]
-        self.grid = (sizes[0], base, base)
-        self.embedding = nn.Embedding(classes, embedding)
-        self.project = nn.Linear(self.parts[0], sizes[0] * base**2)
+        sizes = shape.widths()[1:]
+        self.parts = [latent // (shape.steps + 1) + (k < latent % (shape.steps + 1)) for k in range(shape.steps + 1)]
+        self.grid = (sizes[0], shape.base, shape.base)
+        self.embedding = nn.Embedding(shape.classes, embedding)
+        self.project = nn.Linear(self.parts[0], sizes[0] * shape.base**2)
         self.blocks = nn.ModuleList(
             UpBlock(before, after, embedding + part, norm_name)
             for (before, after), part in zip(pairwise([sizes[0], *sizes]), self.parts[1:], strict=True)
         )
-        self.attentions = attentions(sizes, [base * 2 ** (k + 1) for k in range(steps)], size, attention)
+        self.attentions = attentions(
+            sizes, [shape.base * 2 ** (k + 1) for k in range(shape.steps)], shape.size, attention
+        )
         self.norm = norm(norm_name, sizes[-1])
-        self.output = nn.Conv2d(sizes[-1], channels, 3, 1, 1)
+        self.output = nn.Conv2d(sizes[-1], shape.channels, 3, 1, 1)
         initialize(self, _orthogonal, layers=(*LAYERS, nn.Embedding))
         add_spectral_norm(self)
 
@@ -64,14 +56,17 @@ class Generator(nn.Module):
         return images.tanh()
 
     def orthogonality(self) -> Tensor:
-        """The orthogonal penalty of all weights but the shared embedding's, before their spectral norm."""
+        """Return the orthogonal penalty of all weights but the shared embedding's, before their spectral norm."""
         weights = [weight for weight in self.parameters() if weight.ndim > 1 and weight is not self.embedding.weight]
         return torch.stack([orthogonal_penalty(weight) for weight in weights]).sum()
 
 
 def orthogonal_penalty(weight: Tensor) -> Tensor:
-    """|W W^T * (1 - I)|_F^2 of a weight (outputs, ...) as a matrix (section 3.1, eq. 3): 0 if its rows, the filters,
-    are orthogonal, of whatever length. The diagonal is subtracted, so that the smaller of both products serves."""
+    """Return |W W^T * (1 - I)|_F^2 of a weight (outputs, ...) as a matrix W (section 3.1, eq. 3).
+
+    It is 0 if the rows, the filters, are orthogonal, of whatever length. The diagonal is subtracted, so that the
+    smaller of W W^T and W^T W serves.
+    """
     with torch.autocast(weight.device.type, enabled=False):
         rows = weight.flatten(1)
         product = rows @ rows.t() if len(rows) <= rows.shape[1] else rows.t() @ rows
@@ -131,7 +126,7 @@ class Attention(nn.Module):
 
 
 def attentions(channels: list[int], sizes: list[int], size: int, attention: int) -> nn.ModuleList:
-    """What follows each block, of whose maps channels and sizes are given: attention, or nothing."""
+    """Build what follows each block, given its maps' channels and sizes: attention, or nothing."""
     here = [attention > 0 and each * attention == size for each in sizes]
     return nn.ModuleList(Attention(c) if yes else nn.Identity() for c, yes in zip(channels, here, strict=True))
 
@@ -139,15 +134,16 @@ def attentions(channels: list[int], sizes: list[int], size: int, attention: int)
 class Critic(nn.Module):
     """(n, c, s, s), labels (n,) -> (n, 1): residual blocks, ReLU, the sum over pixels, projection of the label."""
 
-    def __init__(self, *, classes: int, channels: int, size: int, width: int, max_width: int, attention: int) -> None:
+    def __init__(self, shape: PyramidShape, *, attention: int) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps - 1, width, max_width)[::-1]
-        self.first = DownBlock(channels, sizes[0], images=True)
+        sizes = shape.widths()[1:][::-1]
+        self.first = DownBlock(shape.channels, sizes[0], images=True)
         self.blocks = nn.ModuleList(DownBlock(before, after) for before, after in pairwise(sizes))
-        self.attentions = attentions(sizes, [base * 2**k for k in reversed(range(steps))], size, attention)
+        self.attentions = attentions(
+            sizes, [shape.base * 2**k for k in reversed(range(shape.steps))], shape.size, attention
+        )
         self.last = DownBlock(sizes[-1], sizes[-1], halve=False)
-        self.head = Head(sizes[-1], 1, classes)
+        self.head = Head(sizes[-1], 1, shape.classes)
         initialize(self, _orthogonal, layers=(*LAYERS, nn.Embedding))
         add_spectral_norm(self)
 

@@ -11,13 +11,13 @@ from pipeline.core.noise import Noise
 
 
 class Codebook(nn.Module):
-    """k vectors of d dimensions, moved by averages and not by gradients: it has buffers and no parameters.
+    """Vectors (k, d) that move by averages and not by gradients: it has buffers and no parameters.
 
         N <- decay N + (1 - decay) share,  M <- decay M + (1 - decay) sum,  vector = M / N
 
     with each code's share of the batch's vectors and the sum of those vectors over their number. Only
     ``usage`` (N) and ``vectors`` are kept, since M = N vectors. A code whose N falls below ``revival`` / k is
-    dead: it is drawn anew from the batch's vectors. N begins at 0, so the first step draws all of them.
+    dead: it is drawn from the batch's vectors again. N begins at 0, so the first step draws all of them.
     """
 
     def __init__(self, *, codes: int, dim: int, decay: float = 0.99, revival: float = 0.1) -> None:
@@ -33,33 +33,43 @@ class Codebook(nn.Module):
     steps: Tensor
 
     def forward(self, codes: Tensor) -> Tensor:
-        """(n, g, g) int64 -> (n, d, g, g): the codes' vectors."""
+        """Look up the codes' vectors: (n, g, g) int64 -> (n, d, g, g)."""
         return self.vectors[codes].movedim(-1, 1)
 
     def nearest(self, features: Tensor) -> Tensor:
-        """(n, d, g, g) -> (n, g, g) int64: the code at the smallest Euclidean distance; float32 under autocast too."""
+        """Find the code at the smallest Euclidean distance: (n, d, g, g) -> (n, g, g) int64; always in float32."""
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             rows = features.movedim(1, -1).float()
             distances = self.vectors.square().sum(1) - 2.0 * rows @ self.vectors.T  # less |row|^2, which all share
             return distances.argmin(-1)
 
     def prior(self) -> Tensor:
-        """(k,) logarithms of how often each code is used; equal before the first step."""
+        """Return the logarithms of how often each code is used, (k,); equal before the first step."""
         usage = self.usage + 1e-6 / len(self.usage)
         return (usage / usage.sum()).log()
 
     def in_use(self) -> Tensor:
-        """The perplexity of the codes' use, in 1 .. k: how many equally used codes would be as uncertain."""
+        """Return the perplexity of the codes' use, in 1 .. k: how many equally used codes would be as uncertain."""
         log_share = self.prior()
         return (-(log_share.exp() * log_share).sum()).exp()
 
     def observe(self, features: Tensor, codes: Tensor) -> None:
-        """Remembers a batch, (n, d, g, g) and (n, g, g), for the update after the step."""
+        """Remember a batch, (n, d, g, g) and (n, g, g), for the update after the step."""
         self.observed = (features.detach().movedim(1, -1).flatten(0, 2).float(), codes.flatten())
 
     def statistics(self, rank: int, size: int) -> list[Tensor]:
-        """What the update needs, made so that its mean over the ranks is that of the global batch:
-        shares (k,), sums (k, d), and for each code a vector of the batch to begin anew from (k, d)."""
+        """Return what the update needs of the observed batch; its mean over the ranks is the global batch's.
+
+        Args:
+            rank: of this process.
+            size: how many processes there are.
+
+        Returns:
+            Shares (k,), sums (k, d), and for each code a vector of the batch that may replace it (k, d).
+
+        Raises:
+            RuntimeError: no batch was observed since the last call.
+        """
         if self.observed is None:
             raise RuntimeError("codebook: there is no batch to learn from; call observe() in the loss")
         rows, codes = self.observed
@@ -76,7 +86,7 @@ class Codebook(nn.Module):
         return torch.where(own[:, None], size * rows[chosen.clamp(0, len(rows) - 1)], 0.0)
 
     def update(self, shares: Tensor, sums: Tensor, candidates: Tensor) -> None:
-        """One step of the averages, in place; then the dead codes take their candidates."""
+        """Move the averages by one step, in place; then the dead codes take their candidates."""
         self.steps += 1
         self.usage.lerp_(shares, 1.0 - self.decay)
         weight = (1.0 - self.decay) / self.usage.clamp_min(torch.finfo(self.usage.dtype).tiny)
@@ -87,7 +97,7 @@ class Codebook(nn.Module):
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Codes from their log-probabilities by inverse transform: (..., k), (...) in [0, 1) -> (...) int64."""
+    """Draw codes from their log-probabilities by inverse transform: (..., k), (...) in [0, 1) -> (...) int64."""
     edges = logits.float().softmax(-1).cumsum(-1)
     # The last edge may lie below 1 by rounding; what is above it is the last code.
     return (edges[..., :-1] <= uniform[..., None]).sum(-1)

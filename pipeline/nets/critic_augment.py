@@ -1,4 +1,4 @@
-"""What a critic sees of images, real or generated: differentiable augmentations, each image by its own random numbers.
+"""Differentiable augmentations of what a critic sees, real or generated, each image by its own random numbers.
 
 Legend: n samples, c channels, s image size. Images are in [-1, 1] before and may leave it after.
 """
@@ -14,7 +14,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
 
-ADAPT_EVERY = 4  # turns between two changes of ADA's strength (Karras et al., section 3.1)
+ADAPT_EVERY = 4  # critic steps between two changes of ADA's strength (Karras et al., section 3.1)
 ADA_IMAGES = 100_000  # real images in which the strength can go from 0 to 1; the paper has 500,000 for long trainings
 
 
@@ -71,7 +71,10 @@ class Adaptive(CriticAugment):
 
     @torch.no_grad()
     def adapt(self, world: World) -> None:
-        """Every few turns: up while the mean sign of real images' scores is above the target, else down."""
+        """Raise the strength while the mean sign of real images' scores is above the target, else lower it.
+
+        It acts at every ``ADAPT_EVERY``-th call; a collective operation.
+        """
         self.turns += 1
         seen = torch.stack((self.signs, self.images))
         world.average([seen])
@@ -86,6 +89,7 @@ class Adaptive(CriticAugment):
         return {"ada_strength": self.strength.clone()}
 
 
+# By name, made with ADA's target.
 AugmentName = Literal["none", "diffaugment", "ada"]
 
 AUGMENTS: dict[AugmentName, Callable[[float], CriticAugment]] = {
@@ -117,7 +121,7 @@ def _translated(x: Tensor, noise: Noise) -> Tensor:
 
 
 def _cutout(x: Tensor, noise: Noise) -> Tensor:
-    """A square of half the size, its centre anywhere, becomes zero (gray)."""
+    """Set a square of half the size, its centre anywhere, to zero (gray)."""
     size = x.shape[-1]
     half = size // 4
     centre = noise.integers("cutout", size + 1, 2, 1)  # (n, 2, 1)

@@ -34,7 +34,7 @@ class EqualizedConv2d(nn.Conv2d):
 
 
 class EqualizedLinear(nn.Linear):
-    """The same for (n, before) -> (n, after). rate: how much slower than its neighbours it learns (below 1)."""
+    """An equalized linear layer (n, before) -> (n, after); rate: how much slower than others it learns (below 1)."""
 
     def __init__(self, before: int, after: int, *, gain: float = HE, rate: float = 1.0, bias: float = 0.0) -> None:
         super().__init__(before, after)
@@ -52,12 +52,12 @@ def _constant(bias: Tensor | None, value: float) -> None:
 
 
 def pixel_norm(features: Tensor) -> Tensor:
-    """Every pixel's channels, or every sample's features, to unit root mean square (section 4.2)."""
+    """Scale every pixel's channels, or every sample's features, to unit root mean square (section 4.2)."""
     return features * (features.square().mean(1, keepdim=True) + _EPSILON).rsqrt()
 
 
 def minibatch_stddev(maps: Tensor, group: int = GROUP) -> Tensor:
-    """(n, c, h, w) -> (n, c + 1, h, w): a last channel with the mean deviation inside the sample's group (section 3).
+    """Append a channel with the mean deviation inside the sample's group (section 3): (n, c, h, w) -> (n, c + 1, h, w).
 
     A group is ``group`` samples in a row, so that workers with contiguous shares of a batch form the same groups
     as one process does; where the batch is no multiple of it, the largest common divisor of both.

@@ -29,19 +29,30 @@ _NORMS: dict[NormName, Callable[[int, bool], nn.Module]] = {
 
 
 def norm(name: NormName, channels: int, *, affine: bool = True) -> nn.Module:
-    """A normalization of (n, c, h, w) by name: batch, layer (over c, h, w), group, instance or none."""
+    """Build a normalization of (n, c, h, w); layer norm is over c, h and w."""
     return _NORMS[name](channels, affine)
 
 
 def vector_norm(name: NormName, features: int) -> nn.Module:
-    """The same of (n, f); ValueError for instance norm, of which a vector has one value each."""
+    """Build a normalization of vectors (n, f).
+
+    Args:
+        name: which one.
+        features: f.
+
+    Returns:
+        The layer.
+
+    Raises:
+        ValueError: instance norm, under which every number of a vector would be a group of its own.
+    """
     if name == "instance":
         raise ValueError("instance norm needs images, not vectors; use layer")
     return nn.BatchNorm1d(features) if name == "batch" else norm(name, features)
 
 
 def groups(channels: int) -> int:
-    """The most groups, a power of two, that divide the channels into at least four each."""
+    """Return how many groups group norm has: the largest power of two that leaves at least four channels to each."""
     count = LARGEST_GROUPS
     while channels % count or channels < GROUP * count:
         count //= 2
@@ -62,14 +73,20 @@ _UPSAMPLINGS: dict[Upsampling, Callable[[int, int, bool], nn.Module]] = {
 
 
 def upsample(name: Upsampling, before: int, after: int, *, bias: bool = True) -> nn.Module:
-    """(n, before, h, w) -> (n, after, 2h, 2w), learned: a transposed convolution of 4 x 4, or a convolution of
-    3 x 3 behind nearest upsampling (Odena et al., 2016) or before PixelShuffle (Shi et al., arXiv:1609.05158)."""
+    """Build a learned layer (n, before, h, w) -> (n, after, 2h, 2w).
+
+    It is a transposed convolution of 4 x 4, or a convolution of 3 x 3 after nearest upsampling (Odena et al., 2016) or
+    before PixelShuffle (Shi et al., arXiv:1609.05158).
+    """
     return _UPSAMPLINGS[name](before, after, bias)
 
 
 class LabelledNorm(nn.Module):
-    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683): images (n, c, h, w),
-    labels (n,) -> (n, c, h, w). Under the norm "none" scale and shift alone; without classes the plain norm."""
+    """A norm whose scale and shift belong to the class (de Vries et al., arXiv:1707.00683).
+
+    Maps (n, c, h, w), labels (n,) -> (n, c, h, w). The norm "none" leaves scale and shift alone; without classes it is
+    the plain norm.
+    """
 
     def __init__(self, name: NormName, channels: int, classes: int = 0) -> None:
         super().__init__()
@@ -124,8 +141,11 @@ class Projection(nn.Embedding):
 
 
 class Head(nn.Module):
-    """(n, f), labels (n,) -> (n, outputs): a linear layer and, with classes, the inner product of the features with
-    the label's embedding (Miyato, Koyama, "cGANs with projection discriminator", arXiv:1802.05637, eq. 3)."""
+    """(n, f), labels (n,) -> (n, outputs): a linear layer and, with classes, a projection.
+
+    That is the inner product of the features with the label's embedding (Miyato, Koyama, "cGANs with projection
+    discriminator", arXiv:1802.05637, eq. 3).
+    """
 
     def __init__(self, features: int, outputs: int, classes: int = 0) -> None:
         super().__init__()
@@ -175,7 +195,7 @@ class SpectralNorm(nn.Module):
 
 
 def add_spectral_norm(net: nn.Module) -> None:
-    """Spectral norm on every convolution, linear layer and projection; call it once the weights are initialized."""
+    """Add spectral norm to every convolution, linear layer and projection; call it once the weights are drawn."""
     for module in list(net.modules()):
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | Projection):
             outputs = 1 if isinstance(module, nn.ConvTranspose2d) else 0
@@ -183,15 +203,22 @@ def add_spectral_norm(net: nn.Module) -> None:
 
 
 def as_weights_lie(images: Tensor, net: nn.Module) -> Tensor:
-    """(n, c, h, w) in the memory format of the net's convolutions, so that no layer has to mix two."""
+    """Return images (n, c, h, w) in the memory format of the net's convolutions, so that no layer has to mix two."""
     last = all(w.is_contiguous(memory_format=torch.channels_last) for w in net.parameters() if w.ndim == 4)
     return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def doublings(size: int) -> tuple[int, int]:
-    """(base, k) with size = base * 2**k and base in 4..7: where a convolutional pyramid starts.
+    """Return where a convolutional pyramid starts and how often it doubles.
 
-    ValueError where there is no such base (for example 8 * 2**k + odd sizes such as 30 or 33).
+    Args:
+        size: of the image.
+
+    Returns:
+        (base, k) with size = base * 2**k and base in 4 .. 7.
+
+    Raises:
+        ValueError: there is no such base, for example for 30 or 33.
     """
     base, steps = size, 0
     while base > 7 and base % 2 == 0:
@@ -202,5 +229,5 @@ def doublings(size: int) -> tuple[int, int]:
 
 
 def widths(steps: int, width: int, max_width: int) -> list[int]:
-    """Channels of levels 0 to ``steps``: ``width`` at the last, doubling per level before, ``max_width`` at most."""
+    """Return the channels of levels 0 to ``steps``: ``width`` at the last, doubling before, up to max_width."""
     return [min(width * 2 ** (steps - level), max_width) for level in range(steps + 1)]

@@ -9,15 +9,13 @@ Legend: n samples, z latent dimensions, c image channels, s image size, w units 
 from torch import Tensor, nn
 
 from pipeline.nets.layers import (
-    Conditioning,
     Head,
     LabelledFeatures,
     LabelledImages,
-    NormName,
-    Upsampling,
     add_spectral_norm,
     vector_norm,
 )
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 
 class Generator(nn.Module):
@@ -26,26 +24,16 @@ class Generator(nn.Module):
     With classes, an embedding of the label (n,) is added to the first layer's normalized features.
     """
 
-    def __init__(
-        self,
-        *,
-        latent: int,
-        channels: int,
-        size: int,
-        width: int,
-        norm_name: NormName = "batch",
-        upsampling: Upsampling = "transposed",
-        spectral: bool = False,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, shape: GeneratorShape) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Linear(latent, width), vector_norm(norm_name, width))
-        self.label = LabelledFeatures(width, classes)
+        width, pixels = shape.width, shape.channels * shape.size**2
+        self.first = nn.Sequential(nn.Linear(shape.latent, width), vector_norm(shape.norm_name, width))
+        self.label = LabelledFeatures(width, shape.classes)
         self.layers = nn.Sequential(
-            *(nn.ReLU(), nn.Linear(width, width), vector_norm(norm_name, width), nn.ReLU(inplace=True)),
-            *(nn.Linear(width, channels * size * size), nn.Tanh(), nn.Unflatten(1, (channels, size, size))),
+            *(nn.ReLU(), nn.Linear(width, width), vector_norm(shape.norm_name, width), nn.ReLU(inplace=True)),
+            *(nn.Linear(width, pixels), nn.Tanh(), nn.Unflatten(1, (shape.channels, shape.size, shape.size))),
         )
-        if spectral:
+        if shape.spectral:
             add_spectral_norm(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -59,27 +47,16 @@ class Critic(nn.Module):
     With classes, the label (n,) is projected on the last features, or concatenated to the images as a map.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        size: int,
-        width: int,
-        norm_name: NormName = "batch",
-        outputs: int = 1,
-        spectral: bool = False,
-        classes: int = 0,
-        conditioning: Conditioning = "projection",
-    ) -> None:
+    def __init__(self, shape: CriticShape) -> None:
         super().__init__()
-        self.input = LabelledImages(channels, size, classes if conditioning == "concat" else 0)
-        inputs = self.input.channels * size * size
+        self.input = LabelledImages(shape.channels, shape.size, shape.concatenated)
+        width, pixels = shape.width, self.input.channels * shape.size**2
         self.layers = nn.Sequential(
-            *(nn.Flatten(), nn.Linear(inputs, width), nn.LeakyReLU(0.2, inplace=True)),
-            *(nn.Linear(width, width), vector_norm(norm_name, width), nn.LeakyReLU(0.2, inplace=True)),
+            *(nn.Flatten(), nn.Linear(pixels, width), nn.LeakyReLU(0.2, inplace=True)),
+            *(nn.Linear(width, width), vector_norm(shape.norm_name, width), nn.LeakyReLU(0.2, inplace=True)),
         )
-        self.head = Head(width, outputs, classes if conditioning == "projection" else 0)
-        if spectral:
+        self.head = Head(width, shape.outputs, shape.projected)
+        if shape.spectral:
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -7,4 +7,4 @@ from pipeline.nets import dcgan, mlp, resnet
 NetName = Literal["dcgan", "mlp", "resnet"]
 
 PAIRS: dict[NetName, Any] = {"dcgan": dcgan, "mlp": mlp, "resnet": resnet}
-"""Each module has a Generator, (n, z) -> (n, c, s, s), and a Critic, (n, c, s, s) -> (n, outputs)."""
+"""Modules by name: each has a Generator, (n, z) -> (n, c, s, s), and a Critic, (n, c, s, s) -> (n, outputs)."""

@@ -78,11 +78,11 @@ class PatchCritic(nn.Module):
 
 
 class ImagePool(nn.Module):
-    """Earlier images of a generator, of which its critic sees one for every second image (Shrivastava et al.,
-    arXiv:1612.07828): it does not forget what the generator no longer makes.
+    """Earlier images of a generator: its critic sees one of them for every second image.
 
-    A shown image gives its place to the new one. One pool for all ranks, held by each: ``absorb`` gathers
-    what they made. Buffers: images (k, c, s, s); filled, how many there are.
+    So the critic does not forget what the generator no longer makes (Shrivastava et al., arXiv:1612.07828). A shown
+    image gives its place to the new one. One pool for all ranks, held by each: ``absorb`` gathers what they made.
+    Its buffers are ``images`` (k, c, s, s) and ``filled``, how many of them there are.
     """
 
     images: Tensor
@@ -95,7 +95,7 @@ class ImagePool(nn.Module):
         self._made: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, made: Tensor, noise: Noise) -> Tensor:
-        """(n, c, s, s): each image itself, or one of the pool."""
+        """Return each image itself or one of the pool, (n, c, s, s)."""
         count = len(self.images)
         if count == 0:
             return made
@@ -106,7 +106,7 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def absorb(self, world: World) -> None:
-        """Takes in the images of the last forward pass, of all ranks in their order."""
+        """Take in the images of the last forward pass, of all ranks in their order (a collective operation)."""
         if self._made is None:
             return
         made, slots, exchanged = (world.gather(tensor) for tensor in self._made)

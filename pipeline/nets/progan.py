@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, leaky_relu
 
 from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
-from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.layers import as_weights_lie, doublings
+from pipeline.nets.shapes import PyramidShape
 
 
 class Growing(nn.Module):
@@ -36,13 +37,13 @@ class Growing(nn.Module):
         self.register_load_state_dict_post_hook(_follow)  # type: ignore[no-untyped-call]
 
     def set_progress(self, progress: float) -> None:
-        """To a number in [0, steps]."""
+        """Set how far the net has grown, a number in [0, steps]."""
         self.progress.fill_(progress)
         self.level = math.ceil(progress)
         self.fading = progress != self.level
 
     def faded(self, before: Tensor, now: Tensor) -> Tensor:
-        """What the level before gives, moving to what this level gives."""
+        """Blend what the level before gives into what this level gives."""
         weight = (self.progress - (self.level - 1)).to(now.dtype)
         return torch.lerp(before, now, weight)
 
@@ -52,8 +53,10 @@ def _follow(net: Any, incompatible: Any) -> None:
 
 
 def faded(images: Tensor, progress: float) -> Tensor:
-    """Real images (n, c, s, s) as a generator could make them at that progress: of the level's resolution, and while
-    the level fades in, mixed with those of the level before."""
+    """Return real images (n, c, s, s) as a generator could make them at that progress.
+
+    They are of the level's resolution and, while the level fades in, mixed with those of the level before.
+    """
     _, steps = doublings(images.shape[-1])
     level = math.ceil(progress)
     now = _shrunk(images, steps - level)
@@ -64,12 +67,12 @@ def faded(images: Tensor, progress: float) -> Tensor:
 
 
 def _shrunk(images: Tensor, times: int) -> Tensor:
-    """To 1 / 2**times of the size."""
+    """Return images of 1 / 2**times of the size."""
     return avg_pool2d(images, 2**times) if times else images
 
 
 def _enlarged(images: Tensor, times: int) -> Tensor:
-    """To 2**times the size."""
+    """Return images of 2**times the size."""
     return interpolate(images, scale_factor=float(2**times)) if times else images
 
 
@@ -79,15 +82,14 @@ class Generator(Growing):
     The image is linear in the last features; in evaluation mode it is cut to [-1, 1].
     """
 
-    def __init__(self, *, latent: int, channels: int, size: int, width: int, max_width: int) -> None:
-        base, steps = doublings(size)
-        super().__init__(steps)
-        sizes = widths(steps, width, max_width)
-        self.grid = (sizes[0], base, base)
-        self.project = EqualizedLinear(latent, sizes[0] * base**2, gain=HE / 4)  # the gain of the authors' code
+    def __init__(self, shape: PyramidShape, *, latent: int) -> None:
+        super().__init__(shape.steps)
+        sizes = shape.widths()
+        self.grid = (sizes[0], shape.base, shape.base)
+        self.project = EqualizedLinear(latent, sizes[0] * shape.base**2, gain=HE / 4)  # the gain of the authors' code
         self.first = EqualizedConv2d(sizes[0], sizes[0], 3)
         self.blocks = nn.ModuleList(UpBlock(before, after) for before, after in pairwise(sizes))
-        self.to_image = nn.ModuleList(EqualizedConv2d(now, channels, 1, gain=1.0) for now in sizes)
+        self.to_image = nn.ModuleList(EqualizedConv2d(now, shape.channels, 1, gain=1.0) for now in sizes)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         grid = as_weights_lie(self.project(pixel_norm(latents)).unflatten(1, self.grid), self)
@@ -123,14 +125,13 @@ class Critic(Growing):
     smaller; the score is larger by as much, so that WGAN-GP's bound on the gradient is as near at every level.
     """
 
-    def __init__(self, *, channels: int, size: int, width: int, max_width: int) -> None:
-        base, steps = doublings(size)
-        super().__init__(steps)
-        sizes = widths(steps, width, max_width)
-        self.from_image = nn.ModuleList(EqualizedConv2d(channels, now, 1) for now in sizes)
+    def __init__(self, shape: PyramidShape) -> None:
+        super().__init__(shape.steps)
+        sizes = shape.widths()
+        self.from_image = nn.ModuleList(EqualizedConv2d(shape.channels, now, 1) for now in sizes)
         self.blocks = nn.ModuleList(DownBlock(before, after) for after, before in pairwise(sizes))
         self.last = EqualizedConv2d(sizes[0] + 1, sizes[0], 3)
-        self.hidden = EqualizedLinear(sizes[0] * base**2, sizes[0])
+        self.hidden = EqualizedLinear(sizes[0] * shape.base**2, sizes[0])
         self.score = EqualizedLinear(sizes[0], 1, gain=1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

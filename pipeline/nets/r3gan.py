@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from pipeline.nets.equalized import SLOPE
-from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.layers import as_weights_lie
 from pipeline.nets.resample import Resample
+from pipeline.nets.shapes import PyramidShape
 
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # of the leaky ReLU (He et al., arXiv:1502.01852)
 EXPANSION = 2  # a block's inner channels to its outer ones
@@ -30,29 +31,17 @@ class Generator(nn.Module):
     last features; in evaluation mode it is cut to [-1, 1].
     """
 
-    def __init__(
-        self,
-        *,
-        latent: int,
-        channels: int,
-        size: int,
-        width: int,
-        max_width: int,
-        blocks: int,
-        group_width: int,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, shape: PyramidShape, *, latent: int, blocks: int, group_width: int) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps, width, max_width)
-        self.embedding = scaled(nn.Embedding(classes, latent), classes) if classes else None
-        inputs = 2 * latent if classes else latent
-        self.basis = nn.Parameter(torch.randn(sizes[0], base, base))
+        sizes = shape.widths()
+        self.embedding = scaled(nn.Embedding(shape.classes, latent), shape.classes) if shape.classes else None
+        inputs = 2 * latent if shape.classes else latent
+        self.basis = nn.Parameter(torch.randn(sizes[0], shape.base, shape.base))
         self.project = scaled(nn.Linear(inputs, sizes[0], bias=False), inputs)
         depth = blocks * len(sizes)
         self.stages = nn.ModuleList(stage(now, blocks, group_width, depth) for now in sizes)
         self.transitions = nn.ModuleList(Up(before, after) for before, after in pairwise(sizes))
-        self.to_image = scaled(nn.Conv2d(sizes[-1], channels, 1, bias=False), sizes[-1])
+        self.to_image = scaled(nn.Conv2d(sizes[-1], shape.channels, 1, bias=False), sizes[-1])
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
@@ -71,29 +60,18 @@ class Critic(nn.Module):
     With classes, the score is the inner product of the last features with an embedding of the label.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        size: int,
-        width: int,
-        max_width: int,
-        blocks: int,
-        group_width: int,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, shape: PyramidShape, *, blocks: int, group_width: int) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps, width, max_width)[::-1]
-        self.from_image = scaled(nn.Conv2d(channels, sizes[0], 1, bias=False), channels)
+        sizes = shape.widths()[::-1]
+        self.from_image = scaled(nn.Conv2d(shape.channels, sizes[0], 1, bias=False), shape.channels)
         depth = blocks * len(sizes)
         self.stages = nn.ModuleList(stage(now, blocks, group_width, depth) for now in sizes)
         self.transitions = nn.ModuleList(Down(before, after) for before, after in pairwise(sizes))
         last = sizes[-1]
-        self.basis = scaled(nn.Conv2d(last, last, base, groups=last, bias=False), base**2)
-        self.score = scaled(nn.Linear(last, last if classes else 1, bias=False), last)
-        # The authors' gain: classes inputs of one-hot labels, and an inner product over all features.
-        self.embedding = scaled(nn.Embedding(classes, last), classes, last**-0.5) if classes else None
+        self.basis = scaled(nn.Conv2d(last, last, shape.base, groups=last, bias=False), shape.base**2)
+        self.score = scaled(nn.Linear(last, last if shape.classes else 1, bias=False), last)
+        # The authors' gain: shape.classes inputs of one-hot labels, and an inner product over all features.
+        self.embedding = scaled(nn.Embedding(shape.classes, last), shape.classes, last**-0.5) if shape.classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = self.stages[0](self.from_image(images))
@@ -121,6 +99,7 @@ class Block(nn.Module):
 
 
 def stage(channels: int, blocks: int, group_width: int, depth: int) -> nn.Sequential:
+    """Build the blocks of one resolution; depth: blocks of the net."""
     return nn.Sequential(*(Block(channels, group_width, depth) for _ in range(blocks)))
 
 
@@ -137,7 +116,7 @@ class Up(nn.Module):
 
 
 class Down(nn.Module):
-    """(n, before, h, w) -> (n, after, h / 2, w / 2): the other way round."""
+    """(n, before, h, w) -> (n, after, h / 2, w / 2): filtered downsampling, then the 1 x 1 convolution."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -150,7 +129,7 @@ class Down(nn.Module):
 
 
 def changed(before: int, after: int) -> nn.Module:
-    """A 1 x 1 convolution, where the number of channels changes."""
+    """Build a 1 x 1 convolution if the number of channels changes, else the identity."""
     return nn.Identity() if before == after else scaled(nn.Conv2d(before, after, 1, bias=False), before)
 
 
@@ -158,7 +137,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear, nn.Embedding)
 
 
 def scaled(layer: Layer, inputs: int, gain: float = 1.0) -> Layer:
-    """The layer with weights from N(0, gain^2 / inputs) and biases 0."""
+    """Draw a layer's weights from N(0, gain^2 / inputs), in place, and return it; biases become 0."""
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(inputs))
     if isinstance(bias := getattr(layer, "bias", None), Tensor):
         nn.init.zeros_(bias)

@@ -19,15 +19,15 @@ class Resample(nn.Module):
         self.register_buffer("kernel", taps.outer(taps)[None, None], persistent=False)
 
     def up(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, 2h, 2w)."""
+        """Double the size: (n, c, h, w) -> (n, c, 2h, 2w)."""
         return conv_transpose2d(images, 4 * self._kernels(images), stride=2, padding=1, groups=images.shape[1])
 
     def down(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, h / 2, w / 2)."""
+        """Halve the size: (n, c, h, w) -> (n, c, h / 2, w / 2)."""
         return conv2d(images, self._kernels(images), stride=2, padding=1, groups=images.shape[1])
 
     def blur(self, images: Tensor, margin: int, gain: float = 1.0) -> Tensor:
-        """(n, c, h, w) -> (n, c, h + 2 margin - 3, ...)."""
+        """Apply the filter alone: (n, c, h, w) -> (n, c, h + 2 margin - 3, w + 2 margin - 3)."""
         return conv2d(images, gain * self._kernels(images), padding=margin, groups=images.shape[1])
 
     def _kernels(self, images: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torch.nn.functional import avg_pool2d, interpolate, relu
 
 from pipeline.nets.initialization import initialize
 from pipeline.nets.layers import (
-    Conditioning,
     Head,
     LabelledImages,
     LabelledNorm,
@@ -28,39 +27,32 @@ from pipeline.nets.layers import (
     norm,
     upsample,
 )
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 FLAT_UP_TO = 32  # pixels: every block of one width
 MAX_FACTOR = 16
 
 
 class Generator(nn.Module):
-    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, a residual block per doubling (the paper's upsampling:
-    nearest), norm, ReLU, convolution, tanh. With classes, each block's norms have the class's scale and shift."""
+    """(n, z) -> (n, c, s, s) in [-1, 1]: a projection, a residual block per doubling, norm, ReLU, convolution, tanh.
 
-    def __init__(
-        self,
-        *,
-        latent: int,
-        channels: int,
-        size: int,
-        width: int,
-        norm_name: NormName = "batch",
-        upsampling: Upsampling = "transposed",
-        spectral: bool = False,
-        classes: int = 0,
-    ) -> None:
+    The paper's upsampling is nearest. With classes, each block's norms have the class's scale and shift.
+    """
+
+    def __init__(self, shape: GeneratorShape) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        widths = [width * _factor(size, k) for k in reversed(range(steps + 1))]
+        base, steps = doublings(shape.size)
+        widths = [shape.width * _factor(shape.size, k) for k in reversed(range(steps + 1))]
         self.grid = (widths[0], base, base)
-        self.project = nn.Linear(latent, widths[0] * base * base)
+        self.project = nn.Linear(shape.latent, widths[0] * base * base)
         self.blocks = nn.ModuleList(
-            UpBlock(before, after, norm_name, upsampling, classes) for before, after in pairwise(widths)
+            UpBlock(before, after, shape.norm_name, shape.upsampling, shape.classes)
+            for before, after in pairwise(widths)
         )
-        self.norm = norm(norm_name, widths[-1])
-        self.output = nn.Conv2d(widths[-1], channels, 3, 1, 1)
+        self.norm = norm(shape.norm_name, widths[-1])
+        self.output = nn.Conv2d(widths[-1], shape.channels, 3, 1, 1)
         _initialize(self)
-        if spectral:
+        if shape.spectral:
             add_spectral_norm(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -77,31 +69,20 @@ class Critic(nn.Module):
     With classes, the label (n,) is projected on the last features, or concatenated to the images as a map.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        size: int,
-        width: int,
-        norm_name: NormName = "batch",
-        outputs: int = 1,
-        spectral: bool = False,
-        classes: int = 0,
-        conditioning: Conditioning = "projection",
-    ) -> None:
+    def __init__(self, shape: CriticShape) -> None:
         super().__init__()
-        _, steps = doublings(size)
-        halvings, others = (min(steps, 2), 2) if size <= FLAT_UP_TO else (steps, 1)
-        widths = [width * _factor(size, k) for k in range(halvings + others)]
-        self.input = LabelledImages(channels, size, classes if conditioning == "concat" else 0)
+        _, steps = doublings(shape.size)
+        halvings, others = (min(steps, 2), 2) if shape.size <= FLAT_UP_TO else (steps, 1)
+        widths = [shape.width * _factor(shape.size, k) for k in range(halvings + others)]
+        self.input = LabelledImages(shape.channels, shape.size, shape.concatenated)
         self.first = FirstBlock(self.input.channels, widths[0])
         self.blocks = nn.ModuleList(
-            DownBlock(before, after, norm_name, halve=number < halvings)
+            DownBlock(before, after, shape.norm_name, halve=number < halvings)
             for number, (before, after) in enumerate(pairwise(widths), start=1)
         )
-        self.head = Head(widths[-1], outputs, classes if conditioning == "projection" else 0)
+        self.head = Head(widths[-1], shape.outputs, shape.projected)
         _initialize(self)
-        if spectral:
+        if shape.spectral:
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -113,14 +94,14 @@ class Critic(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A shortcut and two layers beside it."""
+    """A shortcut, and a residual of two layers."""
 
     conv1: nn.Module
     conv2: nn.Module
 
     @property
     def residual(self) -> tuple[nn.Module, nn.Module]:
-        """The layers beside the shortcut."""
+        """The two layers of the residual."""
         return self.conv1, self.conv2
 
 

@@ -15,8 +15,9 @@ from torch.nn.functional import conv_transpose2d, leaky_relu, linear
 
 from pipeline.core.world import World
 from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
-from pipeline.nets.layers import as_weights_lie, doublings, widths
+from pipeline.nets.layers import as_weights_lie
 from pipeline.nets.resample import Resample
+from pipeline.nets.shapes import PyramidShape
 
 MAPPING_RATE = 0.01  # of the mapping's learning rate to the other layers' (Karras et al., arXiv:1812.04948)
 STYLE_DECAY = 0.995  # of the running mean of w, per step
@@ -89,7 +90,8 @@ class Mapping(nn.Module):
     """(n, z), labels -> w (n, z): a multilayer perceptron from unit length, slow to learn.
 
     With classes, an embedding of the label, also of unit length, comes behind the latents (Karras et al.,
-    arXiv:2006.06676). average: the running mean of w; latest: the mean over the last training batch.
+    arXiv:2006.06676). Its buffers are ``average`` (z,), the running mean of w, and ``latest`` (z,), the mean over the
+    last training batch.
     """
 
     average: Tensor
@@ -124,46 +126,45 @@ class Generator(nn.Module):
     path_mean: Tensor
     path_latest: Tensor
 
-    def __init__(
-        self,
-        *,
-        latent: int,
-        channels: int,
-        size: int,
-        width: int,
-        max_width: int,
-        mapping_layers: int,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, shape: PyramidShape, *, latent: int, mapping_layers: int) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps, width, max_width)
-        self.mapping = Mapping(latent, mapping_layers, classes)
-        self.constant = nn.Parameter(torch.randn(sizes[0], base, base))
+        sizes = shape.widths()
+        self.mapping = Mapping(latent, mapping_layers, shape.classes)
+        self.constant = nn.Parameter(torch.randn(sizes[0], shape.base, shape.base))
         self.first = StyledConv(sizes[0], sizes[0], styles=latent)
         self.blocks = nn.ModuleList(UpBlock(before, after, latent) for before, after in pairwise(sizes))
-        self.to_image = nn.ModuleList(ToImage(now, channels, styles=latent) for now in sizes)
+        self.to_image = nn.ModuleList(ToImage(now, shape.channels, styles=latent) for now in sizes)
         self.resample = Resample()
-        self.styles = 2 * steps + 2  # per level one for each convolution; an image shares the next level's first
-        self.noises = [base**2] + [(base * 2**level) ** 2 for level in range(1, steps + 1) for _ in range(2)]
+        self.styles = 2 * shape.steps + 2  # per level one for each convolution; an image shares the next level's first
+        self.noises = [shape.base**2] + [
+            (shape.base * 2**level) ** 2 for level in range(1, shape.steps + 1) for _ in range(2)
+        ]
         self.register_buffer("path_mean", torch.zeros(()))
         self.register_buffer("path_latest", torch.zeros(()))
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One style for the whole image, and no noise."""
+        """Generate with one style for the whole image, and no noise."""
         return self.synthesis(self.repeated(self.mapping(latents, labels)))
 
     def repeated(self, w: Tensor) -> Tensor:
-        """(n, z) -> (n, L, z)."""
+        """Repeat one style for every layer: (n, z) -> (n, L, z)."""
         return w[:, None].expand(-1, self.styles, -1)
 
     def mixed(self, first: Tensor, second: Tensor, crossing: Tensor) -> Tensor:
-        """w (n, z) of two latents -> (n, L, z): the first below layer ``crossing`` (n,), from there on the second."""
+        """Mix styles (n, z) to (n, L, z): the first below layer ``crossing`` (n,), from there on the second."""
         layers = torch.arange(self.styles, device=crossing.device)
         return torch.where((layers < crossing[:, None])[:, :, None], first[:, None], second[:, None])
 
     def synthesis(self, styles: Tensor, noise: Tensor | None = None) -> Tensor:
-        """styles: (n, L, z). noise: (n, sum of noises), standard normal, the pixels of every layer's map in a row."""
+        """Generate images from the styles of every layer.
+
+        Args:
+            styles: (n, L, z).
+            noise: standard normal, (n, sum of noises): the pixels of every layer's map in a row; None: no noise.
+
+        Returns:
+            (n, c, s, s); in evaluation mode cut to [-1, 1].
+        """
         inputs = self._split(noise)
         start = self.constant.expand(styles.shape[0], -1, -1, -1)  # len() would fix the size of an exported batch
         maps = self.first(as_weights_lie(start, self), styles[:, 0], inputs[0])
@@ -176,7 +177,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def follow(self, world: World) -> None:
-        """After a step: the running means move by what all workers' batches gave.
+        """Move the running means by what all workers' batches gave; for after a step, a collective operation.
 
         Where no path was measured, the latest length is the mean itself, and the mean stays.
         """
@@ -205,9 +206,15 @@ class UpBlock(nn.Module):
 
 
 def path_lengths(images: Tensor, styles: Tensor, directions: Tensor) -> Tensor:
-    """(n,): |J_w^T y|_2, its root mean square over an image's styles (appendix B), differentiable again.
+    """Return |J_w^T y|_2, its root mean square over an image's styles (appendix B), differentiable again.
 
-    images, and directions y ~ N(0, I): (n, c, s, s); styles: (n, L, z), of which the images are made.
+    Args:
+        images: (n, c, s, s).
+        styles: (n, L, z), of which the images are made.
+        directions: y ~ N(0, I), (n, c, s, s).
+
+    Returns:
+        (n,).
     """
     projected = (images * directions).sum() / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad(projected, styles, create_graph=True)
@@ -220,16 +227,15 @@ class Critic(nn.Module):
     With classes, the score is the inner product of the last features with an embedding of the label.
     """
 
-    def __init__(self, *, channels: int, size: int, width: int, max_width: int, classes: int = 0) -> None:
+    def __init__(self, shape: PyramidShape) -> None:
         super().__init__()
-        base, steps = doublings(size)
-        sizes = widths(steps, width, max_width)
-        self.from_image = EqualizedConv2d(channels, sizes[-1], 1)
+        sizes = shape.widths()
+        self.from_image = EqualizedConv2d(shape.channels, sizes[-1], 1)
         self.blocks = nn.ModuleList(DownBlock(before, after) for before, after in pairwise(reversed(sizes)))
         self.last = EqualizedConv2d(sizes[0] + 1, sizes[0], 3)
-        self.hidden = EqualizedLinear(sizes[0] * base**2, sizes[0])
-        self.score = EqualizedLinear(sizes[0], sizes[0] if classes else 1, gain=1.0)
-        self.embedding = nn.Embedding(classes, sizes[0]) if classes else None
+        self.hidden = EqualizedLinear(sizes[0] * shape.base**2, sizes[0])
+        self.score = EqualizedLinear(sizes[0], sizes[0] if shape.classes else 1, gain=1.0)
+        self.embedding = nn.Embedding(shape.classes, sizes[0]) if shape.classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = leaky_relu(self.from_image(images), SLOPE)

@@ -33,7 +33,7 @@ class Transformer(nn.Module):
             nn.init.normal_(module.weight, 0.0, 0.02)
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Teacher forcing: all positions at once."""
+        """Predict all positions at once (teacher forcing)."""
         before = torch.cat((self._first(codes, labels), self.code(codes[:, :-1])), dim=1)
         tokens = before + self.position[: codes.shape[1]]
         for block in self.blocks:
@@ -42,7 +42,7 @@ class Transformer(nn.Module):
         return logits
 
     def generate(self, uniform: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(n, t) codes, each drawn given those before it by inverse transform of a number in [0, 1): (n, t)."""
+        """Draw codes one after another, by inverse transform of numbers in [0, 1): (n, t) -> (n, t)."""
         caches: list[Cache | None] = [None] * len(self.blocks)
         token, codes = self._first(uniform, labels), []
         for position in range(uniform.shape[1]):
@@ -75,7 +75,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(_linear(width, 4 * width), nn.GELU(), _linear(4 * width, width, last))
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """With a cache the tokens come after those in it, and there is one of them."""
+        """Return the tokens and the cache; given a cache, there is one token, which comes after those in it."""
         split = self.attend(self.norms[0](tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4)  # (n, h, t, w / h) each
         if cache is not None:

@@ -73,9 +73,9 @@ def _he(layer: Any) -> None:
 
 
 def _widths(size: int, grid: int, width: int) -> list[int]:
-    """Channels after each halving from the image's size to the grid's: half the width at first, then the width.
+    """Return the channels after each halving from the image's size to the grid's: half the width, then the width.
 
-    ValueError unless the image's size is the grid's times a power of two.
+    Raises ValueError unless the image's size is the grid's times a power of two.
     """
     factor = size // grid
     if factor * grid != size or factor & (factor - 1):

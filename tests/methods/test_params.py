@@ -10,6 +10,7 @@ from pipeline import methods
 from pipeline.families.latents import PRIORS, PriorName
 from pipeline.families.optimization import OPTIMIZERS, SCHEDULES, OptimizerName, Schedule
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName
+from pipeline.methods._schema import descriptions
 from pipeline.methods.gan import OBJECTIVES, Objective
 from pipeline.nets.critic_augment import AUGMENTS, AugmentName
 from pipeline.nets.flow.bijections import FLOW_NORMS, FlowNorm
@@ -53,6 +54,12 @@ def test_every_param_has_limits_and_a_new_default_keeps_them(name: str) -> None:
         types = [annotations[key] for annotations in declared if key in annotations]
         assert all(kind == types[0] for kind in types), key
         assert not {int, float, str} & {types[0], *get_args(types[0])} or hasattr(types[0], "__metadata__"), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_methods_docstrings_describe_its_params_and_nothing_else(name: str) -> None:
+    cls = methods.find(name)
+    assert {field.name for field in fields(cls)} == set(descriptions(cls)) - {"sampled", "needs", "starts_from"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,6 +27,7 @@ from pipeline.nets.layers import (
     norm,
     upsample,
 )
+from pipeline.nets.shapes import CriticShape, GeneratorShape
 
 NORMS, UPSAMPLINGS, CONDITIONINGS = get_args(NormName), get_args(Upsampling), get_args(Conditioning)
 NETS = {"dcgan": dcgan, "mlp": mlp, "resnet": resnet}
@@ -38,8 +39,8 @@ def pair(name: str, *, generator: dict[str, Any] | None = None, critic: dict[str
     torch.manual_seed(0)
     shape = {"channels": 1, "size": 16, "width": 4}
     return (
-        NETS[name].Generator(latent=LATENT, **(shape | (generator or {}))),
-        NETS[name].Critic(**(shape | (critic or {}))),
+        NETS[name].Generator(GeneratorShape(latent=LATENT, **(shape | (generator or {})))),
+        NETS[name].Critic(CriticShape(**(shape | (critic or {})))),
     )
 
 
@@ -123,8 +124,8 @@ def test_a_sample_in_evaluation_does_not_see_its_neighbours(name: str) -> None:
 
 
 def test_the_resnet_is_the_papers_at_32_pixels() -> None:
-    generator = resnet.Generator(latent=128, channels=3, size=32, width=256, upsampling="nearest")
-    critic = resnet.Critic(channels=3, size=32, width=128, norm_name="none")
+    generator = resnet.Generator(GeneratorShape(latent=128, channels=3, size=32, width=256, upsampling="nearest"))
+    critic = resnet.Critic(CriticShape(channels=3, size=32, width=128, norm_name="none"))
     # table 3: dense 4*4*256, three blocks of 256 up, BN, conv; four blocks of 128, two of them down, sum, dense
     up = 2 * (256 * 256 * 9 + 256) + 256 * 256 + 256 + 4 * 256
     assert count(generator) == 129 * 4096 + 3 * up + 2 * 256 + 256 * 27 + 3
@@ -134,8 +135,8 @@ def test_the_resnet_is_the_papers_at_32_pixels() -> None:
 
 
 def test_the_resnet_is_the_papers_at_128_pixels() -> None:
-    generator = resnet.Generator(latent=8, channels=3, size=128, width=64)
-    critic = resnet.Critic(channels=3, size=128, width=64, norm_name="none")
+    generator = resnet.Generator(GeneratorShape(latent=8, channels=3, size=128, width=64))
+    critic = resnet.Critic(CriticShape(channels=3, size=128, width=64, norm_name="none"))
     assert [block.conv2.out_channels for block in generator.blocks] == [1024, 512, 256, 128, 64]
     assert generator.grid == (1024, 4, 4)
     assert [critic.first.conv2.out_channels] == [64]
@@ -402,7 +403,7 @@ def test_copies_and_saved_weights_keep_the_iteration(name: str) -> None:
         generator(latents(), torch.tensor([0, 1, 2]))
     copied = copy.deepcopy(generator)
     torch.manual_seed(9)
-    loaded = NETS[name].Generator(latent=LATENT, channels=1, size=16, width=4, **shared)
+    loaded = NETS[name].Generator(GeneratorShape(latent=LATENT, channels=1, size=16, width=4, **shared))
     loaded.load_state_dict(generator.state_dict())
     for other in (copied, loaded):
         for ours, theirs in zip(generator.state_dict().values(), other.state_dict().values(), strict=True):

@@ -254,7 +254,7 @@ def test_a_mistake_in_the_program_is_raised_at_once(
         RemoteStore(f"file://{tmp_path}", tmp_path)._retry(action)
 
 
-@pytest.mark.parametrize("url", ["nowhere://x", "hdfs://host/x"])
+@pytest.mark.parametrize("url", ["nowhere://x", "abfs://host/x"])
 def test_a_url_that_cannot_be_opened_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """An unknown protocol; one whose package is not installed."""
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("it waited"))

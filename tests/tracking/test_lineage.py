@@ -53,7 +53,7 @@ PIPELINE = """
 """
 PARAMS = """
     data: {size: 16}
-    runs: {a: {method: dcgan, seed: 1}, b: {method: vae, seed: 2}}
+    runs: {a: {method: dcgan, init_from: scratch, seed: 1}, b: {method: vae, init_from: scratch, seed: 2}}
     evaluate: {extractors: [efficientnet_lite0]}
 """
 
@@ -117,7 +117,7 @@ def test_a_file_leads_to_its_stages_params_data_commit_and_run(project: Path) ->
     result = of("out/runs/a/metrics.json")
     assert (result["stage"], result["state"], result["unknown"]) == ("evaluate@a", "as recorded", [])
     assert [stage["stage"] for stage in result["chain"]] == ["evaluate@a", "train@a", "code", "normalize"]
-    assert result["chain"][1]["params"] == {"runs.a": {"method": "dcgan", "seed": 1}}
+    assert result["chain"][1]["params"] == {"runs.a": {"method": "dcgan", "init_from": "scratch", "seed": 1}}
     assert result["chain"][1]["cmd"].startswith("mkdir -p out/runs/a")
     data = result["chain"][1]["deps"]["out/data"]
     assert (data["state"], data["stage"]) == ("as recorded", "normalize")

@@ -21,7 +21,7 @@ _WORTH_SHARING = 120  # characters
 
 
 def strict(node: Any) -> Any:
-    """An openAPIV3Schema as JSON Schema: no field but those named, and without Kubernetes' own keywords."""
+    """Convert an openAPIV3Schema to JSON Schema: no field but those named, and without Kubernetes' own keywords."""
     if isinstance(node, list):
         return [strict(item) for item in node]
     if not isinstance(node, dict):
@@ -36,7 +36,7 @@ def strict(node: Any) -> Any:
 
 
 def shared(schemas: dict[str, Any]) -> dict[str, Any]:
-    """The same schemas with what occurs more than once moved to $defs."""
+    """Move what occurs more than once in the schemas to $defs."""
     counts: Counter[str] = Counter()
     definitions: dict[str, Any] = {}
     names: dict[str, str] = {}
@@ -67,6 +67,7 @@ def shared(schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(*paths: str) -> None:
+    """Write kuberay.json from the files of KubeRay's resource definitions."""
     schemas = {}
     for path in paths:
         definition = yaml.safe_load(Path(path).read_text())["spec"]

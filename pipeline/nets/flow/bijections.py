@@ -27,14 +27,14 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (n, c, h, w) -> y, logdet (n,)."""
+        """Map x (n, c, h, w) to y and logdet (n,)."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """y -> x."""
+        """Map y back to x."""
 
     def shape_after(self, shape: Shape) -> Shape:
-        """The shape of y for that of x."""
+        """Return the shape of y for that of x."""
         return shape
 
 
@@ -74,7 +74,7 @@ class Center(Bijection):
 
 
 class Logit(Bijection):
-    """y = logit(alpha + (1 - 2 alpha) x): no density is lost on what no pixel can be but a margin of alpha."""
+    """y = logit(alpha + (1 - 2 alpha) x): pixels are squeezed into [alpha, 1 - alpha], so it is finite at 0 and 1."""
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, world: World) -> None:
-        """Zero mean and unit variance for a batch of which each rank holds an equal share; once."""
+        """Give the outputs for a batch zero mean and unit variance, once; each rank holds an equal share of it."""
         if self.initialized:
             return
         mean = x.mean((0, 2, 3), keepdim=True)
@@ -145,8 +145,11 @@ class ActNorm(Bijection):
 
 
 class BatchNorm(Bijection, BatchStatistics):
-    """y = (x - mean) / sqrt(variance + eps) (Dinh et al., arXiv:1605.08803, section 3.7): of the batch in
-    training, of running averages in evaluation; the inverse takes the running ones in both."""
+    """y = (x - mean) / sqrt(variance + eps) (Dinh et al., arXiv:1605.08803, section 3.7).
+
+    Mean and variance are the batch's in training and running averages in evaluation; the inverse takes the running
+    ones in both.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -184,8 +187,10 @@ FLOW_NORMS: dict[FlowNorm, Callable[[int], Bijection]] = {
 
 
 class InvertibleConv(Bijection):
-    """y = W x at every pixel, W = P L (U + diag(sign exp(log_diagonal))): the 1 x 1 convolution of
-    Kingma and Dhariwal (section 3.2). P and the signs stay as they were drawn; L has a unit diagonal."""
+    """y = W x at every pixel, W = P L (U + diag(sign exp(log_diagonal))), an invertible 1 x 1 convolution.
+
+    Kingma and Dhariwal, arXiv:1807.03039, section 3.2. P and the signs stay as they were drawn; L has a unit diagonal.
+    """
 
     permutation: Tensor
     sign: Tensor
@@ -219,7 +224,7 @@ class InvertibleConv(Bijection):
 
 
 def _same_for_all(log_scales: Tensor, x: Tensor) -> Tensor:
-    """logdet (n,) of a layer that scales every pixel and every sample alike."""
+    """logdet (n,) of a layer that scales every pixel and sample by the same factors."""
     return (log_scales.sum() * (x.shape[2] * x.shape[3])).expand(x.shape[0])
 
 

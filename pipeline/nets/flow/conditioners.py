@@ -15,7 +15,7 @@ from pipeline.nets.layers import NormName, norm
 
 
 def initialize_actnorms(net: nn.Module, world: World, forward: Callable[[], object]) -> None:
-    """Initializes every ActNorm inside ``net`` from what reaches it during ``forward``, those before it first."""
+    """Initialize every ActNorm inside ``net`` from what reaches it during ``forward``, in the order of the pass."""
     layers = [module for module in net.modules() if isinstance(module, ActNorm | ConvActNorm)]
     handles = [
         layer.register_forward_pre_hook(lambda layer, inputs: layer.initialize(inputs[0], world)) for layer in layers
@@ -55,7 +55,7 @@ class ConvActNorm(nn.Conv2d):
         return self._conv_forward(x, self.weight * scale[:, None, None, None], shift * scale)
 
     def initialize(self, x: Tensor, world: World) -> None:
-        """As ActNorm's."""
+        """Initialize the ActNorm from a batch of inputs, as ``ActNorm.initialize``."""
         self.actnorm.initialize(super().forward(x), world)
 
 
@@ -116,7 +116,7 @@ class ResidualConditioner(nn.Module):
 
 
 def set_to_zero(convolution: nn.Conv2d) -> nn.Conv2d:
-    """The same convolution, of which every weight and bias is 0 now."""
+    """Set every weight and bias of a convolution to 0, in place, and return it."""
     for parameter in convolution.parameters():
         nn.init.zeros_(parameter)
     return convolution

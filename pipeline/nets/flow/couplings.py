@@ -35,8 +35,10 @@ class Coupling(Bijection):
 
 
 class Checkerboard(Bijection):
-    """The pixels of one colour of a checkerboard change given those of the other, of which pixel (0, 0) is
-    one if ``stays`` is 0 (arXiv:1605.08803, figure 3)."""
+    """The pixels of one colour of a checkerboard change given those of the other (arXiv:1605.08803, figure 3).
+
+    Pixel (0, 0) stays if ``stays`` is 0.
+    """
 
     def __init__(self, conditioner: nn.Module, element: Element, *, stays: int) -> None:
         super().__init__()

@@ -18,11 +18,11 @@ class Element(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """x, numbers -> y, log dy/dx."""
+        """Map x, given numbers, to y and log dy/dx."""
 
     @abstractmethod
     def inverse(self, y: Tensor, numbers: Tensor) -> Tensor:
-        """y, numbers -> x."""
+        """Map y, given numbers, back to x."""
 
 
 class TanhAffine(Element):
@@ -87,11 +87,11 @@ class Standardize(Element):
 
 
 class Spline(Element):
-    """Monotonic rational-quadratic spline of Durkan et al., arXiv:1906.04032, section 3.1, on [-B, B];
-    outside, and where all numbers are 0, the identity.
+    """A monotonic rational-quadratic spline on [-B, B] (Durkan et al., arXiv:1906.04032, section 3.1).
 
-    numbers: of K bins the widths (K) and heights (K) before a softmax, and the slopes at the K - 1 inner
-    knots before a softplus; the outer slopes are 1, so the derivative is continuous everywhere.
+    Outside, and where all numbers are 0, it is the identity. The numbers are widths (K) and heights (K) of the bins
+    before a softmax, and the slopes at the K - 1 inner knots before a softplus; the outer slopes are 1, so the
+    derivative is continuous everywhere.
     """
 
     smallest = 1e-3  # of a bin's share of the interval, and of a slope
@@ -126,7 +126,7 @@ class Spline(Element):
         return _channels_first(torch.where(inside == at, root * width + left, at), y)
 
     def _bin_of(self, at: Tensor, numbers: Tensor, *, of_y: bool) -> list[Tensor]:
-        """The bin in which each element lies: left, width, bottom, height, and the slopes at its ends."""
+        """Find the bin in which each element lies: left, width, bottom, height, and the slopes at its ends."""
         widths, heights, slopes = numbers.split((self.bins, self.bins, self.bins - 1))
         lefts, bottoms = self._knots(widths), self._knots(heights)
         # so that a number of 0 is a slope of 1

@@ -61,7 +61,7 @@ class MultiScale(nn.Module):
 
     @property
     def dimensions(self) -> int:
-        """d."""
+        """The number of latent dimensions d."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ class MultiScale(nn.Module):
         return torch.cat([part.flatten(1) for part in latents], dim=1), total
 
     def inverse(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """latents (n, d), labels (n,) -> x (n, c, h, w)."""
+        """Map latents (n, d) and labels (n,) back to x (n, c, h, w)."""
         parts = latents.split([math.prod(shape) for shape in self.shapes], dim=1)
         leaving = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
         x = leaving[-1] if self.prior is None else self.prior.inverse(leaving[-1], labels)
