@@ -14,7 +14,7 @@ from pipeline.errors import run
 from pipeline.files import atomic_folder
 from pipeline.stages.paths import OUT
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pipeline.stages.code")  # __name__ is "__main__" in a script
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
         for name, content in code_files(root, settings.extractors, settings.metrics):
             (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     with atomic_folder(OUT / "scratch") as folder:
-        # Every run's training depends on out/<init_from>/weights.safetensors: for a run from scratch, on no weights.
-        (folder / "weights.safetensors").touch()
+        # Every run's training depends on out/<init_from>/weights.safetensors; a run from scratch reads none.
+        (folder / "weights.safetensors").write_text("No weights: a run from scratch draws its own from its seed.\n")
 
 
 def _say_if_old(lock: Path) -> None:
