@@ -31,10 +31,11 @@ test: $(READY) ## the tests, without the slow ones
 test-all: $(READY) ## all tests
 	$(BIN)/python -m pytest -m ''
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy and pydoclint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet --config pyproject.toml pipeline
 
 docs: $(READY) ## build the documentation's pages: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -130,6 +130,23 @@ def reached(*starts: Path) -> set[Path]:
     return found
 
 
+def test_every_folder_is_a_room_in_the_order() -> None:
+    folders = {path.parent.name for path in PIPELINE.glob("*/__init__.py")}
+    assert folders == set(ROOMS) - {"__main__"}
+    loose = {path.stem for path in PIPELINE.glob("*.py")} - {"__init__"}
+    assert loose == HELPERS - {"pipeline"} | {"__main__"} and len(loose) <= 6
+
+
+def test_files_functions_and_dvc_yaml_can_be_read() -> None:
+    for path in modules():
+        assert len(path.read_text().splitlines()) <= 450, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 50, f"{path}: {node.name} has {lines} lines, its docstring included"
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 110
+
+
 @pytest.mark.parametrize(
     "name", ["pipeline", *(f"pipeline.stages.{path.stem}" for path in (PIPELINE / "stages").glob("*.py"))]
 )

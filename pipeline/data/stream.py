@@ -67,14 +67,18 @@ def batches(
             second = other.prefetch(other_order[positions]) if other and other_order else None
             pending.append(_PendingBatch(positions, split.labels_of(rows), split.prefetch(rows), second))
             position += batch_size
-        now = pending.popleft()
-        noise = Noise(seed, torch.from_numpy(now.positions).to(world.device))
-        yield Batch(
-            images=augment(to_unit_range(now.images(), world.device), noise.stream("augment")),
-            labels=now.labels.to(world.device),
-            noise=noise,
-            other=augment(to_unit_range(now.other(), world.device), noise.stream("other")) if now.other else None,
-        )
+        yield _arrived(pending.popleft(), seed, world, augment)
+
+
+def _arrived(pending: "_PendingBatch", seed: int, world: World, augment: Augmentation) -> Batch:
+    noise = Noise(seed, torch.from_numpy(pending.positions).to(world.device))
+    other = pending.other and to_unit_range(pending.other(), world.device)
+    return Batch(
+        images=augment(to_unit_range(pending.images(), world.device), noise.stream("augment")),
+        labels=pending.labels.to(world.device),
+        noise=noise,
+        other=None if other is None else augment(other, noise.stream("other")),
+    )
 
 
 class _PendingBatch(NamedTuple):
