@@ -18,7 +18,6 @@ RUNS = {
     | {"batch_size": 64, "log_every": 128, "snapshot_every": 640, "checkpoint_every": 256}
     for name, method, seed, images in [
         ("dcgan", "dcgan", 0, 1280),
-        ("twin", "dcgan", 0, 1280),
         ("wgan_gp", "wgan_gp", 1, 12800),
         ("vae", "vae", 0, 1280),
     ]

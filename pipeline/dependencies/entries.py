@@ -26,12 +26,12 @@ EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "download": ((), SOURCES),  # the source decides
     "normalize": (("pipeline.ingest.normalize:normalize",), SOURCES),
-    "reference": (("pipeline.evaluate.extraction:write_reference", "pipeline.render.samples:real_grid"), None),
+    "reference": (("pipeline.evaluate.extraction:make_reference", "pipeline.render.samples:write_real_picture"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
-    "generate": (("pipeline.inference.generate:load_fitting", "pipeline.evaluate.extraction:write_samples"), METHODS),
+    "generate": (("pipeline.evaluate.extraction:generate",), METHODS),
     "evaluate": (("pipeline.evaluate.scoring:score_run",), None),
     "evaluate_real": (("pipeline.evaluate.scoring:score_real",), None),
-    "render": (("pipeline.inference.generate:load_fitting", "pipeline.render.samples:write_pictures"), METHODS),
+    "render": (("pipeline.render.samples:render",), METHODS),
     "report": (
         (
             "pipeline.render.report:read_board",

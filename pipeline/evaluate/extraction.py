@@ -5,15 +5,45 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Evaluate
-from pipeline.data.dataset import Dataset
+from pipeline.core.world import default_device
+from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.errors import UserError
 from pipeline.evaluate.extractor import Extractor, extract
+from pipeline.evaluate.extractors import load_all
 from pipeline.evaluate.feature_set import TARGET, write_set
 from pipeline.files import write_json
-from pipeline.inference.generate import batches, mean_scores, samples, shuffled
+from pipeline.inference.generate import batches, load_fitting, mean_scores, samples, shuffled
 from pipeline.inference.weights import Trained
 
 FEWEST = 20  # real images from which a reference is made
+
+
+def make_reference(folder: Path, data: Path, settings: Evaluate) -> None:
+    """Write what every extractor of the settings sees in the real images of a dataset; as ``write_reference`` does.
+
+    Args:
+        folder: an existing folder; the caller completes it.
+        data: the folder of the dataset.
+        settings: which extractors, and of which images.
+    """
+    write_reference(folder, open_dataset(data), settings, load_all(settings, default_device()))
+
+
+def generate(folder: Path, weights: Path, data: Path, settings: Evaluate, classes: Sequence[str] | None) -> None:
+    """Sample a run's weights once and write what metrics need of the samples; as ``write_samples`` does.
+
+    Args:
+        folder: an existing folder; the caller completes it.
+        weights: the run's weights file.
+        data: the folder of the dataset that it was trained on.
+        settings: which extractors see how many samples.
+        classes: the two domains of a run that translates, else None.
+    """
+    dataset, device = open_dataset(data), default_device()
+    first, second = domains(dataset, classes)
+    write_samples(
+        folder, load_fitting(weights, dataset.spec, device), first, settings, load_all(settings, device), second
+    )
 
 
 def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor]) -> None:

@@ -1,5 +1,6 @@
 """The pictures of a run: a grid of its samples, its method's own panels, and a grid of real images to compare with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from pipeline.config import Render
-from pipeline.data.dataset import Dataset, Split
+from pipeline.data.dataset import Dataset, Split, domains, open_dataset
 from pipeline.files import atomic_folder
-from pipeline.inference.generate import batches, samples, shuffled
+from pipeline.inference.generate import batches, load_fitting, samples, shuffled
 from pipeline.inference.weights import Trained
 from pipeline.render.curves import read_history, write_curves
 from pipeline.render.film import write_film
@@ -18,6 +19,29 @@ from pipeline.render.grid import class_columns, grid, panel, write_png
 
 PANEL_IMAGES = 16
 REAL_ROWS, REAL_COLUMNS = 5, 10
+
+
+def render(folder: Path, data: Path, settings: Render, classes: Sequence[str] | None) -> int:
+    """Draw a run's pictures into its folder; as ``write_pictures`` does.
+
+    Args:
+        folder: the run's, with its weights, history.csv and snapshots.
+        data: the folder of the dataset that it was trained on.
+        settings: size of the grid, seed, truncation and the film's pace.
+        classes: the two domains of a run that translates, else None.
+
+    Returns:
+        Images seen in its training.
+    """
+    dataset = open_dataset(data)
+    trained = load_fitting(folder / "weights.safetensors", dataset.spec)
+    write_pictures(folder, trained, *domains(dataset, classes), settings)
+    return trained.seen
+
+
+def write_real_picture(path: Path, data: Path, split: str, seed: int) -> None:
+    """Draw real images of a dataset's split as a PNG, one class per column where there are classes."""
+    write_png(path, real_grid(open_dataset(data), split, seed))
 
 
 def write_pictures(folder: Path, trained: Trained, first: Dataset, second: Dataset | None, settings: Render) -> None:

@@ -11,21 +11,13 @@ from pipeline.stages.paths import DATA, run_folder
 
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Sample the run's averaged weights once and keep what metrics need of the samples in its folder features."""
-    from pipeline.core.world import default_device
-    from pipeline.data.dataset import domains, open_dataset
-    from pipeline.evaluate import extractors
-    from pipeline.evaluate.extraction import write_samples
+    from pipeline.evaluate.extraction import generate
     from pipeline.files import atomic_folder
-    from pipeline.inference.generate import load_fitting
 
-    params, device = read_params(), default_device()
-    trained_run, _ = read_run(params, name)
-    dataset = open_dataset(DATA)
-    trained = load_fitting(run_folder(name) / "weights.safetensors", dataset.spec, device)
-    first, second = domains(dataset, trained_run.domains)
+    params = read_params()
+    classes = read_run(params, name)[0].domains
     with atomic_folder(run_folder(name) / "features") as folder:
-        known = extractors.load_all(params.evaluate, device)
-        write_samples(folder, trained, first, params.evaluate, known, second)
+        generate(folder, run_folder(name) / "weights.safetensors", DATA, params.evaluate, classes)
 
 
 if __name__ == "__main__":

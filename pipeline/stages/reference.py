@@ -9,18 +9,14 @@ from pipeline.stages.paths import DATA, REFERENCE
 
 def main() -> None:
     """Write what every extractor of params.yaml sees in the real images to out/reference, and a picture of some."""
-    from pipeline.core.world import default_device
-    from pipeline.data.dataset import open_dataset
-    from pipeline.evaluate import extractors
-    from pipeline.evaluate.extraction import write_reference
+    from pipeline.evaluate.extraction import make_reference
     from pipeline.files import atomic_folder
-    from pipeline.render.grid import write_png
-    from pipeline.render.samples import real_grid
+    from pipeline.render.samples import write_real_picture
 
-    settings, dataset = read_params().evaluate, open_dataset(DATA)
+    settings = read_params().evaluate
     with atomic_folder(REFERENCE) as folder:
-        write_reference(folder, dataset, settings, extractors.load_all(settings, default_device()))
-        write_png(folder / "real.png", real_grid(dataset, settings.split, settings.seed))
+        make_reference(folder, DATA, settings)
+        write_real_picture(folder / "real.png", DATA, settings.split, settings.seed)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,12 @@ from pipeline.stages.paths import DATA, run_folder
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Draw samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
     all of them go to the run's journal too."""
-    from pipeline.data.dataset import domains, open_dataset
-    from pipeline.inference.generate import load_fitting
-    from pipeline.render.samples import write_pictures
+    from pipeline.render.samples import render
 
     params, folder = read_params(), run_folder(name)
-    trained_run, _ = read_run(params, name)
-    dataset = open_dataset(DATA)
-    trained = load_fitting(folder / "weights.safetensors", dataset.spec)
-    first, second = domains(dataset, trained_run.domains)
-    write_pictures(folder, trained, first, second, params.render)
+    seen = render(folder, DATA, params.render, read_run(params, name)[0].domains)
     with reopen(name) as journal:
-        journal.image("final_samples", folder / "samples.png", step=trained.seen)
+        journal.image("final_samples", folder / "samples.png", step=seen)
         for file in (folder / "samples.png", *sorted((folder / "panels").iterdir())):
             journal.artifact(file, "pictures")
 

@@ -1,5 +1,6 @@
 """What decides a result is what its functions reach: no more, and never less than what really runs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from toy_data import ROOT
+from tracing import uncounted
 
 from pipeline import methods
 from pipeline.dependencies.closure import Closure
@@ -153,28 +155,20 @@ def test_no_exempt_file_is_counted() -> None:
     assert not found
 
 
-# What a training executes, by a profiler, in a process of its own.
 TRACE = """
 import json
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+
 from toy_job import job
+from tracing import called
+
 from pipeline import methods
 from pipeline.core.world import World
+from pipeline.data.dataset import open_dataset
 from pipeline.training.publish import publish
 from pipeline.training.trainer import train
-from pipeline.data.dataset import open_dataset
-
-called = set()
-
-def note(frame, event, argument):
-    code = frame.f_code
-    if event == "call" and "/pipeline/" in code.co_filename:
-        while frame.f_back and "/pipeline/" not in frame.f_back.f_code.co_filename:
-            frame = frame.f_back
-        caller = frame.f_back.f_code.co_filename if frame.f_back else ""
-        called.add((code.co_filename, code.co_qualname.split(".")[0], caller))
 
 small = {"width": 8, "latent": 6, "blocks": 1, "levels": 2, "steps": 1, "codes": 16, "embedding": 8, "grid": 4}
 own = {field.name for field in fields(methods.find(sys.argv[2]))}
@@ -184,21 +178,13 @@ spec = Path(work.data) / "spec.json"
 spec.write_text(json.dumps(json.loads(spec.read_text()) | {"classes": list("0123456789")}))
 domains = ("0", "1") if "other" in method.needs else None
 work = replace(work, method=method, run=replace(work.run, method=sys.argv[2], domains=domains))
-sys.setprofile(note)
-train(work, World(), lambda rows: None)
-publish("toy", work, open_dataset(Path(work.data)), {}, Path(sys.argv[1]) / "published")
-sys.setprofile(None)
-for line in sorted(called):
-    print(*line, sep="|")
+
+def whole():
+    train(work, World(), lambda rows: None)
+    publish("toy", work, open_dataset(Path(work.data)), {}, Path(sys.argv[1]) / "published")
+
+print(json.dumps(sorted(called(whole))))
 """
-
-
-def module_of(file: str) -> str:
-    return ".".join(Path(file).relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def is_exempt(closure: Closure, module: str) -> bool:
-    return any(f"{module}.".startswith(f"{exempt}.") for exempt in closure.exempt)
 
 
 @pytest.mark.parametrize(
@@ -218,13 +204,6 @@ def test_whatever_a_training_executes_is_counted(tmp_path: Path, method: str) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    closure = Closure(ROOT)
-    reached = closure.names([*ENTRIES["train"][0], f"{METHODS}.{method}"])
-    lines = done.stdout.splitlines()
-    assert len(lines) > 50
-    for line in lines:
-        file, name, caller = line.split("|")
-        module = module_of(file)
-        if name.startswith("<") or is_exempt(closure, module) or (caller and is_exempt(closure, module_of(caller))):
-            continue
-        assert name in reached.get(module, set()), f"{module}:{name} runs in a training of {method} but is not counted"
+    calls = json.loads(done.stdout)
+    assert len(calls) > 50
+    assert not uncounted(ROOT, calls, [*ENTRIES["train"][0], f"{METHODS}.{method}"])

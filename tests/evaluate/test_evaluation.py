@@ -248,9 +248,10 @@ def test_the_stages_write_references_features_numbers_protocol_and_journal(
     for stage in (reference_stage, generate_stage, evaluate_stage, real_stage):
         monkeypatch.setattr(stage, "read_params", lambda: params)
     monkeypatch.setattr(evaluate_stage, "reopen", reopened)
-    monkeypatch.setattr("pipeline.data.dataset.open_dataset", lambda path: dataset)
+    for module in ("pipeline.evaluate.extraction", "pipeline.render.samples"):
+        monkeypatch.setattr(f"{module}.open_dataset", lambda path: dataset)
     model = trained(Copying(), dataset.spec)
-    monkeypatch.setattr("pipeline.inference.generate.load_fitting", lambda path, spec, device: model)
+    monkeypatch.setattr("pipeline.evaluate.extraction.load_fitting", lambda path, spec, device: model)
     monkeypatch.chdir(tmp_path)
     reference_stage.main()
     generate_stage.main("toy")
