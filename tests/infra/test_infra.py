@@ -33,6 +33,7 @@ from compose_spec import PyCompose
 from repository import copy_project, environment
 
 from pipeline.config import PARAMS, Cluster, checked
+from pipeline.tracking.shipped import last_sent
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using extra keyword arguments on `Field`")  # Ray's own
 ROOT = Path(__file__).parents[2]
@@ -594,7 +595,8 @@ def test_the_pipeline_on_the_real_server_and_database(
     tiny = {"method": "vae", "seed": 0, "width": 8, "latent": 8, "images": 1280, "log_every": 128}
     project = copy_project(tmp_path / "project", {"vae": tiny})
     run("dvc", "repro", cwd=project, MLFLOW_TRACKING_URI=server.uri, **server.variables)
-    run_id = json.loads((project / "out/runs/vae/mlflow.json").read_text())["run_id"]
+    (journal,) = (project / ".genloom/runs").glob("vae-*")
+    run_id, _ = last_sent(journal) or pytest.fail("the run was never sent")
     client = MlflowClient(server.uri)
     with pytest.raises(MlflowException):  # no password, no runs
         client.get_run(run_id)
