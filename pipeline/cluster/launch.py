@@ -152,7 +152,7 @@ def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:
     ]
     if others:
         latest = max(others, key=lambda path: path.stat().st_mtime)
-        what = differences(latest, about.key)
+        what = differences(latest, about.key) or ["nothing that its key names"]
         listed = ", ".join(what[:6]) + (f" and {len(what) - 6} more" if len(what) > 6 else "")
         logger.info("%s: starting at 0; the earlier training in %s differs in %s", about.name, latest.name, listed)
 

@@ -1,0 +1,63 @@
+"""Equal keys mean the same training; two that differ say in what."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_job import job, train_on, trained_here
+
+from pipeline.config import Cluster
+from pipeline.dependencies.key import FILE, TrainingKey, differences
+from pipeline.errors import UserError
+
+KEY = TrainingKey(params={"method": "dcgan", "lr": 0.1}, data="d", code={"pipeline/core/loop.py": "a"})
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (replace(KEY, params=KEY.params | {"lr": 0.2}), ["lr"]),
+        (replace(KEY, params=KEY.params | {"width": 8}), ["width"]),
+        (replace(KEY, data="e"), ["the data"]),
+        (replace(KEY, code={"pipeline/core/loop.py": "b"}), ["pipeline/core/loop.py"]),
+        (replace(KEY, code={**KEY.code, "pipeline/nets/dcgan.py": "c"}), ["pipeline/nets/dcgan.py"]),
+        (replace(KEY, initial="w"), ["the weights it begins from"]),
+    ],
+)
+def test_whatever_differs_makes_another_key_and_is_named(tmp_path: Path, other: TrainingKey, what: list[str]) -> None:
+    assert KEY.digest != other.digest
+    KEY.write(tmp_path)
+    assert differences(tmp_path, other) == what
+    assert differences(tmp_path, replace(KEY)) == [] and KEY.digest == replace(KEY).digest
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"params": 1}'])
+def test_a_folder_of_an_earlier_version_is_said_to_be_one(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    assert differences(tmp_path, KEY) == ["its code, of which an earlier version of Genloom kept no account"]
+
+
+def test_the_code_of_a_key_is_what_the_stage_code_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"out/code/train-dcgan\.json.*dvc repro code"):
+        TrainingKey.of(KEY.params, "d")
+    Path("out/code").mkdir(parents=True)
+    Path("out/code/train-dcgan.json").write_text(json.dumps({"digest": "x", "files": dict(KEY.code)}))
+    assert TrainingKey.of(KEY.params, "d") == KEY
+
+
+def test_a_training_says_where_it_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From a checkpoint; anew, though an earlier training of the run is at hand; and finished already."""
+    first = replace(job(tmp_path), store=str(tmp_path / "runs/toy-1"))
+    trained_here(replace(first, run=replace(first.run, images=128)))
+    second = replace(first, store=str(tmp_path / "runs/toy-2"), key="other")
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        for work in (first, first, second):
+            train_on(Cluster(workers=0), work)
+    said = [record.getMessage() for record in caplog.records if record.name == "pipeline.cluster.launch"]
+    assert said[0] == "toy: going on from the checkpoint at 128 images"
+    assert said[1].startswith("toy: this very training is finished")
+    assert said[2] == "toy: starting at 0; the earlier training in toy-1 differs in nothing that its key names"
