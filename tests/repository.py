@@ -12,17 +12,16 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
-# Tiny, of every family that the default runs have; one begins from another.
+# Tiny: a GAN, a VAE, and a run that begins from another.
 RUNS = {
     name: {"method": method, "init_from": "scratch", "seed": seed, "width": 8, "latent": 8, "images": images}
     | {"batch_size": 64, "log_every": 128, "snapshot_every": 640, "checkpoint_every": 256}
     for name, method, seed, images in [
-        ("dcgan", "dcgan", 0, 1280),
-        ("wgan_gp", "wgan_gp", 1, 12800),
+        ("dcgan", "dcgan", 0, 12800),
         ("vae", "vae", 0, 1280),
     ]
 }
-RUNS["tuned"] = RUNS["dcgan"] | {"init_from": "runs/dcgan", "freeze": ["critic.layers.0"]}
+RUNS["tuned"] = RUNS["dcgan"] | {"init_from": "runs/dcgan", "images": 1280, "freeze": ["critic.layers.0"]}
 
 
 def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:

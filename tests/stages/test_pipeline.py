@@ -63,7 +63,7 @@ def test_mlflow_has_every_point_of_the_history_once(project: Path) -> None:
 
 def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
     """kill -9 between two checkpoints, in the same MLflow run, without a double or missing point."""
-    killed_and_resumed(project, "wgan_gp")
+    killed_and_resumed(project, "dcgan")
 
 
 @pytest.mark.slow

@@ -259,9 +259,9 @@ def test_two_processes_that_need_the_same_training_train_it_once(project: Path, 
         shutil.copytree(project, folder, symlinks=True)
         params = yaml.safe_load((folder / "params.yaml").read_text())
         params["cluster"]["storage"] = str(tmp_path / "scratch")
-        params["runs"]["wgan_gp"]["seed"] = 7
+        params["runs"]["dcgan"]["seed"] = 7
         write_params(folder, params)
-    command = [sys.executable, "-m", "pipeline.stages.train", "wgan_gp"]
+    command = [sys.executable, "-m", "pipeline.stages.train", "dcgan"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
     processes = [subprocess.Popen(command, cwd=folder, **options) for folder in folders]  # type: ignore[call-overload]
     outputs = [process.communicate(timeout=400)[0] for process in processes]
@@ -269,5 +269,5 @@ def test_two_processes_that_need_the_same_training_train_it_once(project: Path, 
     waited = ["another process is training this very run" in output for output in outputs]
     published = ["this very training is finished" in output for output in outputs]
     assert sorted(waited) == [False, True] and published == waited, outputs
-    weights = [(folder / "out/runs/wgan_gp/weights.safetensors").read_bytes() for folder in folders]
+    weights = [(folder / "out/runs/dcgan/weights.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
