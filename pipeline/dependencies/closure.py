@@ -131,7 +131,7 @@ class Closure:
             if self.module(target.module) is None:
                 raise LookupError(f"{target.module}: no such module")
         seen: set[Target] = set()
-        statements: dict[str, dict[int, ast.stmt]] = {}
+        statements: dict[str, dict[tuple[int, int], ast.stmt]] = {}
         while waiting:
             target = waiting.pop()
             module = self.module(target.module)
@@ -149,10 +149,10 @@ class Closure:
             elif target.name:
                 waiting.append(Target(f"{target.module}.{target.name}"))  # a module of a package
             for node in chosen:
-                statements.setdefault(target.module, {})[node.lineno] = node
+                statements.setdefault(target.module, {})[node.lineno, node.col_offset] = node
                 waiting += self._used(module, node)
             statements.setdefault(target.module, {})
-        return {name: [nodes[line] for line in sorted(nodes)] for name, nodes in statements.items()}
+        return {name: [nodes[place] for place in sorted(nodes)] for name, nodes in statements.items()}
 
     def _is_exempt(self, target: Target, module: Module) -> bool:
         around = [self.module(name) for name in (target.module, *_parents(target.module))]
@@ -166,10 +166,11 @@ class Closure:
         key = (module.name, id(node))
         if key not in self._uses:
             inner = dict(_imports_in(ast.walk(node), self.root))
-            known = module.imports | inner
-            self._uses[key] = [
-                target for name, attribute in _names(node) if (target := _resolved(name, attribute, known, module))
-            ]
+            known, names = module.imports | inner, list(_names(node))
+            found = [target for name, attribute in names if (target := _resolved(name, attribute, known, module))]
+            if any(name == PACKAGE for name, _ in names):  # ``import pipeline.a.b``, then ``pipeline.a.b.c``
+                found += [target for name, target in known.items() if "." in name]
+            self._uses[key] = found + _named_modules(node, self.root)
         return self._uses[key]
 
     @cached_property
@@ -192,6 +193,7 @@ def _parsed(name: str, path: Path, root: Path) -> Module:
     except (SyntaxError, ValueError):
         module.problem = True
         return module
+    _make_absolute(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
     for node in tree.body:
         if is_bare_string(node) or _is_guard(node):
             continue
@@ -203,7 +205,30 @@ def _parsed(name: str, path: Path, root: Path) -> Module:
             module.bindings.setdefault(each, []).append(node)
         if not bound:
             module.effects.append(node)
+    known = {*module.bindings, *module.imports}
+    module.effects += [node for node in tree.body if _registers(node, known)]
     return module
+
+
+def _make_absolute(tree: ast.Module, package: str) -> None:
+    """Write relative imports out, in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            around = package.split(".")[: len(package.split(".")) - (node.level - 1)]
+            node.module, node.level = ".".join([*around, *([node.module] if node.module else [])]), 0
+
+
+def _registers(node: ast.stmt, known: set[str]) -> bool:
+    """Tell whether a decorator of this package may register a definition, which is then used without its name."""
+    decorators = getattr(node, "decorator_list", [])
+    return any(isinstance(part, ast.Name) and part.id in known for each in decorators for part in ast.walk(each))
+
+
+def _named_modules(node: ast.stmt, root: Path) -> list[Target]:
+    """Return the modules of the package that a statement names by a string, as importlib takes them."""
+    texts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+    names = [text for text in sorted(texts) if text.startswith(f"{PACKAGE}.") and text.replace(".", "").isidentifier()]
+    return [Target(name) for name in names if root.joinpath(*name.split(".")).with_suffix(".py").is_file()]
 
 
 def _is_guard(node: ast.stmt) -> bool:
@@ -250,7 +275,7 @@ def _imports_in(nodes: Iterable[ast.AST], root: Path) -> Iterator[tuple[str, Tar
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == PACKAGE:
-                    yield (alias.asname, Target(alias.name)) if alias.asname else (PACKAGE, Target(PACKAGE))
+                    yield alias.asname or alias.name, Target(alias.name)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
             for alias in node.names:
                 yield alias.asname or alias.name, _meant(str(node.module), alias.name, root)

@@ -68,4 +68,11 @@ def check_nets(prefix: str, run: Run, method: Method, dataset: Dataset, weights:
             + (f"{account}. Give both runs the same sizes." if weights else "name their run, such as runs/vqvae.")
         )
     if weights:
-        logger.info("%s: %s", run.weights or run.init_from, account)
+        beginning = run.weights or run.init_from
+        if not account.loaded:
+            key = "weights" if run.weights else "init_from"
+            raise UserError(
+                f"params.yaml: {prefix}{key}: nothing of {beginning} fits this run's nets ({account}). Name weights of "
+                "the same method and sizes, or begin from scratch."
+            )
+        logger.log(logging.WARNING if account.reshaped else logging.INFO, "%s: %s", beginning, account)

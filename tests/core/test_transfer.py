@@ -122,3 +122,19 @@ def test_a_method_that_starts_from_trained_nets_is_refused_without_them_and_with
     save_weights(path, name="vqvae", params={}, spec=SPEC, seen=0, nets=state.nets, ema=state.ema)
     with pytest.raises(UserError, match=r"of another shape \(codebook.*Give both runs the same sizes"):
         check_nets("runs.x.", run, method, dataset("a", "b"), path)
+
+
+def test_weights_of_which_nothing_fits_are_refused_and_a_part_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, data = tmp_path / "weights.safetensors", dataset("a", "b")
+    narrow = methods.load("dcgan", width=8)
+    state = State.fresh(narrow, data.spec, 0, CPU)
+    save_weights(path, name="dcgan", params={}, spec=data.spec, seen=0, nets=state.nets, ema=state.ema)
+    run = Run(method="vae", init_from="runs/dcgan")
+    with pytest.raises(UserError, match=r"runs\.x\.init_from: nothing of runs/dcgan fits.*begin from scratch"):
+        check_nets("runs.x.", run, methods.load("vae", width=8), data, path)
+    with caplog.at_level("INFO"):
+        check_nets("runs.x.", run, narrow, data, path)
+        check_nets("runs.x.", run, methods.load("dcgan", width=16), data, path)
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]

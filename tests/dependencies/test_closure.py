@@ -112,6 +112,37 @@ def test_a_name_bound_twice_or_changed_at_the_top_level_counts_whole(package: Pa
     assert edited(package, "pipeline/b.py", "return 0", "return 1")
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from .zz import scale\n\ndef used(x):\n    return scale()\n",
+        "from . import zz\n\ndef used(x):\n    return zz.scale()\n",
+        "def used(x):\n    from .zz import scale\n    return scale()\n",
+        "import pipeline.zz\n\ndef used(x):\n    return pipeline.zz.scale()\n",
+        "import pipeline.lazy, pipeline.zz\n\ndef used(x):\n    return pipeline.zz.scale()\n",
+        "import importlib\n\ndef used(x):\n    return importlib.import_module('pipeline.zz').scale()\n",
+    ],
+)
+def test_every_form_of_import_is_followed(package: Path, code: str) -> None:
+    (package / "pipeline/zz.py").write_text("def scale():\n    return 1.0\n")
+    (package / "pipeline/b.py").write_text(code)
+    assert edited(package, "pipeline/zz.py", "1.0", "0.0")
+
+
+def test_two_statements_on_a_line_both_count(package: Path) -> None:
+    (package / "pipeline/b.py").write_text("A = 1.0; B = 3.0\n\ndef used(x):\n    return A * B\n")
+    assert edited(package, "pipeline/b.py", "A = 1.0", "A = 2.0")
+    assert edited(package, "pipeline/b.py", "B = 3.0", "B = 2.0")
+
+
+def test_what_a_decorator_registers_counts(package: Path) -> None:
+    (package / "pipeline/b.py").write_text(
+        "T = {}\n\ndef reg(f):\n    T[f.__name__] = f\n    return f\n\n@reg\ndef one():\n    return 1\n\n"
+        "def used(x):\n    return T['one']()\n"
+    )
+    assert edited(package, "pipeline/b.py", "return 1\n", "return 2\n")
+
+
 def test_a_file_that_is_no_python_is_compared_by_its_bytes(package: Path) -> None:
     (package / "pipeline/b.py").write_text("def used(x:\n    return x")
     assert edited(package, "pipeline/b.py", "return x", "return y")
