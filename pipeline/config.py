@@ -4,6 +4,7 @@ Importing this reads nothing and needs no torch. A run's own settings (``runs.<r
 fields of Run plus those of its method, which ``methods.configure`` checks where torch is needed anyway.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -17,6 +18,7 @@ from pipeline import registry
 from pipeline.errors import UserError, nearest
 
 PARAMS = Path("params.yaml")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 SCRATCH = "scratch"  # where a run begins that begins from no other
 
 Positive = Annotated[int, Field(gt=0)]
@@ -256,6 +258,11 @@ def read_params(path: Path = PARAMS) -> Params:
             refuse_unknown(section, field_names(known[name]), path, f"{name}.")
     params: Params = checked(Params, {name: {} for name in known} | raw, path, "")
     for name in params.runs:
+        if not _RUN_NAME.fullmatch(str(name)):
+            raise UserError(
+                f"{path}: runs.{name}: a run's name is a folder's and a word of a command: letters, digits, '_', '-' "
+                "and '.', the first one a letter or digit."
+            )
         _check_beginning(params.runs, name, path)
     return params
 

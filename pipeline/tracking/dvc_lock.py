@@ -59,10 +59,15 @@ def upstream(stage: Stage, stages: Stages) -> list[Stage]:
     chain = [stage]
     for item in chain:
         for dep in item.deps:
-            made = maker(dep, stages)
-            if made and made[1] not in chain:
-                chain.append(made[1])
+            chain += [made for made in makers(dep, stages) if made not in chain]
     return chain
+
+
+def makers(path: str, stages: Stages) -> list[Stage]:
+    """Return the stages that made a file or folder, or files inside it: `report` reads the folder of all runs."""
+    return [
+        stage for stage in stages.values() if any(is_within(path, out) or is_within(out, path) for out in stage.outs)
+    ]
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
