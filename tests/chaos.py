@@ -77,7 +77,7 @@ class Training:
     @property
     def worlds(self) -> list[tuple[int, int]]:
         """(images seen, workers from there on), from the newest checkpoint."""
-        newest = max(self.folder.glob(".genloom/runs/*/checkpoints/*/state.pt"), default=None)
+        newest = max(self.folder.glob(".genloom/trainings/*/checkpoints/*/state.pt"), default=None)
         try:
             return torch.load(newest, weights_only=True)["worlds"] if newest else []
         except (OSError, RuntimeError):  # a newer one has just replaced it
@@ -144,7 +144,7 @@ def fault(kind: str, training: Training, nodes: Namespaces, chance: random.Rando
         nodes.kill(node)  # Ray gave the node up; the machine starts again
         nodes.start(node)
         return f"node {node} cut off for {away:.0f} s"
-    newest = max(training.folder.glob(".genloom/runs/*/checkpoints/*/state.pt"), default=None)
+    newest = max(training.folder.glob(".genloom/trainings/*/checkpoints/*/state.pt"), default=None)
     if newest is None:
         return "no checkpoint to damage yet"
     content = bytearray(newest.read_bytes())
