@@ -59,7 +59,6 @@ def fit(
     Yields:
         Logs by name, 0-d tensors on the device.
     """
-    settings = settings or Settings()
     draws = max(phase.repeats for phase in state.phases)
     budget = total if method.uses_budget() else None
     while state.seen < total:

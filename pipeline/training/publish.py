@@ -70,17 +70,11 @@ def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int
     Raises:
         UserError: there is no whole checkpoint at that place.
     """
-    at = job.finished_at if at is None else at
-    if not job.storage.fetch_checkpoint(at):
-        raise UserError(f"{job.store}: no whole checkpoint at {at:,} images. Run `dvc repro` again.")
-    content = job.checkpoints.load(at, torch.device("cpu"))
-    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
-    state.load_state_dict(content["state"])
+    state, content = _load(job, dataset, job.finished_at if at is None else at)
     history: list[Row] = content["history"]
     if not history[-1]["snapshot"]:  # the checkpoint of a larger budget, which does not end here
         history[-1]["snapshot"] = draw_snapshot(job, state, fixed_batch(job, dataset, torch.device("cpu")))
-    snapshots = [snapshot_name(0), *(row["snapshot"] for row in history if row["snapshot"])]
-    job.storage.fetch_snapshots(snapshots)
+    _copy_snapshots(job, history, folder / "snapshots")
     save_weights(
         folder / "weights.safetensors",
         name=job.run.method,
@@ -91,25 +85,35 @@ def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int
         ema=state.ema,
     )
     write_history(folder / "history.csv", history)
-    with atomic_folder(folder / "snapshots") as temporary:
-        for snapshot in snapshots:
-            shutil.copy(job.snapshots / snapshot, temporary)
     cost = {
         "seconds": content["seconds"],
         "images_per_second": state.seen / content["seconds"],
         "peak_memory_bytes": content["peak_memory_bytes"],
         "parameters": {net: sum(p.numel() for p in module.parameters()) for net, module in state.nets.items()},
     }
-    facts: dict[str, Any] = {
-        "run": about.name,
-        "method": job.run.method,
-        "key": about.key,
-        "params": dict(about.params),
-    }
+    facts = {"run": about.name, "method": job.run.method, "key": about.key, "params": dict(about.params)} | cost
     facts |= {"seen": state.seen, "spec": asdict(dataset.spec), "dataset": dict(dataset.info)}
     facts |= {"workers": [{"from": seen, "workers": size} for seen, size in content["worlds"]]}
-    write_json(folder / "train.json", facts | {"torch": torch.__version__, "device": content["device"]} | cost)
+    write_json(folder / "train.json", facts | {"torch": torch.__version__, "device": content["device"]})
     return Published(folder=folder, history=history, seen=state.seen, cost=cost)
+
+
+def _load(job: Job, dataset: Dataset, seen: int) -> tuple[State, dict[str, Any]]:
+    """Return the state at a checkpoint and all that it holds, or raise UserError if it is not there whole."""
+    if not job.storage.fetch_checkpoint(seen):
+        raise UserError(f"{job.store}: no whole checkpoint at {seen:,} images. Run `dvc repro` again.")
+    content = job.checkpoints.load(seen, torch.device("cpu"))
+    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
+    state.load_state_dict(content["state"])
+    return state, content
+
+
+def _copy_snapshots(job: Job, history: Sequence[Row], folder: Path) -> None:
+    names = [snapshot_name(0), *(row["snapshot"] for row in history if row["snapshot"])]
+    job.storage.fetch_snapshots(names)
+    with atomic_folder(folder) as temporary:
+        for name in names:
+            shutil.copy(job.snapshots / name, temporary)
 
 
 def publish_checkpoint(about: RunInfo, job: Job, dataset: Dataset, *, at: int | None, to: Path | None) -> Path:

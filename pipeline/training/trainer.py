@@ -54,9 +54,6 @@ def train(
     state = fresh_state(job, dataset.spec, world)
     progress = resume(job, state, world)
     window = Window.reopened(progress, state.seen, job.run, world.device)
-    progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
-    if not progress.worlds or progress.worlds[-1][1] != world.size:
-        progress.worlds.append((state.seen, world.size))
     report(progress.history)
     training = _Training(job, world, state, progress, fixed_batch(job, dataset, world.device))
     if state.seen == 0:
@@ -191,6 +188,9 @@ class _Training:
     def __init__(self, job: Job, world: World, state: State, progress: Progress, fixed: Batch) -> None:
         self.job, self.world, self.state, self.progress, self.fixed = job, world, state, progress, fixed
         self.started = time.monotonic() - progress.seconds
+        progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+        if not progress.worlds or progress.worlds[-1][1] != world.size:
+            progress.worlds.append((state.seen, world.size))
 
     def note(self, row: Row) -> None:
         """Add a row to the progress, and the cost so far."""
