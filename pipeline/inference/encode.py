@@ -78,7 +78,7 @@ def encode(trained: Trained, images: Iterable[Tensor], labels: Tensor | None = N
     """
     check_encodes(trained)
     for batch in _batches(trained, images, labels):
-        with torch.inference_mode():
+        with torch.no_grad():
             encoded = trained.method.encode(trained.nets, batch)
         yield {name: encoded[name].cpu() for name in trained.method.encodes}
 
@@ -104,7 +104,7 @@ def reconstruct(
     check_encodes(trained, decodes=True)
     name = chosen(via, trained.method.decodes)
     for batch in _batches(trained, images, labels):
-        with torch.inference_mode():
+        with torch.no_grad():
             encoded = trained.method.encode(trained.nets, batch)
             decoded = trained.method.decode(trained.nets, {name: encoded[name]}, batch.labels)
         if not torch.isfinite(decoded).all():
@@ -208,7 +208,7 @@ def _batches(trained: Trained, images: Iterable[Tensor], labels: Tensor | None) 
 def _check_label_free(trained: Trained, images: Tensor) -> None:
     def encoded(label: int) -> dict[str, Tensor]:
         labels = torch.full((len(images),), label, device=images.device)
-        with torch.inference_mode():
+        with torch.no_grad():
             return trained.method.encode(trained.nets, plain_batch(images, labels))
 
     if trained.spec.classes > 1 and differs(encoded):
