@@ -93,6 +93,8 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
     for name in further:
         torch.export.save(export(parts[name]), folder / "data" / f"{name}.pt2")
     write_json(folder / "data" / "about.json", describe_parts(trained, parts))
+    model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    model.save(str(folder / "MLmodel"))
 
 
 def _signature(part: "Part", directions: Sequence[str]) -> Any:
