@@ -1,33 +1,29 @@
 """One run's training on one process of a world: the loop, its log windows, snapshots and checkpoints.
 
 Ray's workers and the process without Ray call the same ``train``; it knows neither Ray nor MLflow. Rows (job.Row),
-snapshots and checkpoints fall where images seen cross a multiple of their cadence, so a resumed run makes the same
-rows as an uninterrupted one.
+snapshots and checkpoints fall where images seen cross a multiple of their cadence, and the last ones where the budget
+ends. So a resumed run makes the same rows as an uninterrupted one, and so does one whose budget has grown.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.core import batch_norm
-from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
-from pipeline.core.loop import Settings, fit
+from pipeline.core.batch import Batch, to_uint8, to_unit_range
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import Dataset, domains, open_dataset
-from pipeline.data.stream import batches
 from pipeline.files import atomic_file
-from pipeline.inference.weights import load_tensors
 from pipeline.render.grid import grid
-from pipeline.training.job import DivergedError, Job, Progress, Row
+from pipeline.training.course import fresh_state, iterations
+from pipeline.training.job import Job, Progress, Row
 from pipeline.training.memory import keep_freed_memory, peak_memory
+from pipeline.training.window import Window, crosses
 
 SNAPSHOT_GRID = 8  # rows and columns
 
@@ -39,7 +35,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from the newest checkpoint to the end of the budget. Collective: every rank of the world must call.
+    """Train from the newest checkpoint in the budget to its end. Collective: every rank of the world must call.
 
     Args:
         job: the run.
@@ -50,40 +46,41 @@ def train(
             word counts.
 
     Raises:
-        DivergedError: a loss or gradient is not finite (unless run.non_finite is skip); on all ranks alike.
+        DivergedError: a loss or gradient is not finite, or with run.non_finite skip none is in a whole log window; on
+            all ranks alike.
     """
     keep_freed_memory()
     dataset = open_dataset(Path(job.data), job.elsewhere)
-    state = _fresh_state(job, dataset.spec, world)
+    state = fresh_state(job, dataset.spec, world)
     progress = resume(job, state, world)
-    progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
-    if not progress.worlds or progress.worlds[-1][1] != world.size:
-        progress.worlds.append((state.seen, world.size))
+    window = Window.reopened(progress, state.seen, job.run, world.device)
     report(progress.history)
-    training = _Training(job, world, state, progress, _fixed_batch(job, dataset, world.device))
+    training = _Training(job, world, state, progress, fixed_batch(job, dataset, world.device))
     if state.seen == 0:
         training.snapshot()
-    window, run = Window(state.seen), job.run
-    for logs in _iterations(job, state, dataset, world):
+    run = job.run
+    for logs in iterations(job, state, dataset, world):
         window.add(logs)
         finished = state.seen >= run.images
         if not (finished or crosses(window.begin, state.seen, run.log_every)):
             continue
-        row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
+        row = window.close(state.seen, world)
         stopping, saving = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
         if finished or crosses(window.begin, state.seen, run.snapshot_every):
             row["snapshot"] = training.snapshot()
         training.note(row)
+        if finished:
+            progress.end(window.contents(world))
         if finished or stopping or saving or crosses(window.begin, state.seen, run.checkpoint_every):
             training.checkpoint()
         report([row])
         if stopping:
             return
-        window = Window(state.seen)
+        window = Window(state.seen, skips=window.skips)
 
 
 def resume(job: Job, state: State, world: World) -> Progress:
-    """Load the newest checkpoint into ``state``: the first that rank 0 proposes and every node has whole.
+    """Load the newest checkpoint in the budget: the first that rank 0 proposes and every node has whole.
 
     Collective.
 
@@ -95,7 +92,7 @@ def resume(job: Job, state: State, world: World) -> Progress:
     Returns:
         The checkpoint's progress, or an empty one if there is no checkpoint.
     """
-    before, whole = math.inf, False
+    before, whole = job.finished_at + 1, False
     while not whole:
         found = job.storage.newest(before) if world.rank == 0 else None
         before = seen = world.broadcast(-1 if found is None else found)
@@ -107,56 +104,15 @@ def resume(job: Job, state: State, world: World) -> Progress:
     return Progress(**content)
 
 
-def crosses(before: int, now: int, every: int) -> bool:
-    """Tell whether a multiple of ``every`` lies in (before, now]."""
-    return now // every > before // every
-
-
-class Window:
-    """Sums of logs since ``begin``, on the device: nothing waits for it until the window closes."""
-
-    def __init__(self, begin: int) -> None:
-        self.begin, self.started, self.iterations = begin, time.monotonic(), 0
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, logs: dict[str, Tensor]) -> None:
-        """Add an iteration's logs: 0-d tensors, of the same names each time."""
-        self.iterations += 1
-        if not self.sums:
-            self.sums = {name: value.clone() for name, value in logs.items()}
-        else:
-            torch._foreach_add_(list(self.sums.values()), [logs[name] for name in self.sums])
-
-    def close(self, seen: int, world: World, may_diverge: bool = False) -> Row:
-        """Average over the window and the ranks. Collective.
-
-        Args:
-            seen: images seen now.
-            world: whose ranks all close the window.
-            may_diverge: whether values may be no numbers.
-
-        Returns:
-            The window's row, without a snapshot.
-
-        Raises:
-            DivergedError: a mean is not finite and may_diverge is False; on all ranks alike.
-        """
-        means = torch.stack(list(self.sums.values())).double() / self.iterations
-        world.average([means])
-        values = dict(zip(self.sums, means.tolist(), strict=True))
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad and not may_diverge:
-            raise DivergedError(f"{', '.join(bad)} was not finite between {self.begin:,} and {seen:,} images")
-        values["images_per_second"] = (seen - self.begin) / (time.monotonic() - self.started)
-        return {"seen": seen, "time": time.time_ns() // 1_000_000, "values": values, "snapshot": None}
-
-
 class _Training:
     """What a training leaves behind as it goes: snapshots and checkpoints."""
 
     def __init__(self, job: Job, world: World, state: State, progress: Progress, fixed: Batch) -> None:
         self.job, self.world, self.state, self.progress, self.fixed = job, world, state, progress, fixed
         self.started = time.monotonic() - progress.seconds
+        progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+        if not progress.worlds or progress.worlds[-1][1] != world.size:
+            progress.worlds.append((state.seen, world.size))
 
     def note(self, row: Row) -> None:
         """Add a row to the progress, and the cost so far."""
@@ -169,57 +125,29 @@ class _Training:
         self.state.synchronize(self.world)
         content = {"state": self.state.state_dict(), **vars(self.progress)}  # collective, if sharded
         if self.world.rank == 0:
-            self.job.storage.save(self.state.seen, content)
+            self.job.storage.save(self.state.seen, content, ends=self.progress.ends, until=self.job.finished_at)
 
     def snapshot(self) -> str | None:
         """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None."""
-        nets, name = self.state.averaged(), f"{self.state.seen:09d}.png"
-        if self.world.rank:
-            return None
-        with atomic_file(self.job.snapshots / name) as temporary:
-            images = to_uint8(sample(self.job.method, nets, self.fixed))
-            grid(images, columns=SNAPSHOT_GRID).save(temporary)
-        self.job.storage.send_snapshot(name)
-        return name
+        return None if self.world.rank else draw_snapshot(self.job, self.state, self.fixed)
 
 
-def _fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
-    run = job.run
-    initial = load_tensors(job.initial) if job.initial.exists() else None
-    state = State.fresh(job.method, spec, run.seed, world.device, initial=initial, freeze=run.freeze)
-    if run.sync_batch_norm:
-        batch_norm.synchronize(state.nets, world)
-    if job.shard:
-        state.shard(world)
-    return state
+def snapshot_name(seen: int) -> str:
+    """Return the name of the picture made when so many images were seen."""
+    return f"{seen:09d}.png"
 
 
-def _iterations(job: Job, state: State, dataset: Dataset, world: World) -> Iterator[dict[str, Tensor]]:
-    """Return the loop over the run's stream of batches, from where the state is."""
-    run = job.run
-    first, second = domains(dataset, run.domains)
-    stream = batches(
-        first.splits["train"],
-        seed=run.seed,
-        batch_size=run.batch_size,
-        world=world,
-        start=state.seen,
-        other=second.splits["train"] if second else None,
-        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
-    )
-    return fit(
-        job.method,
-        state,
-        stream,
-        world,
-        seed=run.seed,
-        total=run.images,
-        ema_half_life=run.ema_half_life,
-        settings=Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip"),
-    )
+def draw_snapshot(job: Job, state: State, fixed: Batch) -> str:
+    """Render the fixed batch with the averaged nets to the run's snapshots; return the file's name."""
+    name = snapshot_name(state.seen)
+    with atomic_file(job.snapshots / name) as temporary:
+        images = to_uint8(sample(job.method, state.averaged(), fixed))
+        grid(images, columns=SNAPSHOT_GRID).save(temporary)
+    job.storage.send_snapshot(name)
+    return name
 
 
-def _fixed_batch(job: Job, dataset: Dataset, device: torch.device) -> Batch:
+def fixed_batch(job: Job, dataset: Dataset, device: torch.device) -> Batch:
     """Return the same latents and labels for every snapshot, so that the film shows training alone."""
     split = domains(dataset, job.run.domains)[0].splits["train"]
     rows = torch.arange(SNAPSHOT_GRID**2)
