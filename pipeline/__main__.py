@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline import errors
+from pipeline.commands import use
 from pipeline.errors import UserError
 from pipeline.tracking.target import UI_PORT
 
@@ -153,6 +154,10 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
     root = str(Path(project_root(), "mlartifacts"))
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--artifacts-destination", root]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+
+
+for command in (use.sample, use.encode, use.reconstruct):
+    app.command()(command)
 
 
 def main() -> None:
