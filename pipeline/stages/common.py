@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config import Params, read_params
+from pipeline.config import Params, read_params, read_run
 from pipeline.files import project_root
 from pipeline.stages.paths import run_folder
 from pipeline.tracking.journal import Journal
+
+
+def at_a_time(params: Params, name: str) -> int:
+    """Return how many images a process of a run's training takes at once: what is sampled of it takes no more."""
+    return max(1, read_run(params, name)[0].batch_size // max(1, params.cluster.most))
 
 
 def scratch(params: Params) -> Path:

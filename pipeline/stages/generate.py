@@ -6,6 +6,7 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
+from pipeline.stages.common import at_a_time
 from pipeline.stages.paths import DATA, run_folder
 
 
@@ -17,7 +18,8 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     params = read_params()
     classes = read_run(params, name)[0].domains
     with atomic_folder(run_folder(name) / "features") as folder:
-        generate(folder, run_folder(name) / "weights.safetensors", DATA, params.evaluate, classes)
+        weights = run_folder(name) / "weights.safetensors"
+        generate(folder, weights, DATA, params.evaluate, classes, at_a_time(params, name))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
-from pipeline.stages.common import reopen
+from pipeline.stages.common import at_a_time, reopen
 from pipeline.stages.paths import DATA, run_folder
 
 
@@ -16,7 +16,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.render.samples import render
 
     params, folder = read_params(), run_folder(name)
-    seen = render(folder, DATA, params.render, read_run(params, name)[0].domains)
+    seen = render(folder, DATA, params.render, read_run(params, name)[0].domains, at_a_time(params, name))
     with reopen(name) as journal:
         journal.image("final_samples", folder / "samples.png", step=seen)
         for file in (folder / "samples.png", *sorted((folder / "panels").iterdir())):

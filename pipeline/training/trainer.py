@@ -27,7 +27,7 @@ from pipeline.files import atomic_file
 from pipeline.inference.weights import load_tensors
 from pipeline.render.grid import grid
 from pipeline.training.job import DivergedError, Job, Progress, Row
-from pipeline.training.memory import keep_freed_memory, peak_memory
+from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
 
 SNAPSHOT_GRID = 8  # rows and columns
 
@@ -60,11 +60,11 @@ def train(
     if not progress.worlds or progress.worlds[-1][1] != world.size:
         progress.worlds.append((state.seen, world.size))
     report(progress.history)
-    training = _Training(job, world, state, progress, _fixed_batch(job, dataset, world.device))
+    training = _Training(job, world, state, progress, dataset)
     if state.seen == 0:
         training.snapshot()
     window, run = Window(state.seen), job.run
-    for logs in _iterations(job, state, dataset, world):
+    for logs in needing("training step", _iterations(job, state, dataset, world)):
         window.add(logs)
         finished = state.seen >= run.images
         if not (finished or crosses(window.begin, state.seen, run.log_every)):
@@ -154,8 +154,8 @@ class Window:
 class _Training:
     """What a training leaves behind as it goes: snapshots and checkpoints."""
 
-    def __init__(self, job: Job, world: World, state: State, progress: Progress, fixed: Batch) -> None:
-        self.job, self.world, self.state, self.progress, self.fixed = job, world, state, progress, fixed
+    def __init__(self, job: Job, world: World, state: State, progress: Progress, dataset: Dataset) -> None:
+        self.job, self.world, self.state, self.progress, self.dataset = job, world, state, progress, dataset
         self.started = time.monotonic() - progress.seconds
 
     def note(self, row: Row) -> None:
@@ -176,9 +176,10 @@ class _Training:
         nets, name = self.state.averaged(), f"{self.state.seen:09d}.png"
         if self.world.rank:
             return None
-        with atomic_file(self.job.snapshots / name) as temporary:
-            images = to_uint8(sample(self.job.method, nets, self.fixed))
-            grid(images, columns=SNAPSHOT_GRID).save(temporary)
+        with atomic_file(self.job.snapshots / name) as temporary, needed_by("preview"):
+            fixed = _fixed_batches(self.job, self.dataset, self.world)
+            images = [to_uint8(sample(self.job.method, nets, batch)).cpu() for batch in fixed]
+            grid(torch.cat(images), columns=SNAPSHOT_GRID).save(temporary)
         self.job.storage.send_snapshot(name)
         return name
 
@@ -219,15 +220,16 @@ def _iterations(job: Job, state: State, dataset: Dataset, world: World) -> Itera
     )
 
 
-def _fixed_batch(job: Job, dataset: Dataset, device: torch.device) -> Batch:
-    """Return the same latents and labels for every snapshot, so that the film shows training alone."""
+def _fixed_batches(job: Job, dataset: Dataset, world: World) -> Iterator[Batch]:
+    """Yield the same latents and labels for every snapshot, so that the film shows training alone; as many at a time
+    as a process trains on, so that no snapshot needs more memory than training."""
     split = domains(dataset, job.run.domains)[0].splits["train"]
-    rows = torch.arange(SNAPSHOT_GRID**2)
-    return Batch(
-        images=to_unit_range(split.images((rows % len(split)).numpy()), device),
-        labels=(rows % max(dataset.spec.classes, 1)).to(device),
-        noise=Noise(0, rows.to(device), "snapshot"),
-    )
+    for rows in torch.arange(SNAPSHOT_GRID**2).split(max(1, job.run.batch_size // world.size)):
+        yield Batch(
+            images=to_unit_range(split.images((rows % len(split)).numpy()), world.device),
+            labels=(rows % max(dataset.spec.classes, 1)).to(world.device),
+            noise=Noise(0, rows.to(world.device), "snapshot"),
+        )
 
 
 @torch.no_grad()
