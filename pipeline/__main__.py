@@ -107,6 +107,28 @@ def page(run: Annotated[str, typer.Argument(metavar="RUN", help="A run of params
 
 
 @app.command()
+def publish(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml; it may be training.")],
+    at: Annotated[int | None, typer.Option(help="Images seen at the checkpoint; the newest if not given.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder; published/<run>-<images seen> if not given.")] = None,
+) -> None:
+    """Write a checkpoint's weights, history and pictures to a folder, to sample from and to evaluate; training goes on.
+
+    The stages' outputs in out/ stay as they are: to have a run end there, set its images.
+    """
+    from pipeline.config import read_params
+    from pipeline.stages.common import scratch
+    from pipeline.stages.paths import OUT
+    from pipeline.training.prepare import prepared
+    from pipeline.training.publish import publish_checkpoint
+
+    params = read_params()
+    with prepared(run, params, out=OUT, scratch=scratch(params)) as ready:
+        folder = publish_checkpoint(ready.run, ready.job, ready.dataset, at=at, to=to)
+    print(f"{folder}: written")
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1, max=65535)] = UI_PORT) -> None:
     """Open MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
     from pipeline.config import read_params

@@ -30,6 +30,7 @@ SETTINGS = {"method": "dcgan", "seed": 0, "batch_size": 16, "width": 16, "latent
 CADENCE = {"log_every": 400, "snapshot_every": 4000, "checkpoint_every": 800}
 KINDS = ("worker", "controller", "node", "driver", "link", "checkpoint")
 PATIENCE = 300.0
+ERRORS = 10  # that a driver may end with by itself, as a fault made it; more are no fault's
 
 
 class Training:
@@ -48,10 +49,10 @@ class Training:
             "max_failures": 100,
         }
         self.folder, self.nodes = project(folder, {RUN: settings}, cluster | own), nodes
-        for stage in ("download", "normalize"):
+        for stage in ("code", "download", "normalize"):
             if python(self.folder, "-m", f"pipeline.stages.{stage}", stderr=subprocess.DEVNULL).wait():
                 raise RuntimeError(f"stage {stage} failed")
-        self.starts = 0
+        self.starts = self.errors = 0
         self.start()
 
     def start(self) -> None:
@@ -76,7 +77,7 @@ class Training:
     @property
     def worlds(self) -> list[tuple[int, int]]:
         """(images seen, workers from there on), from the newest checkpoint."""
-        newest = max(self.folder.glob(".genloom/runs/*/checkpoints/*/state.pt"), default=None)
+        newest = max(self.folder.glob(".genloom/trainings/*/checkpoints/*/state.pt"), default=None)
         try:
             return torch.load(newest, weights_only=True)["worlds"] if newest else []
         except (OSError, RuntimeError):  # a newer one has just replaced it
@@ -93,7 +94,10 @@ class Training:
                 raise RuntimeError(f"{what}: training ended before")
             if code not in (None, 0):
                 if code > 0:
+                    self.errors += 1
                     print(f"  the driver said: {Path(self.log.name).read_text().strip().splitlines()[-1]}", flush=True)
+                if self.errors > ERRORS:
+                    raise RuntimeError(f"{what}: the driver ended by itself {self.errors} times; see {self.log.name}")
                 self.start()
             time.sleep(0.2)
         return time.monotonic() - begin
@@ -140,7 +144,7 @@ def fault(kind: str, training: Training, nodes: Namespaces, chance: random.Rando
         nodes.kill(node)  # Ray gave the node up; the machine starts again
         nodes.start(node)
         return f"node {node} cut off for {away:.0f} s"
-    newest = max(training.folder.glob(".genloom/runs/*/checkpoints/*/state.pt"), default=None)
+    newest = max(training.folder.glob(".genloom/trainings/*/checkpoints/*/state.pt"), default=None)
     if newest is None:
         return "no checkpoint to damage yet"
     content = bytearray(newest.read_bytes())

@@ -15,6 +15,7 @@ from pipeline.files import write_json
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.record import record
 from pipeline.training.job import Job
+from pipeline.training.publish import RunInfo
 from pipeline.training.trainer import train
 
 
@@ -48,5 +49,6 @@ def weights(work: Job) -> dict[str, torch.Tensor]:
 
 def train_on(cluster: Cluster, work: Job) -> None:
     """As the train stage does, without publishing."""
-    key = TrainingKey(params={}, data="", code={})
-    train_job(work, Launch(name="toy", key=key, params={}, dataset={}, cluster=cluster, tracking=Tracking()))
+    key, run = TrainingKey(params={}, data="", code={}), RunInfo(name="toy", key="key", params={})
+    launch = Launch(run=run, key=key, journal=Path(work.store), dataset={}, cluster=cluster, tracking=Tracking())
+    train_job(work, launch)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Cluster, Tracking
-from pipeline.dependencies.key import TrainingKey, differences
+from pipeline.dependencies.key import TrainingKey, changed_cadences, differences
 from pipeline.errors import UserError
 from pipeline.files import locked
 from pipeline.storage.remote import token_at
@@ -23,7 +24,7 @@ from pipeline.tracking.shipper import shipping
 from pipeline.tracking.tags import code_tags
 from pipeline.training.job import DivergedError, Job
 from pipeline.training.memory import out_of_memory, remedy_of
-from pipeline.training.publish import Published
+from pipeline.training.publish import Published, RunInfo
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +34,17 @@ class Launch:
     """What a training needs besides its job.
 
     Attributes:
-        name: the run's.
-        key: what the job's key is of.
-        params: every param that the result depends on, by name.
+        run: what it is called, and what it is of.
+        key: what its keys are of.
+        journal: the folder of its journal.
         dataset: what spec.json says of the data.
         cluster: where to train.
         tracking: where MLflow is.
     """
 
-    name: str
+    run: RunInfo
     key: TrainingKey
-    params: Mapping[str, Any]
+    journal: Path
     dataset: Mapping[str, Any]
     cluster: Cluster
     tracking: Tracking
@@ -61,12 +62,12 @@ def launch(job: Job, about: Launch, publish: Callable[[], Published]) -> None:
         UserError: the training diverged, ran out of memory, or its storage or cluster cannot be used.
         SystemExit: it was stopped by a signal, at a checkpoint.
     """
-    folder = Path(job.store)
+    folder, run = about.journal, about.run
     with Journal.open(folder) as journal:
-        journal.start(name=about.name, key=job.key, params=about.params, tags=code_tags(), dataset=dict(about.dataset))
+        journal.start(name=run.name, key=run.key, params=run.params, tags=code_tags(), dataset=dict(about.dataset))
     with shipping(folder, about.tracking):
         try:
-            with watching(folder, about.name, job.finished_at, partial(run_page, folder, about.tracking)):
+            with watching(folder, run.name, job.finished_at, partial(run_page, folder, about.tracking)):
                 train_job(job, about)
             published = publish()
             with Journal.open(folder) as journal:
@@ -88,10 +89,10 @@ def _record_end(journal: Journal, job: Job, published: Published) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path, name: str) -> Iterator[None]:
-    """Hold a run's folder, so that one process trains it; another waits, and then finds the training finished."""
+def exclusive(folder: str | Path, name: str) -> Iterator[None]:
+    """Hold a training's folder, so that one process trains it; another waits, and then goes on from what it left."""
     waiting = f"{name}: another process is training this very run; waiting until it is done"
-    with locked(folder / "lock", wait=None, announce=waiting):
+    with locked(Path(folder) / "lock", wait=None, announce=waiting):
         yield
 
 
@@ -109,21 +110,20 @@ def train_job(job: Job, about: Launch) -> None:
     if job.url:
         with token_at(job.url, "preflight"):  # says within seconds what a training would wait for
             pass
-    newest = job.storage.newest()
-    if newest == job.finished_at:
-        logger.info("%s: this very training is finished (%s): publishing it", about.name, job.store)
-        return
+    newest = job.storage.newest(job.finished_at + 1)
     _say_where_it_begins(job, about, newest)
+    if newest == job.finished_at:
+        return
     about.key.write(Path(job.store))
     try:
         with stop_on_signals() as stop:
             if about.cluster.most:
                 from pipeline.cluster.driver import train_on_ray
 
-                train_on_ray(job, about.cluster, Path(job.store), stop)
+                train_on_ray(job, about.cluster, about.journal, stop)
             else:
-                _train_here(job, stop)
-            if stop() and job.storage.newest() != job.finished_at:
+                _train_here(job, about.journal, stop)
+            if stop() and job.storage.newest(job.finished_at + 1) != job.finished_at:
                 raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
     except DivergedError as error:
         raise UserError(
@@ -141,7 +141,7 @@ def train_job(job: Job, about: Launch) -> None:
 
 def _what_is_left(job: Job) -> str:
     """Say where a training that ended early can be looked at, and whether there is a checkpoint."""
-    seen, folder = job.storage.newest(), os.path.relpath(job.store)
+    seen, folder = job.storage.newest(job.finished_at), os.path.relpath(job.store)
     if seen is None:
         return f"It ended before its first checkpoint; its pictures are in {folder}/snapshots."
     return f"The last good checkpoint, at {seen:,} images, and the pictures are in {folder}."
@@ -149,26 +149,50 @@ def _what_is_left(job: Job) -> str:
 
 def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:
     """Log from where training goes on; or why it starts anew, where an earlier training of this run is at hand."""
+    name, folder = about.run.name, Path(job.store)
     if newest is not None:
-        logger.info("%s: going on from the checkpoint at %s images", about.name, f"{newest:,}")
-        return
-    folder = Path(job.store)
-    others = [
-        path for path in folder.parent.glob(f"{about.name}-*") if path != folder and any(path.glob("checkpoints/*"))
-    ]
-    if others:
+        for cadence, every in changed_cadences(folder, about.key).items():
+            logger.info("%s: what was made up to %s images keeps %s: %d", name, f"{newest:,}", cadence, every)
+        if newest == job.finished_at:
+            logger.info("%s: this very training is finished: publishing the checkpoint in %s", name, folder)
+        else:
+            logger.info("%s: going on from the checkpoint at %s images", name, f"{newest:,}")
+    elif beyond := job.storage.existing():
+        places = ", ".join(f"{seen:,}" for seen in beyond)
+        logger.info(
+            "%s: starting at 0: of this training there are checkpoints at %s images, beyond its %s",
+            name,
+            places,
+            f"{job.finished_at:,}",
+        )
+    elif others := earlier_trainings(folder, name):
         latest = max(others, key=lambda path: path.stat().st_mtime)
         what = differences(latest, about.key) or ["nothing that its key names"]
         listed = ", ".join(what[:6]) + (f" and {len(what) - 6} more" if len(what) > 6 else "")
-        logger.info("%s: starting at 0; the earlier training in %s differs in %s", about.name, latest.name, listed)
+        logger.info("%s: starting at 0; the earlier training in %s differs in %s", name, latest.name, listed)
 
 
-def _train_here(job: Job, stop: Callable[[], bool]) -> None:
+def earlier_trainings(folder: Path, name: str) -> list[Path]:
+    """Return where checkpoints of a run's other trainings lie.
+
+    Args:
+        folder: of this one's checkpoints.
+        name: the run's.
+
+    Returns:
+        Folders, in no order; those of an earlier version of Genloom, which kept them with the journals, too.
+    """
+    found = [*folder.parent.glob(f"{name}-*"), *(folder.parents[1] / "runs").glob(f"{name}-*")]
+    own = re.compile(re.escape(name) + "-[0-9a-f]{16}")  # not of a run whose name goes on after this one's
+    return [path for path in found if path != folder and own.fullmatch(path.name) and any(path.glob("checkpoints/*"))]
+
+
+def _train_here(job: Job, folder: Path, stop: Callable[[], bool]) -> None:
     """Run the same loop in this process, without Ray."""
     from pipeline.core.world import World, default_device
     from pipeline.training.trainer import train
 
-    with Journal.open(Path(job.store)) as journal:
+    with Journal.open(folder) as journal:
         train(job, World(device=default_device()), lambda rows: record(journal, rows, job.snapshots), stop)
 
 

@@ -66,17 +66,25 @@ class Clock:
 
     Attributes:
         seen: images seen, over all ranks.
-        total: images in the budget.
+        total: images in the budget; None in a training that goes the same way whatever its budget
+            (``Method.uses_budget``).
         iteration: iterations done, for what a paper does at every k-th step (lazy regularization).
     """
 
     seen: int
-    total: int
+    total: int | None
     iteration: int = 0
 
     @property
     def fraction(self) -> float:
-        """Return progress in [0, 1]."""
+        """Return progress in [0, 1].
+
+        Raises:
+            RuntimeError: the method does not say that it uses the budget. Its checkpoints would then be taken for those
+                of a longer training, which they are not.
+        """
+        if self.total is None:
+            raise RuntimeError("a schedule over the whole budget needs uses_budget() to return True")
         return min(self.seen / self.total, 1.0)
 
 

@@ -52,22 +52,22 @@ def fit(
         batches: this rank's shards of global batches, beginning at image ``state.seen``.
         world: the ranks that train together.
         seed: of torch's global generator.
-        total: images to see, counted over all ranks.
+        total: images to see, counted over all ranks; the method gets to know it only if it ``uses_budget``.
         ema_half_life: of the moving average, in images.
         settings: how steps are computed; None: the defaults.
 
     Yields:
         Logs by name, 0-d tensors on the device.
     """
-    settings = settings or Settings()
     draws = max(phase.repeats for phase in state.phases)
+    budget = total if method.uses_budget() else None
     while state.seen < total:
         fresh = [next(batches) for _ in range(draws)]
         if state.seen == 0:
             method.initialize(state.nets, fresh[0], world)
             state.update_average(0, half_life=0.0)  # the average begins where the nets do
         shown = draws * len(fresh[0]) * world.size
-        clock = Clock(seen=state.seen, total=total, iteration=state.seen // shown)
+        clock = Clock(seen=state.seen, total=budget, iteration=state.seen // shown)
         torch.manual_seed(_iteration_seed(seed, state.seen, world.rank))
         method.set_progress(state.nets, clock)
         logs: dict[str, Tensor] = {}
@@ -76,7 +76,7 @@ def fit(
                 logs |= descend(phase, state.nets, state.optimizers[phase.name], batch, clock, world, settings)
         state.seen += shown
         state.update_average(shown, ema_half_life)
-        method.set_progress(state.ema, Clock(seen=state.seen, total=total))
+        method.set_progress(state.ema, Clock(seen=state.seen, total=budget))
         yield logs
 
 

@@ -87,6 +87,13 @@ class Method(ABC):
 
     # Declared no-op hooks: the only implemented behaviour that a method may replace.
 
+    def uses_budget(self) -> bool:
+        """Return whether the way of training depends on where it will end (``Clock.total``), as a decay to zero does.
+
+        If not, a training of some images is the beginning of every longer one.
+        """
+        return False
+
     def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
         """Initialize from data, once before the first step, to the same values on every rank."""
 

@@ -2,6 +2,7 @@
 
     out/code/<stage>.json            a stage that is alike for all runs
     out/code/<stage>-<choice>.json   one for each source or method that params.yaml could choose
+    out/code/course-<method>.json    no stage's: what decides the states of a training (key.py)
 
 Each holds the files that decide the stage's outputs, with the hash of what is reached in each (closure.py), and a
 digest over all. DVC takes such a file as the stage's dependency, so a stage is redone when its code means something
@@ -41,6 +42,13 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
         None,
     ),
 }
+# What decides the states of a training and the form of its checkpoints: no stage's dependency, but part of its key.
+COURSE = (
+    "pipeline.data.dataset:open_dataset",
+    "pipeline.training.course:fresh_state",
+    "pipeline.training.course:iterations",
+    "pipeline.training.job:Progress",
+)
 # By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
 CHOSEN: Mapping[str, tuple[str, ...]] = {
     "reference": (EXTRACTORS,),
@@ -64,7 +72,7 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
     """
     closure = Closure(root)
     chosen = {EXTRACTORS: extractors, METRICS: metrics}
-    for stage, (entries, package) in ENTRIES.items():
+    for stage, (entries, package) in {**ENTRIES, "course": (COURSE, METHODS)}.items():
         common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
         if package is None:
             yield stage, _content(closure, [*entries, *common])

@@ -16,12 +16,12 @@ from pipeline.core.world import World
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
 Schedule = Literal["constant", "linear", "late_linear", "cosine"]
 
-# The learning rate's share at a fraction of the budget, both in [0, 1].
-SCHEDULES: dict[Schedule, Callable[[float], float]] = {
-    "constant": lambda fraction: 1.0,
-    "late_linear": lambda fraction: min(1.0, 2.0 - 2.0 * fraction),
-    "linear": lambda fraction: 1.0 - fraction,
-    "cosine": lambda fraction: 0.5 + 0.5 * math.cos(math.pi * fraction),
+# The learning rate's share at a time, in [0, 1].
+SCHEDULES: dict[Schedule, Callable[[Clock], float]] = {
+    "constant": lambda clock: 1.0,
+    "late_linear": lambda clock: min(1.0, 2.0 - 2.0 * clock.fraction),
+    "linear": lambda clock: 1.0 - clock.fraction,
+    "cosine": lambda clock: 0.5 + 0.5 * math.cos(math.pi * clock.fraction),
 }
 
 
@@ -94,6 +94,9 @@ class Optimized(Method):
             after=after,
         )
 
+    def uses_budget(self) -> bool:
+        return self.schedule != "constant"
+
     def settings(self, clock: Clock) -> dict[str, Any]:
         """Return further settings of the optimizer at a time; a declared hook, by default none."""
         return {}
@@ -101,7 +104,7 @@ class Optimized(Method):
     def rate(self, clock: Clock) -> float:
         """Return the learning rate at a time, as a share of ``lr``."""
         warm = min(1.0, (clock.seen + 1) / self.warm_up) if self.warm_up else 1.0
-        return warm * SCHEDULES[self.schedule](clock.fraction)
+        return warm * SCHEDULES[self.schedule](clock)
 
     def _shape_gradients(self, parameters: list[nn.Parameter]) -> None:
         if self.l1:

@@ -80,8 +80,19 @@ def save_weights(
         ema: moving averages of those that sampling needs.
     """
     about = {"method": name, "params": dict(params), "spec": asdict(spec), "seen": seen}
-    tensors = {f"nets.{key}": value for key, value in nets.state_dict().items()}
-    tensors |= {f"ema.{key}": value for key, value in ema.state_dict().items()}
+    save_tensors(path, about, nets.state_dict(), ema.state_dict())
+
+
+def save_tensors(path: Path, about: Mapping[str, Any], nets: Mapping[str, Tensor], ema: Mapping[str, Tensor]) -> None:
+    """Write a file that ``load_tensors`` reads; it is complete or absent.
+
+    Args:
+        path: of the file.
+        about: what the header says.
+        nets: tensors by "<net>.<parameter or buffer>".
+        ema: moving averages by the same names.
+    """
+    tensors = {f"nets.{key}": value for key, value in nets.items()} | {f"ema.{key}": v for key, v in ema.items()}
     with atomic_file(path) as temporary:
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, _header(about))
 

@@ -48,6 +48,9 @@ class ProGAN(GAN):
     beta1: Unit = 0.0
     beta2: Unit = 0.99
 
+    def uses_budget(self) -> bool:
+        return True  # the pyramid is grown within a share of it
+
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         shape = PyramidShape(channels=spec.channels, size=spec.size, width=self.width, max_width=self.max_width)
         return {"generator": progan.Generator(shape, latent=self.latent), "critic": progan.Critic(shape)}

@@ -56,6 +56,9 @@ class R3GAN(GAN):
     beta2: Unit = 0.9
     final_beta2: Unit = 0.99
 
+    def uses_budget(self) -> bool:
+        return True  # gamma and beta2 go along a cosine over it
+
     def pair(self, spec: ImageSpec) -> dict[str, nn.Module]:
         if self.conditional and not spec.classes:
             raise ValueError("conditional: the data has no labels; set it to false")

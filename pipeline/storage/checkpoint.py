@@ -9,6 +9,7 @@ A folder gets its name only when all of it is on disk; training resumes from the
 import json
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from pipeline.files import atomic_folder, sha256_of
 
 KEPT = 2
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.pt"
 
 _log = logging.getLogger(__name__)
 
@@ -35,22 +36,21 @@ class Checkpoints:
     folder: Path
     key: str
 
-    def save(self, seen: int, content: dict[str, Any]) -> None:
-        """Write a checkpoint, and remove all others but the newest before it.
-
-        Newer ones that still exist were refused, or belong to a training that was given up.
+    def save(self, seen: int, content: dict[str, Any], *, ends: Iterable[int] = (), until: float = math.inf) -> None:
+        """Write a checkpoint, and remove those that ``outdated`` lists.
 
         Args:
             seen: images seen.
             content: tensors, numbers, text and containers of them.
+            ends: images seen where a budget ended.
+            until: images seen where this one ends.
         """
         with atomic_folder(self._path(seen)) as temporary:
-            state = temporary / "state.pt"
+            state = temporary / STATE
             torch.save(content, state)
             manifest = {"key": self.key, "seen": seen, "files": {state.name: sha256_of(state)}}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        existing = self.existing()
-        for other in set(existing) - set([found for found in existing if found <= seen][-KEPT:]):
+        for other in outdated(self.existing(), seen, ends, until):
             self._drop(other)
 
     def newest(self, before: float = math.inf) -> int | None:
@@ -66,7 +66,7 @@ class Checkpoints:
 
     def load(self, seen: int, device: torch.device) -> dict[str, Any]:
         """Read a checkpoint that ``newest`` returned, with its tensors on ``device``."""
-        content: dict[str, Any] = torch.load(self._path(seen) / "state.pt", map_location=device, weights_only=True)
+        content: dict[str, Any] = torch.load(self._path(seen) / STATE, map_location=device, weights_only=True)
         return content
 
     def _problem(self, seen: int) -> str | None:
@@ -91,9 +91,30 @@ class Checkpoints:
 
     def _drop(self, seen: int) -> None:
         # The manifest goes first: a folder that is half-deleted is no checkpoint.
-        for name in (MANIFEST, "state.pt"):
+        for name in (MANIFEST, STATE):
             (self._path(seen) / name).unlink(missing_ok=True)
         self._path(seen).rmdir()
+
+
+def outdated(existing: Iterable[int], seen: int, ends: Iterable[int], until: float) -> set[int]:
+    """Return which checkpoints nothing needs once the one at ``seen`` is written.
+
+    The newest ones are kept, up to and including that; those where a budget ended, as results that may be asked for
+    again; and those of a larger budget. Newer ones within the budget were refused when training resumed before them.
+
+    Args:
+        existing: images seen at all checkpoints, in any order.
+        seen: at the newest of this training.
+        ends: images seen where a budget ended.
+        until: images seen where this one ends.
+
+    Returns:
+        Images seen at those to remove.
+    """
+    found = set(existing)
+    newest = sorted(other for other in found if other <= seen)[-KEPT:]
+    ended = {other for other in ends if other <= seen}
+    return found - set(newest) - ended - {other for other in found if other > until}
 
 
 def name_of(seen: int) -> str:

@@ -7,7 +7,7 @@ there is complete or absent, as on disk: its manifest is written last and remove
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,9 +44,13 @@ class RemoteStore:
         for file in files:
             self._retry(partial(_put, source=file, name=str(file.relative_to(self.folder))))
 
-    def drop_others(self, kept: Iterable[int]) -> None:
-        """Remove all remote checkpoints but these (images seen)."""
-        self._retry(partial(_drop, kept=set(kept)))
+    def existing(self) -> list[int]:
+        """Return images seen at each complete remote checkpoint, in ascending order."""
+        return self._retry(_checkpoints)
+
+    def drop(self, outdated: Callable[[list[int]], set[int]]) -> None:
+        """Remove those of the remote checkpoints (images seen) that ``outdated`` chooses."""
+        self._retry(partial(_drop, outdated=outdated))
 
     def fetch_newest(self, is_whole: Callable[[int], bool], before: float = math.inf) -> int | None:
         """Download the newest remote checkpoint that is undamaged.
@@ -58,7 +62,7 @@ class RemoteStore:
         Returns:
             Images seen at that checkpoint; None if there is none.
         """
-        found = (seen for seen in reversed(self._retry(_checkpoints)) if seen < before)
+        found = (seen for seen in reversed(self.existing()) if seen < before)
         return next((seen for seen in found if self.fetch(name_of(seen)) and is_whole(seen)), None)
 
     def fetch(self, name: str) -> bool:
@@ -199,7 +203,7 @@ def _checkpoints(filesystem: Any, root: str) -> list[int]:
     return sorted(int(path.split("/")[-2]) for path in filesystem.glob(f"{root}/checkpoints/*/{MANIFEST}"))
 
 
-def _drop(filesystem: Any, root: str, kept: set[int]) -> None:
-    for seen in set(_checkpoints(filesystem, root)) - kept:
+def _drop(filesystem: Any, root: str, outdated: Callable[[list[int]], set[int]]) -> None:
+    for seen in outdated(_checkpoints(filesystem, root)):
         filesystem.rm_file(f"{root}/{name_of(seen)}/{MANIFEST}")
         filesystem.rm(f"{root}/{name_of(seen)}", recursive=True)

@@ -3,14 +3,29 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import locked
-from pipeline.storage.checkpoint import Checkpoints, name_of
+from pipeline.storage.checkpoint import Checkpoints, name_of, outdated
 from pipeline.storage.remote import RemoteStore
 
 FETCH_SECONDS = 600.0
+
+
+def training_folder(scratch: Path, name: str, key: str) -> Path:
+    """Return where a training keeps checkpoints and snapshots: outside the outs, which DVC deletes before a rerun.
+
+    Args:
+        scratch: of the project.
+        name: the run's.
+        key: of the training's course.
+
+    Returns:
+        The folder, which need not exist.
+    """
+    return scratch / "trainings" / f"{name}-{key[:16]}"
 
 
 @dataclass(frozen=True)
@@ -57,12 +72,23 @@ class Store:
                 self.remote.fetch(name_of(seen))
         return self.checkpoints.is_whole(seen)
 
-    def save(self, seen: int, content: dict[str, Any]) -> None:
-        """Write a checkpoint to the folder, and to the URL."""
-        self.checkpoints.save(seen, content)
+    def save(self, seen: int, content: dict[str, Any], *, ends: Iterable[int] = (), until: float = math.inf) -> None:
+        """Write a checkpoint to the folder, and to the URL; remove what is outdated there.
+
+        Args:
+            seen: images seen.
+            content: tensors, numbers, text and containers of them.
+            ends: images seen where a budget ended.
+            until: images seen where this one ends.
+        """
+        self.checkpoints.save(seen, content, ends=ends, until=until)
         if self.remote:
             self.remote.send(name_of(seen))
-            self.remote.drop_others(self.checkpoints.existing())
+            self.remote.drop(partial(outdated, seen=seen, ends=tuple(ends), until=until))
+
+    def existing(self) -> list[int]:
+        """Return images seen at each checkpoint at hand, damaged or not, in ascending order."""
+        return self.remote.existing() if self.remote else self.checkpoints.existing()
 
     def send_snapshot(self, name: str) -> None:
         """Copy a picture that lies in the folder's snapshots/ to the URL, if there is one."""

@@ -63,12 +63,12 @@ def reopen(published: Path, scratch: Path, tracking: Tracking) -> Iterator[Journ
 
 
 def run_scratch(scratch: Path, name: str, key: str) -> Path:
-    """Return a run's folder of journal, checkpoints and snapshots: outside the outs, which DVC deletes before a rerun.
+    """Return the folder of a result's journal: outside the outs, which DVC deletes before a rerun.
 
     Args:
         scratch: of the project.
         name: the run's.
-        key: of the training.
+        key: of the result.
 
     Returns:
         The folder, which need not exist.

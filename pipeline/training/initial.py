@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from pipeline.config import SCRATCH, Run, Tracking
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
+from pipeline.inference.weights import save_tensors
+from pipeline.storage.checkpoint import STATE
 
 
 @contextmanager
@@ -36,13 +40,35 @@ def initial_weights(name: str, run: Run, out: Path, tracking: Tracking) -> Itera
 
         with tempfile.TemporaryDirectory() as folder:
             yield fetch_weights(run.weights, tracking, Path(folder))
+    elif (state := _state_file(Path(run.weights))) is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield _from_checkpoint(name, state, Path(folder) / "weights.safetensors")
     elif Path(run.weights).is_file():
         yield Path(run.weights)
     else:
         raise UserError(
-            f"params.yaml: runs.{name}.weights: '{run.weights}' is no file. Name a weights file or an MLflow model "
-            "(models:/<id>); to begin from a run, set init_from to runs/<run>."
+            f"params.yaml: runs.{name}.weights: '{run.weights}' is no file. Name a weights file, a checkpoint's folder "
+            "or an MLflow model (models:/<id>); to begin from a run, set init_from to runs/<run>."
         )
+
+
+def _state_file(path: Path) -> Path | None:
+    """Return the file of the state if the path names a checkpoint: its folder, or the file."""
+    file = path / STATE if path.is_dir() else path
+    return file if file.name == STATE and file.is_file() else None
+
+
+def _from_checkpoint(name: str, state: Path, path: Path) -> Path:
+    """Write a checkpoint's nets and averages as weights, as publishing it would."""
+    try:
+        content = torch.load(state, map_location="cpu", weights_only=True)["state"]
+        save_tensors(path, {"checkpoint": content["seen"]}, content["nets"], content["ema"])
+    except Exception as error:  # torch raises whatever a file of other bytes leads it to
+        raise UserError(
+            f"params.yaml: runs.{name}.weights: {state} is not a readable checkpoint "
+            f"({' '.join(str(error).split())[:200]}). Name another one, or a weights file."
+        ) from error
+    return path
 
 
 def keep_initial(path: Path, weights: Path | None) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from torch import Tensor
+
 from pipeline.config import Run
 from pipeline.core.method import Method
 from pipeline.data.dataset import ImageStore
@@ -28,16 +30,32 @@ class Row(TypedDict):
     snapshot: str | None
 
 
+class WindowContents(TypedDict):
+    """A log window that is not over.
+
+    Attributes:
+        begin: images seen at its beginning.
+        iterations: so far.
+        seconds: so far.
+        sums: of each metric over the iterations, averaged over the ranks; 0-d tensors on the CPU.
+    """
+
+    begin: int
+    iterations: int
+    seconds: float
+    sums: dict[str, Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A run's settings, its method, and absolute folders.
 
     Attributes:
-        key: the hash of all that determines the weights (dependencies/key.py).
+        key: of the training's course: the hash of all that determines its states (dependencies/key.py).
         run: the settings that every run has.
         method: the method with its own.
         data: the folder of the data set.
-        store: the folder of checkpoints, snapshots and the journal.
+        store: the folder of checkpoints and snapshots.
         url: where checkpoints and snapshots are kept too; None if all nodes see the folder ``store``.
         shard: whether the processes share out the optimizer's state (cluster.shard).
         elsewhere: where a split's images are, by its name, if not in ``data``.
@@ -89,6 +107,8 @@ class Progress:
         peak_memory_bytes: the most that a process has used.
         device: the name of the GPU, or cpu.
         worlds: pairs of images seen and the number of processes from there on.
+        ends: images seen where a budget ended, whose checkpoints are kept.
+        last: the window that closed at the end of the budget, for a training that goes on from there.
     """
 
     history: list[Row] = field(default_factory=list)
@@ -96,6 +116,13 @@ class Progress:
     peak_memory_bytes: int = 0
     device: str = "cpu"
     worlds: list[tuple[int, int]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    last: WindowContents | None = None
+
+    def end(self, window: WindowContents) -> None:
+        """Note that the budget ends here, with the last row, and in which window."""
+        self.ends.append(self.history[-1]["seen"])
+        self.last = window
 
 
 class DivergedError(Exception):

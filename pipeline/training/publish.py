@@ -13,9 +13,28 @@ from pipeline.config import Data, Run
 from pipeline.core.method import Method
 from pipeline.core.state import State
 from pipeline.data.dataset import Dataset
+from pipeline.errors import UserError
 from pipeline.files import atomic_file, atomic_folder, write_json
 from pipeline.inference.weights import save_weights
 from pipeline.training.job import Job, Row
+from pipeline.training.trainer import draw_snapshot, fixed_batches, snapshot_name
+
+PUBLISHED = Path("published")  # checkpoints; a run's result is in out/runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a run is called and what it is of.
+
+    Attributes:
+        name: in params.yaml.
+        key: the hash of all that its result depends on.
+        params: every param that the result depends on (``flat_params``).
+    """
+
+    name: str
+    key: str
+    params: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +54,28 @@ class Published:
     cost: Mapping[str, Any]
 
 
-def publish(name: str, job: Job, dataset: Dataset, params: Mapping[str, Any], folder: Path) -> Published:
-    """Write weights, history, snapshots and, last, train.json.
+def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int | None = None) -> Published:
+    """Write weights, history, snapshots and, last, train.json of a checkpoint.
 
     Args:
-        name: the run's.
-        job: the run, finished.
+        about: what the run is called, and what it is of.
+        job: the run.
         dataset: what it was trained on.
-        params: every param that the result depends on (``flat_params``).
         folder: where to; each file is complete or absent.
+        at: images seen at the checkpoint; None: the one where the budget ends.
 
     Returns:
         What was published.
+
+    Raises:
+        UserError: there is no whole checkpoint at that place.
     """
-    content = job.checkpoints.load(job.storage.newest() or 0, torch.device("cpu"))
-    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
-    state.load_state_dict(content["state"])
+    state, content = _load(job, dataset, job.finished_at if at is None else at)
     history: list[Row] = content["history"]
-    job.storage.fetch_snapshots(row["snapshot"] for row in history if row["snapshot"])
+    if not history[-1]["snapshot"]:  # the checkpoint of a larger budget, which does not end here
+        fixed = fixed_batches(job, dataset, torch.device("cpu"), processes=content["worlds"][-1][1])
+        history[-1]["snapshot"] = draw_snapshot(job, state, fixed)
+    _copy_snapshots(job, history, folder / "snapshots")
     save_weights(
         folder / "weights.safetensors",
         name=job.run.method,
@@ -63,19 +86,68 @@ def publish(name: str, job: Job, dataset: Dataset, params: Mapping[str, Any], fo
         ema=state.ema,
     )
     write_history(folder / "history.csv", history)
-    with atomic_folder(folder / "snapshots") as temporary:
-        shutil.copytree(job.snapshots, temporary, dirs_exist_ok=True)
     cost = {
         "seconds": content["seconds"],
         "images_per_second": state.seen / content["seconds"],
         "peak_memory_bytes": content["peak_memory_bytes"],
         "parameters": {net: sum(p.numel() for p in module.parameters()) for net, module in state.nets.items()},
     }
-    about = {"run": name, "method": job.run.method, "key": job.key, "params": dict(params), "seen": state.seen}
-    about |= {"spec": asdict(dataset.spec), "dataset": dict(dataset.info), "torch": torch.__version__}
-    about |= {"workers": [{"from": seen, "workers": size} for seen, size in content["worlds"]]}
-    write_json(folder / "train.json", about | {"device": content["device"]} | cost)
+    facts = {"run": about.name, "method": job.run.method, "key": about.key, "params": dict(about.params)} | cost
+    facts |= {"seen": state.seen, "spec": asdict(dataset.spec), "dataset": dict(dataset.info)}
+    facts |= {"workers": [{"from": seen, "workers": size} for seen, size in content["worlds"]]}
+    write_json(folder / "train.json", facts | {"torch": torch.__version__, "device": content["device"]})
     return Published(folder=folder, history=history, seen=state.seen, cost=cost)
+
+
+def _load(job: Job, dataset: Dataset, seen: int) -> tuple[State, dict[str, Any]]:
+    """Return the state at a checkpoint and all that it holds, or raise UserError if it is not there whole."""
+    if not job.storage.fetch_checkpoint(seen):
+        raise UserError(f"{job.store}: no whole checkpoint at {seen:,} images. Run `dvc repro` again.")
+    content = job.checkpoints.load(seen, torch.device("cpu"))
+    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
+    state.load_state_dict(content["state"])
+    return state, content
+
+
+def _copy_snapshots(job: Job, history: Sequence[Row], folder: Path) -> None:
+    names = [snapshot_name(0), *(row["snapshot"] for row in history if row["snapshot"])]
+    job.storage.fetch_snapshots(names)
+    with atomic_folder(folder) as temporary:
+        for name in names:
+            shutil.copy(job.snapshots / name, temporary)
+
+
+def publish_checkpoint(about: RunInfo, job: Job, dataset: Dataset, *, at: int | None, to: Path | None) -> Path:
+    """Publish a checkpoint at hand, in a folder that appears when it is complete.
+
+    Args:
+        about: what the run is called, and what it is of.
+        job: the run, which may be training.
+        dataset: what it is trained on.
+        at: images seen at the checkpoint; None: the newest.
+        to: the folder, which must not exist; None: published/<run>-<images seen>.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is no such checkpoint, or the folder exists.
+    """
+    found = job.storage.existing()
+    if not found:
+        raise UserError(
+            f"{about.name}: no checkpoint of this training yet ({job.store}). If params.yaml was changed since it "
+            "began, change it back; else wait for runs.<run>.checkpoint_every images."
+        )
+    seen = found[-1] if at is None else at
+    if seen not in found:
+        raise UserError(f"{about.name}: no checkpoint at {seen:,} images; there are: {', '.join(map(str, found))}.")
+    folder = to or PUBLISHED / f"{about.name}-{seen}"
+    if folder.exists():
+        raise UserError(f"{folder}: exists already. Remove it, or name another folder by --to.")
+    with atomic_folder(folder) as temporary:
+        publish(about, job, dataset, temporary, at=seen)
+    return folder
 
 
 def write_history(path: Path, history: Sequence[Row]) -> None:

@@ -1,32 +1,29 @@
 """One run's training on one process of a world: the loop, its log windows, snapshots and checkpoints.
 
 Ray's workers and the process without Ray call the same ``train``; it knows neither Ray nor MLflow. Rows (job.Row),
-snapshots and checkpoints fall where images seen cross a multiple of their cadence, so a resumed run makes the same
-rows as an uninterrupted one.
+snapshots and checkpoints fall where images seen cross a multiple of their cadence, and the last ones where the budget
+ends. So a resumed run makes the same rows as an uninterrupted one, and so does one whose budget has grown.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipeline.core import batch_norm
-from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
-from pipeline.core.loop import Settings, fit
+from pipeline.config import Run
+from pipeline.core.batch import Batch, to_uint8, to_unit_range
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import Dataset, domains, open_dataset
-from pipeline.data.stream import batches
 from pipeline.files import atomic_file
-from pipeline.inference.weights import load_tensors
 from pipeline.render.grid import grid
-from pipeline.training.job import DivergedError, Job, Progress, Row
+from pipeline.training.course import fresh_state, iterations
+from pipeline.training.job import DivergedError, Job, Progress, Row, WindowContents
 from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
 
 SNAPSHOT_GRID = 8  # rows and columns
@@ -39,7 +36,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from the newest checkpoint to the end of the budget. Collective: every rank of the world must call.
+    """Train from the newest checkpoint in the budget to its end. Collective: every rank of the world must call.
 
     Args:
         job: the run.
@@ -54,17 +51,15 @@ def train(
     """
     keep_freed_memory()
     dataset = open_dataset(Path(job.data), job.elsewhere)
-    state = _fresh_state(job, dataset.spec, world)
+    state = fresh_state(job, dataset.spec, world)
     progress = resume(job, state, world)
-    progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
-    if not progress.worlds or progress.worlds[-1][1] != world.size:
-        progress.worlds.append((state.seen, world.size))
+    window = Window.reopened(progress, state.seen, job.run, world.device)
     report(progress.history)
     training = _Training(job, world, state, progress, dataset)
     if state.seen == 0:
         training.snapshot()
-    window, run = Window(state.seen), job.run
-    for logs in needing("training step", _iterations(job, state, dataset, world)):
+    run = job.run
+    for logs in needing("training step", iterations(job, state, dataset, world)):
         window.add(logs)
         finished = state.seen >= run.images
         if not (finished or crosses(window.begin, state.seen, run.log_every)):
@@ -74,6 +69,8 @@ def train(
         if finished or crosses(window.begin, state.seen, run.snapshot_every):
             row["snapshot"] = training.snapshot()
         training.note(row)
+        if finished:
+            progress.end(window.contents(world))
         if finished or stopping or saving or crosses(window.begin, state.seen, run.checkpoint_every):
             training.checkpoint()
         report([row])
@@ -83,7 +80,7 @@ def train(
 
 
 def resume(job: Job, state: State, world: World) -> Progress:
-    """Load the newest checkpoint into ``state``: the first that rank 0 proposes and every node has whole.
+    """Load the newest checkpoint in the budget: the first that rank 0 proposes and every node has whole.
 
     Collective.
 
@@ -95,7 +92,7 @@ def resume(job: Job, state: State, world: World) -> Progress:
     Returns:
         The checkpoint's progress, or an empty one if there is no checkpoint.
     """
-    before, whole = math.inf, False
+    before, whole = job.finished_at + 1, False
     while not whole:
         found = job.storage.newest(before) if world.rank == 0 else None
         before = seen = world.broadcast(-1 if found is None else found)
@@ -118,6 +115,40 @@ class Window:
     def __init__(self, begin: int) -> None:
         self.begin, self.started, self.iterations = begin, time.monotonic(), 0
         self.sums: dict[str, Tensor] = {}
+
+    @classmethod
+    def reopened(cls, progress: Progress, seen: int, run: Run, device: torch.device) -> "Window":
+        """Return the window in which training goes on, and take back what the end of a smaller budget had closed.
+
+        Args:
+            progress: of the checkpoint; changed in place if training goes on where a budget ended.
+            seen: images seen at the checkpoint.
+            run: the settings, whose budget may have grown.
+            device: of the sums.
+
+        Returns:
+            A window that begins at ``seen``, or the one that the end of the budget cut short.
+        """
+        window, last = cls(seen), progress.last
+        if last is None or seen >= run.images:
+            return window
+        progress.last = None
+        if not crosses(last["begin"], seen, run.log_every):
+            progress.history.pop()
+            window.begin, window.iterations = last["begin"], last["iterations"]
+            window.started -= last["seconds"]
+            window.sums = {name: value.to(device) for name, value in last["sums"].items()}
+        elif not crosses(last["begin"], seen, run.snapshot_every):
+            progress.history[-1]["snapshot"] = None
+        return window
+
+    def contents(self, world: World) -> WindowContents:
+        """Return what ``reopened`` needs, the sums averaged over the ranks. Collective."""
+        sums = {name: value.clone() for name, value in self.sums.items()}
+        world.average(list(sums.values()))
+        sums = {name: value.cpu() for name, value in sums.items()}
+        seconds = time.monotonic() - self.started
+        return {"begin": self.begin, "iterations": self.iterations, "seconds": seconds, "sums": sums}
 
     def add(self, logs: dict[str, Tensor]) -> None:
         """Add an iteration's logs: 0-d tensors, of the same names each time."""
@@ -157,6 +188,9 @@ class _Training:
     def __init__(self, job: Job, world: World, state: State, progress: Progress, dataset: Dataset) -> None:
         self.job, self.world, self.state, self.progress, self.dataset = job, world, state, progress, dataset
         self.started = time.monotonic() - progress.seconds
+        progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+        if not progress.worlds or progress.worlds[-1][1] != world.size:
+            progress.worlds.append((state.seen, world.size))
 
     def note(self, row: Row) -> None:
         """Add a row to the progress, and the cost so far."""
@@ -169,66 +203,41 @@ class _Training:
         self.state.synchronize(self.world)
         content = {"state": self.state.state_dict(), **vars(self.progress)}  # collective, if sharded
         if self.world.rank == 0:
-            self.job.storage.save(self.state.seen, content)
+            self.job.storage.save(self.state.seen, content, ends=self.progress.ends, until=self.job.finished_at)
 
     def snapshot(self) -> str | None:
         """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None."""
-        nets, name = self.state.averaged(), f"{self.state.seen:09d}.png"
         if self.world.rank:
             return None
-        with atomic_file(self.job.snapshots / name) as temporary, needed_by("preview"):
-            fixed = _fixed_batches(self.job, self.dataset, self.world)
-            images = [to_uint8(sample(self.job.method, nets, batch)).cpu() for batch in fixed]
-            grid(torch.cat(images), columns=SNAPSHOT_GRID).save(temporary)
-        self.job.storage.send_snapshot(name)
-        return name
+        fixed = fixed_batches(self.job, self.dataset, self.world.device, processes=self.world.size)
+        return draw_snapshot(self.job, self.state, fixed)
 
 
-def _fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
-    run = job.run
-    initial = load_tensors(job.initial) if job.initial.exists() else None
-    state = State.fresh(job.method, spec, run.seed, world.device, initial=initial, freeze=run.freeze)
-    if run.sync_batch_norm:
-        batch_norm.synchronize(state.nets, world)
-    if job.shard:
-        state.shard(world)
-    return state
+def snapshot_name(seen: int) -> str:
+    """Return the name of the picture made when so many images were seen."""
+    return f"{seen:09d}.png"
 
 
-def _iterations(job: Job, state: State, dataset: Dataset, world: World) -> Iterator[dict[str, Tensor]]:
-    """Return the loop over the run's stream of batches, from where the state is."""
-    run = job.run
-    first, second = domains(dataset, run.domains)
-    stream = batches(
-        first.splits["train"],
-        seed=run.seed,
-        batch_size=run.batch_size,
-        world=world,
-        start=state.seen,
-        other=second.splits["train"] if second else None,
-        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
-    )
-    return fit(
-        job.method,
-        state,
-        stream,
-        world,
-        seed=run.seed,
-        total=run.images,
-        ema_half_life=run.ema_half_life,
-        settings=Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip"),
-    )
+def draw_snapshot(job: Job, state: State, fixed: Iterable[Batch]) -> str:
+    """Render the fixed batches with the averaged nets to the run's snapshots; return the file's name."""
+    name = snapshot_name(state.seen)
+    nets = state.averaged()
+    with atomic_file(job.snapshots / name) as temporary, needed_by("preview"):
+        images = [to_uint8(sample(job.method, nets, batch)).cpu() for batch in fixed]
+        grid(torch.cat(images), columns=SNAPSHOT_GRID).save(temporary)
+    job.storage.send_snapshot(name)
+    return name
 
 
-def _fixed_batches(job: Job, dataset: Dataset, world: World) -> Iterator[Batch]:
+def fixed_batches(job: Job, dataset: Dataset, device: torch.device, *, processes: int) -> Iterator[Batch]:
     """Yield the same latents and labels for every snapshot, so that the film shows training alone; as many at a time
-    as a process trains on, so that no snapshot needs more memory than training."""
+    as each of so many processes trains on, so that no snapshot needs more memory than training."""
     split = domains(dataset, job.run.domains)[0].splits["train"]
-    for rows in torch.arange(SNAPSHOT_GRID**2).split(max(1, job.run.batch_size // world.size)):
+    for rows in torch.arange(SNAPSHOT_GRID**2).split(max(1, job.run.batch_size // processes)):
         yield Batch(
-            images=to_unit_range(split.images((rows % len(split)).numpy()), world.device),
-            labels=(rows % max(dataset.spec.classes, 1)).to(world.device),
-            noise=Noise(0, rows.to(world.device), "snapshot"),
+            images=to_unit_range(split.images((rows % len(split)).numpy()), device),
+            labels=(rows % max(dataset.spec.classes, 1)).to(device),
+            noise=Noise(0, rows.to(device), "snapshot"),
         )
 
 

@@ -1,6 +1,6 @@
 """Faults that are really done to a cluster of network namespaces on this machine (namespaces.py, chaos.py). All slow.
 
-pytest -m slow tests/test_failures.py        (as root)
+pytest -m slow tests/cluster/test_failures.py        (as root)
 """
 
 import json

@@ -12,7 +12,7 @@ from tracing import uncounted
 
 from pipeline import methods
 from pipeline.dependencies.closure import Closure
-from pipeline.dependencies.entries import ENTRIES, METHODS, code_files
+from pipeline.dependencies.entries import COURSE, ENTRIES, METHODS, code_files
 
 FILES = {
     "pipeline/__init__.py": "",
@@ -164,6 +164,16 @@ def test_every_entry_is_there_and_its_stage_calls_it() -> None:
             assert f"from {module} import" in script or module == "pipeline.training.trainer", (stage, entry)
 
 
+def test_a_course_is_decided_by_less_than_a_training_with_all_that_it_leaves() -> None:
+    """What draws snapshots and publishes may change, and interrupted trainings go on."""
+    content = {name: dict(code["files"]) for name, code in code_files(ROOT, [], [])}
+    course, train = content["course-dcgan"], content["train-dcgan"]
+    assert set(course) < set(train)
+    assert "pipeline/core/loop.py" in course and "pipeline/nets/dcgan.py" in course
+    left = {"pipeline/training/publish.py", "pipeline/training/trainer.py", "pipeline/render/grid.py"}
+    assert left <= set(train) and not left & set(course)
+
+
 def test_who_decides_nothing_says_why() -> None:
     exempt = Closure(ROOT).exempt
     assert all(exempt.values())
@@ -198,7 +208,8 @@ from tracing import called
 from pipeline import methods
 from pipeline.core.world import World
 from pipeline.data.dataset import open_dataset
-from pipeline.training.publish import publish
+from pipeline.training.course import fresh_state, iterations
+from pipeline.training.publish import RunInfo, publish
 from pipeline.training.trainer import train
 
 small = {"width": 8, "latent": 6, "categories": 3, "continuous": 1, "blocks": 1, "levels": 2, "steps": 1}
@@ -213,9 +224,15 @@ work = replace(work, method=method, run=replace(work.run, method=sys.argv[2], do
 
 def whole():
     train(work, World(), lambda rows: None)
-    publish("toy", work, open_dataset(Path(work.data)), {}, Path(sys.argv[1]) / "published")
+    about = RunInfo(name="toy", key="key", params={})
+    publish(about, work, open_dataset(Path(work.data)), Path(sys.argv[1]) / "published")
 
-print(json.dumps(sorted(called(whole))))
+def course():
+    data = open_dataset(Path(work.data))
+    for logs in iterations(work, fresh_state(work, data.spec, World()), data, World()):
+        assert logs
+
+print(json.dumps([sorted(called(whole)), sorted(called(course))]))
 """
 
 
@@ -236,6 +253,7 @@ def test_whatever_a_training_executes_is_counted(tmp_path: Path, method: str) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    calls = json.loads(done.stdout)
-    assert len(calls) > 50
+    calls, course = json.loads(done.stdout)
+    assert len(calls) > len(course) > 40
     assert not uncounted(ROOT, calls, [*ENTRIES["train"][0], f"{METHODS}.{method}"])
+    assert not uncounted(ROOT, course, [*COURSE, f"{METHODS}.{method}"], wiring=("pipeline.training.job",))

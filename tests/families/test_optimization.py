@@ -92,7 +92,7 @@ def test_every_optimizer_is_tested() -> None:
     ],
 )
 def test_schedules_have_their_values(name: str, values: list[float]) -> None:
-    assert [SCHEDULES[name](k / 4) for k in range(5)] == pytest.approx(values, abs=1e-12)
+    assert [SCHEDULES[name](Clock(seen=k, total=4)) for k in range(5)] == pytest.approx(values, abs=1e-12)
     method = Linear(lr=0.2, schedule=name)
     assert [method.rate(Clock(seen=25 * k, total=100)) for k in range(5)] == pytest.approx(values, abs=1e-12)
 
@@ -178,3 +178,16 @@ def test_a_step_that_is_not_finite_is_left_out_where_asked() -> None:
     assert not torch.equal(state.nets["vector"].weight, before)
     descend(spoilt, state.nets, optimizer, batch, clock, World())
     assert not state.nets["vector"].weight.isfinite().all()
+
+
+def test_a_schedule_over_the_budget_must_be_declared() -> None:
+    """Checkpoints of another budget would else be taken for this one's."""
+    for schedule in SCHEDULES:
+        method = Linear(schedule=schedule)
+        assert method.uses_budget() == (schedule != "constant")
+        unknown = Clock(seen=5, total=None)
+        if method.uses_budget():
+            with pytest.raises(RuntimeError, match="uses_budget"):
+                method.rate(unknown)
+        else:
+            assert method.rate(unknown) == 1.0

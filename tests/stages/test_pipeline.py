@@ -5,6 +5,7 @@ Workers 0 here, so that it takes minutes; the same with Ray is marked slow.
 
 import contextlib
 import csv
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from repository import RUNS, call, changed_stages, copy_project, digest, environment, stages_that_ran, write_params
 
+GENLOOM = (sys.executable, "-m", "pipeline")
 OUTPUTS = ["weights.safetensors", "train.json", "features", "metrics.json", "history.csv", "samples.png", "panels"]
 
 
@@ -64,6 +66,33 @@ def test_mlflow_has_every_point_of_the_history_once(project: Path) -> None:
 def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
     """kill -9 between two checkpoints, in the same MLflow run, without a double or missing point."""
     killed_and_resumed(project, "dcgan")
+
+
+def test_other_budgets_go_on_from_what_is_there(project: Path) -> None:
+    """A larger one trains the rest alone; then the smaller one is there already, and a checkpoint can be published."""
+    published = project / "out/runs/vae"
+    wanted, history = digest(published / "weights.safetensors"), (published / "history.csv").read_text()
+    shutil.copytree(published, project / "published-vae")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["cluster"]["storage"], params["tracking"]["uri"] = ".budgets", "sqlite:///budgets.db"
+    said = []
+    for images in (640, 1920, 1280):
+        params["runs"]["vae"]["images"] = images
+        write_params(project, params)
+        said.append(call(project, sys.executable, "-m", "pipeline.stages.train", "vae"))
+    assert "vae: going on from the checkpoint at 640 images" in said[1]
+    assert "vae: going on from the checkpoint at 640 images" in said[2]  # two of the larger one are kept, beyond 1,280
+    assert digest(published / "weights.safetensors") == wanted
+    assert (published / "history.csv").read_text() == history
+    call(project, *GENLOOM, "publish", "vae", "--at", "1920")
+    assert json.loads((project / "published/vae-1920/train.json").read_text())["seen"] == 1920
+    assert "no checkpoint at 5 images; there are: 640, 1280, 1664, 1920" in call(
+        project, *GENLOOM, "publish", "vae", "--at", "5", ok=False
+    )
+    assert "exists already" in call(project, *GENLOOM, "publish", "vae", ok=False)
+    call(project, "git", "checkout", "-q", "params.yaml")
+    shutil.rmtree(published)
+    (project / "published-vae").rename(published)
 
 
 @pytest.mark.slow
@@ -136,7 +165,7 @@ def killed_and_resumed(folder: Path, run: str) -> None:
 def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[Any]", scratch: str = ".other") -> None:
     """Until one is there and training goes on."""
     deadline = time.monotonic() + 180
-    while not list(folder.glob(f"{scratch}/runs/{run}-*/checkpoints/*/manifest.json")):
+    while not list(folder.glob(f"{scratch}/trainings/{run}-*/checkpoints/*/manifest.json")):
         assert trainer.poll() is None, "the trainer ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.01)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.storage.checkpoint import Checkpoints
+from pipeline.storage.checkpoint import Checkpoints, outdated
 
 
 def saved(folder: Path, *seens: int, key: str = "key") -> Checkpoints:
@@ -72,3 +72,19 @@ def test_a_crash_while_writing_leaves_no_checkpoint(tmp_path: Path, monkeypatch:
     monkeypatch.undo()
     assert store.newest() == 100
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"{100:012d}"]
+
+
+@pytest.mark.parametrize(
+    ("existing", "seen", "ends", "until", "gone"),
+    [
+        ([100, 200, 300], 300, [], 1000, [100]),
+        ([100, 200, 300, 400], 400, [200], 1000, [100]),  # 200 is a result
+        ([100, 200, 300, 400], 200, [], 1000, [300, 400]),  # refused, as training resumed before them
+        ([100, 200, 300, 400], 200, [], 300, [300]),  # 400 is of a larger budget
+        ([100, 200, 300, 400], 200, [400], 1000, [300, 400]),
+        ([100], 100, [100], 100, []),
+    ],
+)
+def test_what_is_kept(existing: list[int], seen: int, ends: list[int], until: int, gone: list[int]) -> None:
+    """Two of this training, every end of a budget up to here, and whatever lies beyond its own end."""
+    assert outdated(existing, seen, ends, until) == set(gone)

@@ -1,0 +1,75 @@
+"""The way that a training goes: its state and its iterations, and nothing of what it leaves behind.
+
+What is reached from here, and only that, decides which checkpoints a training may go on from (dependencies/entries.py).
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from pipeline.core import batch_norm
+from pipeline.core.batch import ImageSpec
+from pipeline.core.loop import Settings, fit
+from pipeline.core.state import State
+from pipeline.core.world import World
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.dataset import Dataset, domains
+from pipeline.data.stream import batches
+from pipeline.inference.weights import load_tensors
+from pipeline.training.job import Job
+
+
+def fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
+    """Make the state before the first step.
+
+    Args:
+        job: the run.
+        spec: of its images.
+        world: the processes that train together, all of which call this.
+
+    Returns:
+        The state, on the world's device.
+    """
+    run = job.run
+    initial = load_tensors(job.initial) if job.initial.exists() else None
+    state = State.fresh(job.method, spec, run.seed, world.device, initial=initial, freeze=run.freeze)
+    if run.sync_batch_norm:
+        batch_norm.synchronize(state.nets, world)
+    if job.shard:
+        state.shard(world)
+    return state
+
+
+def iterations(job: Job, state: State, dataset: Dataset, world: World) -> Iterator[dict[str, Tensor]]:
+    """Train on the run's stream of batches, from where the state is to the end of the budget. Collective.
+
+    Args:
+        job: the run.
+        state: what training changes, in place.
+        dataset: the images.
+        world: the processes that train together.
+
+    Yields:
+        The logs of each iteration, 0-d tensors on the device.
+    """
+    run = job.run
+    first, second = domains(dataset, run.domains)
+    stream = batches(
+        first.splits["train"],
+        seed=run.seed,
+        batch_size=run.batch_size,
+        world=world,
+        start=state.seen,
+        other=second.splits["train"] if second else None,
+        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
+    )
+    yield from fit(
+        job.method,
+        state,
+        stream,
+        world,
+        seed=run.seed,
+        total=run.images,
+        ema_half_life=run.ema_half_life,
+        settings=Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip"),
+    )
