@@ -2,8 +2,9 @@
 
 An entry of protocol.json says, for one number: metric, title, better; spread: the key of its standard deviation, if
 there is one; settings: the metric's; the extractor with its weights' hash and resize; generated (or, where real images
-take the samples' place, real): what was scored; reference: the real images that it was compared with. Where a number
-could not be computed, metrics.json lacks it, and its entry says why: refused.
+take the samples' place, real): what was scored; reference: the real images that it was compared with. Where
+metrics.json lacks a number, its entry says why; refused: what was to be scored is at fault; lacks: there are too few
+images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ class Scores:
         try:
             found = metric.compute(samples, real)
         except TooFewError as error:
-            self.refuse(name, metric, suffix, _too_few(error, of_real="real" in how), how)
+            self.leave_out(name, metric, suffix, {**how, "lacks": _too_few(error, of_real="real" in how)})
             return
         for quantity, score in found.items():
             key = f"{quantity}_{suffix}"
@@ -59,11 +60,10 @@ class Scores:
                 about["spread"] = f"{key}_std"
                 self.metrics[f"{key}_std"], self.protocol[f"{key}_std"] = score.spread, about
 
-    def refuse(self, name: str, metric: Metric, suffix: str, reason: str, how: Mapping[str, Any]) -> None:
-        """Keep why a metric's numbers are missing; the other arguments are as in ``add``."""
+    def leave_out(self, name: str, metric: Metric, suffix: str, how: Mapping[str, Any]) -> None:
+        """Keep why a metric's numbers are missing: ``refused`` or ``lacks`` in ``how``; all else is as in ``add``."""
         for quantity in metric.quantities:
-            described = {"metric": name, **asdict(metric.describe(quantity)), **how}
-            self.protocol[f"{quantity}_{suffix}"] = described | {"refused": reason}
+            self.protocol[f"{quantity}_{suffix}"] = {"metric": name, **asdict(metric.describe(quantity)), **how}
 
 
 def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
@@ -89,7 +89,7 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
         _refuse_mismatch(extractor, made, against, features, target)
         if made["refused"]:
             for name, metric in _chosen(settings):
-                scores.refuse(name, metric, extractor, made["refused"], {"extractor": extractor})
+                scores.leave_out(name, metric, extractor, {"extractor": extractor, "refused": made["refused"]})
             continue
         samples, real = read_set(features, extractor, GENERATE), read_set(target, extractor, stage)
         for name, metric in _chosen(settings):
@@ -99,9 +99,10 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
     if not made["refused"]:
         _add_own(scores, read_scores(features, GENERATE))
     if redrawn := made["images"].get("redrawn"):
-        about = Quantity(title="redrawn samples", better="lower")
+        about = Quantity(title="redrawn samples", better=None)
         scores.metrics[REDRAWN] = float(redrawn)
-        scores.protocol[REDRAWN] = {"metric": REDRAWN, **asdict(about), "generated": made["images"]}
+        note = "not finite at first and drawn anew with further random numbers; the scores are of what came of it"
+        scores.protocol[REDRAWN] = {"metric": REDRAWN, **asdict(about), "note": note, "generated": made["images"]}
     return scores
 
 

@@ -6,10 +6,11 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
-from pipeline.stages.common import at_a_time
+from pipeline.stages.common import at_a_time, telling
 from pipeline.stages.paths import DATA, run_folder
 
 
+@telling("generate")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Sample the run's averaged weights once and keep what metrics need of the samples in its folder features."""
     from pipeline.evaluate.extraction import generate

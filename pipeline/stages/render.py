@@ -6,10 +6,11 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
-from pipeline.stages.common import at_a_time, reopen
+from pipeline.stages.common import at_a_time, reopen, telling
 from pipeline.stages.paths import DATA, run_folder
 
 
+@telling("render")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Draw samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
     all of them go to the run's journal too."""

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import torch
 
 T = TypeVar("T")
-Need = Literal["training step", "preview", "samples", "panels"]
+Need = Literal["training step", "preview", "samples", "pictures"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
@@ -28,7 +28,7 @@ REMEDIES: dict[Need, str] = {
     "lower the net's width or data.size. A larger runs.<run>.snapshot_every makes previews rarer, not smaller.",
     "samples": "Samples are made and seen by the extractors at most evaluate.batch_size at a time: lower it, or "
     "runs.<run>.batch_size, which bounds what the nets make at once.",
-    "panels": "Pictures are made one image at a time, samples in batches of training's size: lower "
+    "pictures": "Pictures are made one image at a time, samples in batches of training's size: lower "
     "runs.<run>.batch_size, the net's width, or render.rows and render.columns.",
 }
 _SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "running low on memory", "MemoryError")

@@ -153,14 +153,14 @@ def test_a_metric_that_needs_more_images_says_so_and_hinders_no_other(
     write_samples(run, trained(Copying(), dataset.spec), dataset, settings, known)
     found = score_run(run, real, settings)
     keys = {f"{name}_{LITE}" for name in lacking}
-    refused = {key: how["refused"] for key, how in found.protocol.items() if "refused" in how}
+    refused = {key: how["lacks"] for key, how in found.protocol.items() if "lacks" in how}
     assert refused.keys() == keys and not keys & found.metrics.keys() and IS in found.metrics
     assert refused[FID].startswith(f"{count} real images to compare with; at least 20 are needed. Add images")
     of_real = score_real(real, settings).protocol
-    assert of_real[FID]["refused"].startswith(f"{count - count // 2} real images to compare with; at least 20")
-    assert ("refused" in of_real[IS]) == (count < 10)
+    assert of_real[FID]["lacks"].startswith(f"{count - count // 2} real images to compare with; at least 20")
+    assert ("lacks" in of_real[IS]) == (count < 10)
     if count < 10:
-        assert of_real[IS]["refused"].startswith(f"{count} real images; at least 10 are needed. Add images")
+        assert of_real[IS]["lacks"].startswith(f"{count} real images; at least 10 are needed. Add images")
 
 
 def test_samples_that_are_not_finite_are_refused_with_the_reason(
