@@ -100,7 +100,7 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
         _add_own(scores, read_scores(features, GENERATE))
     if redrawn := made["images"].get("redrawn"):
         about = Quantity(title="redrawn samples", better=None)
-        scores.metrics[REDRAWN] = float(redrawn)
+        scores.metrics[REDRAWN] = redrawn
         note = "not finite at first and drawn anew with further random numbers; the scores are of what came of it"
         scores.protocol[REDRAWN] = {"metric": REDRAWN, **asdict(about), "note": note, "generated": made["images"]}
     return scores

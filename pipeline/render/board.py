@@ -29,7 +29,7 @@ class Measured:
     def metric(self, key: str | None) -> float | None:
         """Return a number; None where it was not measured or is not finite."""
         value = self.metrics.get(key) if key else None
-        return None if value is None or not math.isfinite(value) else float(value)
+        return value if value is not None and math.isfinite(value) else None
 
     def missing(self, why: str) -> dict[str, list[str]]:
         """Return the titles of the numbers that could not be computed, by their reason.
