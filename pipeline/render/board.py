@@ -157,14 +157,12 @@ def read_board(
     Raises:
         UserError: a file is damaged.
     """
-    folders = {name: out / "runs" / name for name in params}
-    runs = [_read_run(folder) for folder in folders.values() if (folder / "train.json").is_file()]
-    trained = {run.name for run in runs}
+    reasons = {name: reason for name in params if (reason := why_untrained(name, params, out))}
     untrained = [
-        Untrained(name=name, method=str(run.get("method", "")), reason=why_untrained(name, params, out))
-        for name, run in params.items()
-        if name not in trained
+        Untrained(name=name, method=str(params[name].get("method", "")), reason=reason)
+        for name, reason in reasons.items()
     ]
+    runs = [_read_run(out, name) for name in params if name not in reasons]
     columns = _columns(runs, metrics, extractors)
     return Board(
         runs=_ranked(runs, columns[0] if columns else None),
@@ -199,9 +197,11 @@ def write_leaderboard(path: Path, board: Board) -> None:
             writer.writerow([left.name, left.method, *[""] * (2 + len(keys) + len(COST)), left.reason])
 
 
-def _read_run(folder: Path) -> RunFolder:
-    # Without samples, metrics.json is of an earlier training: DVC removes a stage's outs when it runs, not before.
-    found = _read_measured(folder) if (folder / "features").is_dir() else Measured()
+def _read_run(out: Path, name: str) -> RunFolder:
+    folder = out / "runs" / name
+    # Without samples or the reference, metrics.json is from before: DVC removes outs when their stage runs, not earlier.
+    current = (folder / "features").is_dir() and (out / "reference").is_dir()
+    found = _read_measured(folder) if current else Measured()
     known: dict[str, Any] = {"metrics": found.metrics, "protocol": found.protocol, "failures": read_failures(folder)}
     return RunFolder(name=folder.name, folder=folder, train=_read_json(folder / "train.json"), **known)
 

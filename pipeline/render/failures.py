@@ -39,7 +39,7 @@ def read_failures(folder: Path) -> dict[str, str]:
     return {stage: noted[stage] for stage, out in LEFT.items() if stage in noted and not (folder / out).exists()}
 
 
-def why_untrained(name: str, runs: Mapping[str, Mapping[str, Any]], out: Path) -> str:
+def why_untrained(name: str, runs: Mapping[str, Mapping[str, Any]], out: Path) -> str | None:
     """Say why a run has no weights, as far as is known.
 
     Args:
@@ -48,13 +48,16 @@ def why_untrained(name: str, runs: Mapping[str, Mapping[str, Any]], out: Path) -
         out: the folder with the folder runs.
 
     Returns:
-        The reason that its training left; or which run it waits for; or that nothing is known.
+        The reason that its training left; or which run it waits for, for DVC passed over it then and what it has is of
+        an earlier training; or that nothing is known. None if it is trained.
     """
     if reason := read_failures(out / "runs" / name).get("train"):
         return reason
     kind, _, other = str(runs[name].get("init_from", "")).partition("/")
-    if kind == "runs" and other in runs and not (out / "runs" / other / LEFT["train"]).is_file():
+    if kind == "runs" and other in runs and why_untrained(other, runs, out):
         return f"not trained: it begins from {kind}/{other}, which is not trained either."
+    if (out / "runs" / name / LEFT["train"]).is_file():
+        return None
     return f"not trained, and no reason is recorded: see what `dvc repro train@{name}` prints."
 
 

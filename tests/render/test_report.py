@@ -300,6 +300,8 @@ def test_why_a_run_is_not_trained(out: Path) -> None:
         "broken: not trained, and no reason is recorded: see what `dvc repro train@broken` prints.",
         "tuned: not trained: it begins from runs/broken, which is not trained either.",
     ]
+    make_run(out, "tuned", {FID: 1.0})  # of an earlier training: DVC passed over it
+    assert boards.read_board(out, params, METRICS, EXTRACTORS).problems == problems
 
 
 def test_scores_of_samples_that_are_no_longer_there_are_not_shown(out: Path) -> None:
@@ -308,6 +310,9 @@ def test_scores_of_samples_that_are_no_longer_there_are_not_shown(out: Path) -> 
     note_failure(out / "runs" / "first", "generate", "the disk is full")
     page = Page(page_of(out))
     assert page.row("first")[1] == report.UNKNOWN and "generate failed: the disk is full" in page.text
+    assert page.row("second")[1] == "200.0"
+    (out / "reference").rename(out / "gone")
+    assert all(run.metric(FID) is None for run in board_of(out).runs)
 
 
 def test_a_failure_is_forgotten_with_the_next_success(out: Path) -> None:
