@@ -199,7 +199,7 @@ def write_leaderboard(path: Path, board: Board) -> None:
 
 def _read_run(out: Path, name: str) -> RunFolder:
     folder = out / "runs" / name
-    # Without samples or the reference, metrics.json is from before: DVC removes outs when their stage runs, not earlier.
+    # Without samples or the reference, metrics.json is of before: DVC removes a stage's outs only when it runs.
     current = (folder / "features").is_dir() and (out / "reference").is_dir()
     found = _read_measured(folder) if current else Measured()
     known: dict[str, Any] = {"metrics": found.metrics, "protocol": found.protocol, "failures": read_failures(folder)}
