@@ -30,15 +30,16 @@ class Quantity:
 
 
 class TooFewError(ValueError):
-    """A metric cannot be computed of so few images.
-
-    Attributes:
-        have: how many there are.
-        need: the fewest that it takes.
-        real: whether real images are too few, rather than samples.
-    """
+    """A metric cannot be computed of so few images."""
 
     def __init__(self, *, have: int, need: int, real: bool) -> None:
+        """Keep the numbers for a message.
+
+        Args:
+            have: how many there are.
+            need: the fewest that the metric takes.
+            real: whether real images are too few, rather than samples.
+        """
         super().__init__(f"{'real images' if real else 'samples'}: at least {need} are needed, {have} are there")
         self.have, self.need, self.real = have, need, real
 
