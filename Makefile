@@ -21,9 +21,12 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --quiet --editable .
 	@touch $@
 
-repro: $(READY) ## redo whatever changed, from the download to the report
+# DVC passes over what comes after a run that failed, and the report comes after all: then it is made of what is there.
+repro: $(READY) ## redo whatever changed, from the download to the report; a run that fails hinders no other
 	$(BIN)/genloom check
-	$(BIN)/dvc repro
+	@$(BIN)/dvc repro --keep-going; status=$$?; \
+	[ $$status -eq 0 ] || python -m pipeline.stages.report; \
+	python -m pipeline.stages.outcome && exit $$status
 
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/python -m pytest

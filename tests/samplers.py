@@ -37,6 +37,29 @@ class Copying(Method):
         return {"mean_pixel": batch.images.flatten(1).mean(1)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overflowing(Copying):
+    """Even gray images of random brightness, of which a share is not finite."""
+
+    share: float = 0.0
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        brightness = 2 * like.noise.uniform("brightness", 1, 1, 1) - 1
+        spoilt = like.noise.uniform("overflow", 1, 1, 1) < self.share
+        return torch.where(spoilt, torch.nan, brightness).expand_as(like.images).clone()
+
+    def overflow_remedy(self) -> str:
+        return "Turn the knob."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unscored(Copying):
+    """Its scores are not finite."""
+
+    def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        return {name: values * torch.inf for name, values in super().scores(nets, batch).items()}
+
+
 def trained(method: Method, spec: ImageSpec) -> Trained:
     torch.manual_seed(0)
     nets = method.build(spec)

@@ -1,6 +1,7 @@
 """A training from its start to its end, on Ray or in this process, with its journal open and MLflow fed."""
 
 import logging
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from pipeline.tracking.shipped import run_page
 from pipeline.tracking.shipper import shipping
 from pipeline.tracking.tags import code_tags
 from pipeline.training.job import DivergedError, Job
-from pipeline.training.memory import out_of_memory
+from pipeline.training.memory import out_of_memory, remedy_of
 from pipeline.training.publish import Published, RunInfo
 
 logger = logging.getLogger(__name__)
@@ -127,18 +128,23 @@ def train_job(job: Job, about: Launch) -> None:
     except DivergedError as error:
         raise UserError(
             f"training diverged: {error}. Lower the learning rate (runs.<run>.lr), change the seed, or "
-            "have such steps left out (runs.<run>.non_finite: skip). The last good checkpoint and the pictures are in "
-            f"{job.store}."
+            f"have such steps left out (runs.<run>.non_finite: skip). {_what_is_left(job)}"
         ) from error
     except (RuntimeError, MemoryError) as error:
         line = out_of_memory(error)
         if line is None:
             raise
         raise UserError(
-            f"training needs more memory than there is ({line}). Lower runs.<run>.batch_size or the net's width, or "
-            "share the batch among more workers (cluster.workers, on more machines or GPUs); on a GPU "
-            "runs.<run>.precision: bf16 saves about half of the activations. The last checkpoint is kept."
+            f"training needs more memory than there is ({line}). {remedy_of(line)} {_what_is_left(job)}"
         ) from error
+
+
+def _what_is_left(job: Job) -> str:
+    """Say where a training that ended early can be looked at, and whether there is a checkpoint."""
+    seen, folder = job.storage.newest(job.finished_at), os.path.relpath(job.store)
+    if seen is None:
+        return f"It ended before its first checkpoint; its pictures are in {folder}/snapshots."
+    return f"The last good checkpoint, at {seen:,} images, and the pictures are in {folder}."
 
 
 def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:

@@ -49,6 +49,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, rows: Tensor | slice) -> "Batch":
+        """Return some of the samples: each with its own label and random numbers, and nothing that phases share."""
+        noise = replace(self.noise, ids=self.noise.ids[rows])
+        other = None if self.other is None else self.other[rows]
+        return Batch(images=self.images[rows], labels=self.labels[rows], noise=noise, other=other)
+
     def stream(self, name: str) -> "Batch":
         """Return the same samples with random numbers of another name, so that no two phases share a draw."""
         return replace(self, noise=self.noise.stream(name))
@@ -88,5 +94,8 @@ def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Convert float in [-1, 1] to uint8, clipped and rounded to nearest: the inverse of ``to_unit_range``."""
-    return images.detach().float().add(1.0).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    """Convert float in [-1, 1] to uint8, clipped and rounded to nearest: the inverse of ``to_unit_range``.
+
+    NaN becomes 0 (black), on every machine: what a cast makes of it differs from one to the next.
+    """
+    return images.detach().float().add(1.0).mul(127.5).round_().clamp_(0, 255).nan_to_num_(0.0).to(torch.uint8)

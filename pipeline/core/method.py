@@ -125,3 +125,7 @@ class Method(ABC):
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return scores per sample besides FID and IS, by name: (n,) each; their means are reported."""
         return {}
+
+    def overflow_remedy(self) -> str:
+        """Say which params keep samples finite, if sound weights can overflow in ``sample``; for a message."""
+        return ""

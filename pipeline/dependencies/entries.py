@@ -35,8 +35,8 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "render": (("pipeline.render.samples:render",), METHODS),
     "report": (
         (
-            "pipeline.render.report:read_board",
-            "pipeline.render.report:write_leaderboard",
+            "pipeline.render.board:read_board",
+            "pipeline.render.board:write_leaderboard",
             "pipeline.render.report:write_page",
         ),
         None,

@@ -1,21 +1,26 @@
 """The stages `reference` and `generate`: what extractors see in real images and in a run's samples, written to disk."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pipeline.config import Evaluate
 from pipeline.core.world import default_device
 from pipeline.data.dataset import Dataset, domains, open_dataset
-from pipeline.errors import UserError
 from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.extractors import load_all
 from pipeline.evaluate.feature_set import TARGET, write_set
 from pipeline.files import write_json
-from pipeline.inference.generate import batches, load_fitting, mean_scores, samples, shuffled
+from pipeline.inference.diagnosis import NotFiniteError
+from pipeline.inference.generate import Tally, batches, load_fitting, mean_scores, samples, shuffled
 from pipeline.inference.weights import Trained
 
-FEWEST = 20  # real images from which a reference is made
+logger = logging.getLogger(__name__)
 
 
 def make_reference(folder: Path, data: Path, settings: Evaluate) -> None:
@@ -29,7 +34,9 @@ def make_reference(folder: Path, data: Path, settings: Evaluate) -> None:
     write_reference(folder, open_dataset(data), settings, load_all(settings, default_device()))
 
 
-def generate(folder: Path, weights: Path, data: Path, settings: Evaluate, classes: Sequence[str] | None) -> None:
+def generate(
+    folder: Path, weights: Path, data: Path, settings: Evaluate, classes: Sequence[str] | None, at_a_time: int
+) -> None:
     """Sample a run's weights once and write what metrics need of the samples; as ``write_samples`` does.
 
     Args:
@@ -38,12 +45,12 @@ def generate(folder: Path, weights: Path, data: Path, settings: Evaluate, classe
         data: the folder of the dataset that it was trained on.
         settings: which extractors see how many samples.
         classes: the two domains of a run that translates, else None.
+        at_a_time: images that a process of its training took at once, and the nets take here at most.
     """
     dataset, device = open_dataset(data), default_device()
     first, second = domains(dataset, classes)
-    write_samples(
-        folder, load_fitting(weights, dataset.spec, device), first, settings, load_all(settings, device), second
-    )
+    trained = load_fitting(weights, dataset.spec, device)
+    write_samples(folder, trained, first, settings, load_all(settings, device), second, at_a_time)
 
 
 def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor]) -> None:
@@ -54,15 +61,7 @@ def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extracto
         dataset: the real images.
         settings: which split, how many images, and the seed of their order.
         extractors: each sees every image.
-
-    Raises:
-        UserError: the split has too few images.
     """
-    size = len(dataset.splits[settings.split])
-    if size < FEWEST:
-        raise UserError(
-            f"params.yaml: evaluate.split: '{settings.split}' has {size} images; at least {FEWEST} are needed."
-        )
     _write_real(folder, dataset, settings, extractors, {})
 
 
@@ -73,8 +72,12 @@ def write_samples(
     settings: Evaluate,
     extractors: Sequence[Extractor],
     second: Dataset | None = None,
+    at_a_time: int | None = None,
 ) -> None:
     """Sample a run's averaged weights once and write the feature set of the samples and the method's own scores.
+
+    Samples or scores that are not finite are this run's trouble alone: they are refused in the files, with the reason,
+    and the pipeline goes on.
 
     Args:
         folder: an existing folder; the caller completes it.
@@ -84,25 +87,34 @@ def write_samples(
         extractors: each sees every sample.
         second: the domain into which the method translates, whose features are then written too: no other run
             needs them.
+        at_a_time: images that the nets take at once, if fewer than the extractors do (``settings.batch_size``).
 
     Raises:
-        UserError: the samples are not finite.
-        ValueError: the samples are not in [-1, 1], or a score is not finite.
+        ValueError: the samples are not in [-1, 1].
     """
     split = dataset.splits[settings.split]
     rows = shuffled(len(split), settings.samples, settings.seed)
-    plan: dict[str, Any] = {"seed": settings.seed, "batch_size": settings.batch_size, "device": _device(trained)}
-    like = batches(split, rows, truncation=settings.truncation, **plan)
-    found = extract(extractors, samples(trained, like))
+    few = replace(settings, batch_size=min(settings.batch_size, at_a_time or settings.batch_size))
+    plan: dict[str, Any] = {"seed": settings.seed, "batch_size": few.batch_size, "device": _device(trained)}
+    like, tally = batches(split, rows, truncation=settings.truncation, **plan), Tally()
     images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
     images |= {"digest": dataset.digest, "images_seen": trained.seen, "truncation": settings.truncation}
+    try:
+        found = extract(extractors, _gathered(samples(trained, like, tally), settings.batch_size))
+    except NotFiniteError as error:
+        logger.error("%s The run gets no scores.", error)
+        write_json(folder / "protocol.json", _protocol(images, extractors) | {"refused": str(error)})
+        return
+    if tally.redrawn:
+        logger.warning("%s of %s samples were not finite and were drawn anew", tally.redrawn, tally.samples)
+        images["redrawn"] = tally.redrawn
     if second:
         images["distinct"] = min(settings.samples, len(split))  # a translation of the same image is the same again
         (folder / TARGET).mkdir()
         about = {"class": int(second.splits[settings.split].labels[0])}
         _write_real(folder / TARGET, second, settings, extractors, about)
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=False)
-    write_json(folder / "scores.json", _own_scores(trained, dataset, settings))
+    write_json(folder / "scores.json", _own_scores(trained, dataset, few))
 
 
 def _write_real(
@@ -124,7 +136,26 @@ def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[
     rows = shuffled(len(split), count, settings.seed)
     real = batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=_device(trained))
     images = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
-    return {"values": mean_scores(trained, real), "images": images | {"images_seen": trained.seen}}
+    images["images_seen"] = trained.seen
+    try:
+        return {"values": mean_scores(trained, real), "images": images}
+    except NotFiniteError as error:
+        logger.error("%s They are left out.", error)
+        return {"values": {}, "images": images, "refused": str(error)}
+
+
+def _gathered(parts: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield the same images (n, c, h, w), ``count`` at a time: what extractors see at once is another matter than what
+    fits into a generator at once."""
+    kept: list[Tensor] = []
+    for part in parts:
+        kept.append(part)
+        if sum(map(len, kept)) >= count:
+            whole = torch.cat(kept)
+            yield from whole[: len(whole) // count * count].split(count)
+            kept = [whole[len(whole) // count * count :]]
+    if rest := [part for part in kept if len(part)]:
+        yield torch.cat(rest)
 
 
 def _protocol(images: Mapping[str, Any], extractors: Sequence[Extractor]) -> dict[str, Any]:

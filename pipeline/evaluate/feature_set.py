@@ -4,9 +4,11 @@
     <extractor>/features.npy       float32 (n, d)
     <extractor>/logits.npy         float32 (n, k)
     <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d): of a reference, which many runs share
-    scores.json                    of a run: the means of its method's own scores, and of which images they are
+    scores.json                    of a run: the means of its method's own scores, and of which images they are; or
+                                   refused: why there are none
     reference/                     of a run that translates: the feature set of the domain into which it translates
-    protocol.json                  images: split, count, seed, digest of the data ...; extractors: weights, resize ...
+    protocol.json                  images: split, count, seed, digest of the data ...; extractors: weights, resize ...;
+                                   refused: why a run's samples cannot be scored, then without labels and arrays
 
 out/reference is such a folder, of real images; out/runs/<run>/features is one, of a run's samples. Arrays are
 memory-mapped: what a metric does not touch is not read.
@@ -113,7 +115,7 @@ def write_set(
         labels: (n,) int64, of the images.
         found: the features by extractor.
         protocol: images, and extractors by name.
-        statistics: whether to keep mean and covariance too.
+        statistics: whether to keep mean and covariance too, which a single image does not have.
     """
     save_array(folder / "labels.npy", labels.numpy())
     for name, features in found.items():
@@ -121,7 +123,7 @@ def write_set(
         own.mkdir()
         save_array(own / "features.npy", features.pooled.numpy())
         save_array(own / "logits.npy", features.logits.numpy())
-        if statistics:
+        if statistics and len(features.pooled) > 1:
             moments = Statistics.of(features.pooled)
             save_array(own / "mean.npy", moments.mean.numpy())
             save_array(own / "covariance.npy", moments.covariance.numpy())
@@ -136,19 +138,20 @@ def read_protocol(folder: Path, stage: str) -> dict[str, Any]:
         stage: what makes it, for the message.
 
     Returns:
-        The content of protocol.json.
+        The content of protocol.json; refused is None where the images can be scored.
 
     Raises:
         UserError: it is missing or damaged.
     """
     try:
         protocol: dict[str, Any] = json.loads((folder / "protocol.json").read_text())
-        return {"images": protocol["images"], "extractors": protocol["extractors"]}
+        known = {"images": protocol["images"], "extractors": protocol["extractors"]}
+        return known | {"refused": protocol.get("refused")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / "protocol.json", error, stage) from error
 
 
-def read_scores(folder: Path, stage: str) -> tuple[dict[str, float], dict[str, Any]]:
+def read_scores(folder: Path, stage: str) -> dict[str, Any]:
     """Read a method's own scores.
 
     Args:
@@ -156,14 +159,14 @@ def read_scores(folder: Path, stage: str) -> tuple[dict[str, float], dict[str, A
         stage: what makes it, for the message.
 
     Returns:
-        The values by name, and of which images they are.
+        values, by name; images: of which they are; refused: why there are none, or None.
 
     Raises:
         UserError: they are missing or damaged.
     """
     try:
         content = json.loads((folder / "scores.json").read_text())
-        return content["values"], content["images"]
+        return {"values": content["values"], "images": content["images"], "refused": content.get("refused")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / "scores.json", error, stage) from error
 

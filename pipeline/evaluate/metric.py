@@ -29,6 +29,27 @@ class Quantity:
     better: Better | None
 
 
+class TooFewError(ValueError):
+    """A metric cannot be computed of so few images."""
+
+    def __init__(self, *, have: int, need: int, real: bool) -> None:
+        """Keep the numbers for a message.
+
+        Args:
+            have: how many there are.
+            need: the fewest that the metric takes.
+            real: whether real images are too few, rather than samples.
+        """
+        super().__init__(f"{'real images' if real else 'samples'}: at least {need} are needed, {have} are there")
+        self.have, self.need, self.real = have, need, real
+
+
+def require(images: int, need: int, *, real: bool = False) -> None:
+    """Raise TooFewError unless there are as many images as a metric needs."""
+    if images < need:
+        raise TooFewError(have=images, need=need, real=real)
+
+
 Compute = Callable[[FeatureSet, FeatureSet], Mapping[str, Score]]
 
 
@@ -43,7 +64,7 @@ class Metric:
     compares: whether it compares with real images, or scores the samples alone.
     settings: what else decides the number; part of its protocol.
     compute: (samples, real images) to scores by name: pure, of what ``needs`` names alone; what it draws is by the
-    samples' seed.
+    samples' seed. Raises TooFewError where there are too few images for it (``require``).
     """
 
     quantities: Mapping[str, Quantity]

@@ -2,7 +2,9 @@
 
 An entry of protocol.json says, for one number: metric, title, better; spread: the key of its standard deviation, if
 there is one; settings: the metric's; the extractor with its weights' hash and resize; generated (or, where real images
-take the samples' place, real): what was scored; reference: the real images that it was compared with.
+take the samples' place, real): what was scored; reference: the real images that it was compared with. Where
+metrics.json lacks a number, its entry says why; refused: what was to be scored is at fault; lacks: there are too few
+images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +20,10 @@ from pipeline.errors import UserError
 from pipeline.evaluate import metrics, own_scores
 from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.feature_set import TARGET, FeatureSet, read_protocol, read_scores, read_set
-from pipeline.evaluate.metric import Metric
+from pipeline.evaluate.metric import Metric, Quantity, TooFewError
 
 GENERATE, REFERENCE = "generate", "reference"  # the stages that make what is read here
+REDRAWN = "redrawn_samples"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,12 @@ class Scores:
             real: what it is compared with.
             how: the rest of the protocol.
         """
-        for quantity, score in metric.compute(samples, real).items():
+        try:
+            found = metric.compute(samples, real)
+        except TooFewError as error:
+            self.leave_out(name, metric, suffix, {**how, "lacks": _too_few(error, of_real="real" in how)})
+            return
+        for quantity, score in found.items():
             key = f"{quantity}_{suffix}"
             about = {"metric": name, **asdict(metric.describe(quantity)), **how}
             about |= {"settings": dict(metric.settings)} if metric.settings else {}
@@ -51,6 +59,11 @@ class Scores:
             if score.spread is not None:
                 about["spread"] = f"{key}_std"
                 self.metrics[f"{key}_std"], self.protocol[f"{key}_std"] = score.spread, about
+
+    def leave_out(self, name: str, metric: Metric, suffix: str, how: Mapping[str, Any]) -> None:
+        """Keep why a metric's numbers are missing: ``refused`` or ``lacks`` in ``how``; all else is as in ``add``."""
+        for quantity in metric.quantities:
+            self.protocol[f"{quantity}_{suffix}"] = {"metric": name, **asdict(metric.describe(quantity)), **how}
 
 
 def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
@@ -74,14 +87,22 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
     scores = Scores()
     for extractor in settings.extractors:
         _refuse_mismatch(extractor, made, against, features, target)
+        if made["refused"]:
+            for name, metric in _chosen(settings):
+                scores.leave_out(name, metric, extractor, {"extractor": extractor, "refused": made["refused"]})
+            continue
         samples, real = read_set(features, extractor, GENERATE), read_set(target, extractor, stage)
         for name, metric in _chosen(settings):
             how = {**made["extractors"][extractor], "generated": made["images"]}
             how |= {"reference": against["images"]} if metric.compares else {}
             scores.add(name, metric, extractor, samples, real, how)
-    values, images = read_scores(features, GENERATE)
-    own = FeatureSet.of_scores(values, images["seed"])
-    scores.add(own_scores.NAME, own_scores.METRIC, images["split"], own, own, images)
+    if not made["refused"]:
+        _add_own(scores, read_scores(features, GENERATE))
+    if redrawn := made["images"].get("redrawn"):
+        about = Quantity(title="redrawn samples", better=None)
+        scores.metrics[REDRAWN] = redrawn
+        note = "not finite at first and drawn anew with further random numbers; the scores are of what came of it"
+        scores.protocol[REDRAWN] = {"metric": REDRAWN, **asdict(about), "note": note, "generated": made["images"]}
     return scores
 
 
@@ -140,6 +161,28 @@ def score_images(
     sets = seen(samples), seen(real)
     found = [metrics.load(name).compute(*sets) for name in names]
     return {f"{quantity}_{extractor.name}": score.value for scores in found for quantity, score in scores.items()}
+
+
+def _add_own(scores: Scores, found: Mapping[str, Any]) -> None:
+    """Add a method's own scores."""
+    images = found["images"]
+    own = FeatureSet.of_scores(found["values"], images["seed"])
+    scores.add(own_scores.NAME, own_scores.METRIC, images["split"], own, own, images)
+    if found["refused"]:
+        scores.protocol[own_scores.NAME] = {"metric": own_scores.NAME, "title": "own scores", "better": None, **images}
+        scores.protocol[own_scores.NAME]["refused"] = found["refused"]
+
+
+def _too_few(error: TooFewError, *, of_real: bool) -> str:
+    """Say how many images there are, how many are needed, and what to change; of_real: real images take the samples'
+    place."""
+    what = "real images to compare with" if error.real else "real images" if of_real else "samples"
+    remedy = "Add images to the data (data.path)"
+    if error.real or of_real:
+        remedy += ", lower data.test_fraction, or raise evaluate.reference_samples where that is what limits them."
+    else:
+        remedy += ", or raise evaluate.samples where that is what limits them."
+    return f"{error.have} {what}; at least {error.need} are needed. {remedy}"
 
 
 def _chosen(settings: Evaluate) -> list[tuple[str, Metric]]:

@@ -13,6 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.families.latents import interpolation
+from pipeline.families.latents import interpolation, one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import bits_per_dimension
 from pipeline.nets.flow.bijections import Bijection, Center, Chain, Logit
@@ -98,10 +99,11 @@ class Flow(Optimized):
         """Draw walks between two real images, and samples by temperature."""
         rows = min(6, len(batch) // 2)
         labels = batch.labels[:rows].repeat(len(batch) // rows + 1)[: len(batch)]  # one class per walk
-        latents, _ = self.latents_of(nets, batch, labels)
+        alone = [slice(i, i + 1) for i in range(len(batch))]
+        latents = torch.cat([self.latents_of(nets, batch.take(one), labels[one])[0] for one in alone])
         walks = interpolation(lambda z, y: self.images_of(nets, z, y), latents, labels, rows=rows)
         noise = self._noise(nets, batch)[:8]
-        hotter = [self.images_of(nets, t * noise, batch.labels[:8]) for t in TEMPERATURES]
+        hotter = [one_at_a_time(partial(self.images_of, nets), t * noise, batch.labels[:8]) for t in TEMPERATURES]
         return {"interpolation": walks, "temperatures": torch.stack(hotter)}
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
@@ -121,6 +123,9 @@ class Flow(Optimized):
 
     def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return self.images_of(nets, encoded["latents"], labels)
+
+    def overflow_remedy(self) -> str:
+        return f"Lower its temperature (now {self.temperature}), or its learning rate."
 
     def latents_of(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return latents (n, d) and log |det| (n,) of the batch's images, given its own labels or others."""

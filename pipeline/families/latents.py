@@ -54,6 +54,14 @@ PRIORS: dict[PriorName, Prior] = {
 }
 
 
+def one_at_a_time(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Apply a net to each sample (n, ...) alone: a picture of many images then takes the memory of one.
+
+    Training may fit into memory by a small batch, and what is only looked at should ask for no more.
+    """
+    return torch.cat([function(*one) for one in zip(*(tensor.split(1) for tensor in tensors), strict=True)])
+
+
 def interpolation(
     decode: Callable[..., Tensor],
     latents: Tensor,
@@ -64,6 +72,8 @@ def interpolation(
     columns: int = 9,
 ) -> Tensor:
     """Return images of walks from one latent to another, one walk a row, in one class where labels are given.
+
+    They are decoded one at a time.
 
     Args:
         decode: latents, or latents and labels, to images (n, c, h, w).
@@ -79,4 +89,4 @@ def interpolation(
     rows = min(rows, len(latents) // 2)
     path = walk(latents[:rows], latents[rows : 2 * rows], torch.linspace(0, 1, columns, device=latents.device))
     given = () if labels is None else (labels[:rows].repeat_interleave(columns),)
-    return decode(path.flatten(0, 1), *given).unflatten(0, (rows, columns))
+    return one_at_a_time(decode, path.flatten(0, 1), *given).unflatten(0, (rows, columns))

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.config import Count, NonNegative, Positive, PositiveFloat
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
-from pipeline.families.latents import interpolation
+from pipeline.families.latents import interpolation, one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
@@ -343,8 +344,9 @@ class Variational(Optimized):
         return Draws(posterior, self.prior(nets, batch.labels), latents, log_likelihood)
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        mean = self.posterior(nets, batch).mean[:16]
-        pairs = torch.stack((batch.images[:16], self.image(nets, mean, batch.labels[:16])))
+        images, labels = batch.images[:16], batch.labels[:16]
+        mean = torch.cat([self.posterior(nets, batch.take(slice(i, i + 1))).mean for i in range(len(images))])
+        pairs = torch.stack((images, one_at_a_time(partial(self.image, nets), mean, labels)))
         latents = batch.noise.normal("latent", self.latent)
         walk = interpolation(lambda normal, labels: self.drawn(nets, normal, labels), latents, batch.labels)
         return {"reconstructions": pairs, "interpolation": walk}

@@ -14,6 +14,7 @@ from pipeline.config import Count, Positive, PositiveFloat
 from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.core.world import World
+from pipeline.families.latents import one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName, bound_in_bits, check_likelihood
 from pipeline.nets.codebook import Codebook
@@ -78,7 +79,8 @@ class Quantized(Optimized):
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         images = batch.images[:16]
-        return {"reconstructions": torch.stack((images, self.image(nets, self.codes_of(nets, images))))}
+        again = one_at_a_time(lambda image: self.image(nets, self.codes_of(nets, image)), images)
+        return {"reconstructions": torch.stack((images, again))}
 
     def bits(self, log_prior: Tensor, log_likelihood: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return log p(codes) + log p(x | codes) <= log p(x), (n,) each, as bits per dimension.

@@ -2,9 +2,14 @@
 
 Sample i is drawn beside the real image number i of a seeded shuffle: its label, so that labels come
 in the real images' frequencies, and the image itself, for methods that translate.
+
+A sample that is not finite is drawn anew with further random numbers of its own, up to DRAWS times in all, and counted:
+what is scored then is the model's distribution where it is finite. If more than MOST_REDRAWN of the samples had to be
+drawn anew, they are refused.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,10 +19,22 @@ from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
 from pipeline.core.noise import Noise
 from pipeline.data.dataset import Split
 from pipeline.errors import UserError
+from pipeline.inference.diagnosis import not_finite
 from pipeline.inference.weights import Trained, load_weights
 
 # a float32 tanh is within this of [-1, 1]; a wrong range is not
 _SLACK = 1e-3
+
+DRAWS = 10  # of one sample, the first included
+MOST_REDRAWN = 0.1  # of all samples
+
+
+@dataclass
+class Tally:
+    """How many samples were made, and how many of them were drawn anew because they were not finite."""
+
+    samples: int = 0
+    redrawn: int = 0
 
 
 def load_fitting(path: Path, spec: ImageSpec, device: torch.device | str = "cpu") -> Trained:
@@ -82,31 +99,61 @@ def batches(
         )
 
 
-def samples(trained: Trained, like: Iterator[Batch]) -> Iterator[Tensor]:
+def samples(trained: Trained, like: Iterator[Batch], tally: Tally | None = None) -> Iterator[Tensor]:
     """Sample one batch of images per batch of ``like``.
 
     Args:
         trained: the method and its weights.
         like: labels, noise and, for methods that translate, images to sample from; on the nets' device.
+        tally: is counted up.
 
     Yields:
         uint8 (n, c, h, w) on the CPU.
 
     Raises:
-        UserError: the nets give NaN or infinity.
+        NotFiniteError: a sample is not finite however often it is drawn, or too many had to be drawn anew.
         ValueError: the method breaks its contract of [-1, 1].
     """
+    counted = tally or Tally()
     for batch in like:
         with torch.inference_mode():
             images = trained.method.sample(trained.nets, batch)
-        if not torch.isfinite(images).all():
-            raise UserError(
-                f"weights.safetensors: the '{trained.name}' model generates images that are not finite: its training "
-                "diverged. Lower its learning rate in params.yaml and train it again."
-            )
+            spoilt = _spoilt(images)
+            if len(spoilt):
+                images[spoilt] = _drawn_anew(trained, batch, spoilt)
         if images.abs().max() > 1 + _SLACK:
             raise ValueError(f"method '{trained.name}': samples must lie in [-1, 1], got {float(images.abs().max())}")
+        counted.samples += len(images)
+        counted.redrawn += len(spoilt)
         yield to_uint8(images).cpu()
+    if counted.redrawn > MOST_REDRAWN * counted.samples:
+        raise not_finite(trained, f"{counted.redrawn:,} of {counted.samples:,} samples")
+
+
+def samples_as_they_are(trained: Trained, like: Iterator[Batch]) -> Iterator[Tensor]:
+    """Sample as ``samples`` does, but draw nothing anew: pixels that are not finite are black."""
+    for batch in like:
+        with torch.inference_mode():
+            yield to_uint8(trained.method.sample(trained.nets, batch)).cpu()
+
+
+def _drawn_anew(trained: Trained, batch: Batch, rows: Tensor) -> Tensor:
+    """Return finite images (m, c, h, w) for the batch's samples at ``rows`` (m,), each the first of its further draws
+    that is finite."""
+    images = torch.full_like(batch.images[rows], torch.nan)
+    left = torch.arange(len(rows), device=rows.device)
+    for draw in range(2, DRAWS + 1):
+        again = batch.take(rows[left]).stream(f"draw {draw}")
+        images[left] = trained.method.sample(trained.nets, again)
+        left = left[_spoilt(images[left])]
+        if not len(left):
+            return images
+    raise not_finite(trained, f"{len(left):,} of {len(batch):,} samples, in each of {DRAWS} draws,")
+
+
+def _spoilt(images: Tensor) -> Tensor:
+    """(n, c, h, w) -> (m,): the images that hold NaN or infinity."""
+    return (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten()
 
 
 def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
@@ -120,7 +167,7 @@ def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
         The means by name; {} if the method has no scores.
 
     Raises:
-        ValueError: a score is not finite for some image.
+        NotFiniteError: a score is not finite for some image.
     """
     totals: dict[str, float] = {}
     count = 0
@@ -131,7 +178,7 @@ def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
             return {}
         for name, values in scores.items():
             if not torch.isfinite(values).all():
-                raise ValueError(f"method '{trained.name}': its score '{name}' is not finite for some images")
+                raise not_finite(trained, f"the scores '{name}' of some test images")
             totals[name] = totals.get(name, 0.0) + float(values.double().sum())
         count += len(batch)
     return {name: total / count for name, total in totals.items()}

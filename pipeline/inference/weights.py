@@ -37,6 +37,7 @@ class Trained:
         seen: images seen in training.
         name: of the method.
         params: the method's fields.
+        source: the file that they are from, if they are from one.
     """
 
     method: Method
@@ -45,6 +46,7 @@ class Trained:
     seen: int
     name: str
     params: Mapping[str, Any]
+    source: Path | None = None
 
     @classmethod
     def of(cls, method: Method, state: State, spec: ImageSpec) -> "Trained":
@@ -113,9 +115,8 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
     spec = ImageSpec(**about["spec"])
     nets = method.build(spec).to(device)
     nets.load_state_dict(_prefer_average(tensors))
-    return Trained(
-        method=method, nets=nets.eval(), spec=spec, seen=about["seen"], name=about["method"], params=about["params"]
-    )
+    known = {"seen": about["seen"], "name": about["method"], "params": about["params"], "source": path}
+    return Trained(method=method, nets=nets.eval(), spec=spec, **known)
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

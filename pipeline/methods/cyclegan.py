@@ -20,6 +20,7 @@ from pipeline.config import Count, NonNegative, Positive, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
+from pipeline.families.latents import one_at_a_time
 from pipeline.families.optimization import Optimized, Schedule
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.patch import ImagePool, PatchCritic, Translator
@@ -95,8 +96,8 @@ class CycleGAN(Optimized):
         found = {}
         for source, images, there, back in _directions(batch):
             shown = images[: min(8, len(images))]
-            translated = nets[there](shown)
-            found[f"{source}_and_back"] = torch.stack((shown, translated, nets[back](translated)))
+            translated = one_at_a_time(nets[there], shown)
+            found[f"{source}_and_back"] = torch.stack((shown, translated, one_at_a_time(nets[back], translated)))
         return found
 
     def _generators(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:

@@ -30,8 +30,8 @@ class Glow(Flow):
     Attributes:
         steps: steps of flow per level.
         net_norm: normalization in the couplings' networks.
-        least_scale: c; the couplings' scale is c + (1 - c) sigmoid(s(x1) + 2), in the paper c = 0. Above 0 a
-            coupling's inverse grows by at most 1 / c, which keeps samples finite where the paper's overflow.
+        least_scale: c; the couplings' scale is c + (1 - c) sigmoid(s(x1) + 2). A coupling's inverse grows by at most
+            1 / c, which keeps samples finite; in the paper c = 0, and many of a long training's samples overflow.
         class_conditional: a prior per class of the last level's latents, so that classes can be sampled.
     """
 
@@ -39,7 +39,7 @@ class Glow(Flow):
     width: Positive = 64
     lr: PositiveFloat = 1e-3
     net_norm: Literal["actnorm", "none"] = "actnorm"
-    least_scale: Unit = 0.0
+    least_scale: Unit = 0.5
     class_conditional: bool = False
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior]:
@@ -50,6 +50,13 @@ class Glow(Flow):
         for level, c in zip(levels[:-1], channels, strict=False):
             level.append(Coupling(ConvZeros(c // 2, c), Standardize()))
         return levels, LearnedPrior(channels[-1], spec.classes if self.class_conditional else 0)
+
+    def overflow_remedy(self) -> str:
+        growth = f"grows by up to {1 / self.least_scale:.3g}" if self.least_scale else "has no bound"
+        return (
+            f"Raise least_scale (now {self.least_scale}: each coupling's inverse {growth}; the default is 0.5) and "
+            f"train again, or lower temperature (now {self.temperature})."
+        )
 
     def _steps(self, channels: int) -> list[Bijection]:
         return [layer for _ in range(self.steps) for layer in self._step(channels)]

@@ -21,7 +21,7 @@ from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.families.gan import Critic, NamedNets, Terms
-from pipeline.families.latents import PRIORS
+from pipeline.families.latents import PRIORS, one_at_a_time
 
 ROWS = 6  # of a panel
 
@@ -125,5 +125,5 @@ def traversal(nets: Nets, latents: Tensor, first: int, values: Tensor) -> Tensor
     """
     grid = latents[:, None].repeat(1, len(values), 1)
     grid[:, :, first : first + values.shape[1]] = values
-    images: Tensor = nets["generator"](grid.flatten(0, 1))
+    images = one_at_a_time(nets["generator"], grid.flatten(0, 1))
     return images.unflatten(0, (len(latents), len(values)))

@@ -1,143 +1,24 @@
-"""out/report.html and out/leaderboard.csv: the runs side by side, from the files in their folders alone.
-
-Titles, directions and spreads come from protocol.json, where each metric has put its own.
-"""
+"""out/report.html: the runs side by side, with their pictures, as one page that needs no other file."""
 
 import base64
-import csv
 import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from pipeline.errors import UserError
 from pipeline.files import atomic_file
+from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
 
 TEMPLATE = "report.html"
 UNKNOWN = "\N{EN DASH}"
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
-COST = ("seconds", "images_per_second", "peak_memory_bytes", "parameters")
-ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", None: ""}
 # What tells a metric's entries of protocol.json apart, and not how its number was made.
-DESCRIPTION = ("metric", "title", "better", "spread")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What metrics said of a run or of real images: numbers and, by the same keys, how each was made."""
-
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def metric(self, key: str | None) -> float | None:
-        """Return a number; None where it was not measured or is not finite."""
-        value = self.metrics.get(key) if key else None
-        return None if value is None or not math.isfinite(value) else float(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFolder(Measured):
-    """What a run left in out/runs/<name>; a run that is not yet evaluated has no metrics."""
-
-    name: str
-    folder: Path
-    train: Mapping[str, Any]
-
-    @property
-    def parameters(self) -> int:
-        """Count the parameters over all nets."""
-        return sum(self.train.get("parameters", {}).values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One number of the table. of: the extractor, or the split; better: "lower", "higher" or None; spread: its key."""
-
-    key: str
-    title: str
-    of: str
-    better: str | None
-    spread: str | None
-
-    @property
-    def name(self) -> str:
-        """Return the title with what it is of, for running text."""
-        return f"{self.title} {self.of}".strip()
-
-    @property
-    def arrow(self) -> str:
-        """Return the sign of the better direction."""
-        return ARROWS[self.better]
-
-    def best(self, values: Sequence[float]) -> float | None:
-        """Return the best of several values; None where neither direction is better."""
-        if not values or self.better is None:
-            return None
-        return min(values) if self.better == "lower" else max(values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """All that the page and the table show: the runs, best first, and what they share.
-
-    columns: the first one ranks. real: real images' scores; picture: some of them; data: the dataset's spec.json.
-    """
-
-    runs: Sequence[RunFolder]
-    columns: Sequence[Column]
-    real: Measured
-    picture: Path
-    data: Mapping[str, Any]
-
-    @property
-    def headline(self) -> Column | None:
-        """Return the column that ranks the runs; None before any is evaluated."""
-        return self.columns[0] if self.columns else None
-
-
-def read_board(out: Path, names: Sequence[str], metrics: Sequence[str], extractors: Sequence[str]) -> Board:
-    """Read the runs of those names that are trained, and what they share; what else is missing is left out.
-
-    Args:
-        out: with the folders data, reference, real and runs.
-        names: of runs.
-        metrics: their order is the columns'; others, such as methods' own scores, come after them.
-        extractors: the same, within a metric.
-
-    Returns:
-        The runs by the first column, best first; those without it last, by name.
-
-    Raises:
-        UserError: a file is damaged.
-    """
-    folders = [out / "runs" / name for name in names if (out / "runs" / name / "train.json").is_file()]
-    runs = [_read_run(folder) for folder in folders]
-    columns = _columns(runs, metrics, extractors)
-    return Board(
-        runs=_ranked(runs, columns[0] if columns else None),
-        columns=columns,
-        real=_read_measured(out / "real"),
-        picture=out / "reference" / "real.png",
-        data=_read_json(out / "data" / "spec.json"),
-    )
-
-
-def write_leaderboard(path: Path, board: Board) -> None:
-    """Write one row per run: run, method, images seen, every metric and its spread, cost; unknown cells are empty."""
-    keys = [key for column in board.columns for key in (column.key, column.spread) if key]
-    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["run", "method", "seen", *keys, *COST])
-        for run in board.runs:
-            values = [run.metric(key) for key in keys]
-            cost = [run.parameters if name == "parameters" else run.train.get(name) for name in COST]
-            writer.writerow([run.name, run.train.get("method"), run.train.get("seen"), *values, *cost])
+DESCRIPTION = ("metric", "title", "better", "spread", "note")
 
 
 def write_page(path: Path, board: Board) -> None:
@@ -159,6 +40,10 @@ def write_page(path: Path, board: Board) -> None:
         headline=board.headline,
         columns=board.columns,
         runs=[_view(run, board) for run in board.runs],
+        untrained=board.untrained,
+        count=len(board.runs) + len(board.untrained),
+        problems=board.problems,
+        lacking=_lacking(board),
         real=[_real_cell(column, board.real, notes) for column in board.columns] if board.real.metrics else None,
         notes=list(dict.fromkeys(notes.values())),
         params=_params(board.runs),
@@ -171,59 +56,6 @@ def write_page(path: Path, board: Board) -> None:
 def data_uri(path: Path) -> str:
     """Return the file's content as a URI that a page can hold."""
     return f"data:{KINDS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _read_run(folder: Path) -> RunFolder:
-    found = _read_measured(folder)
-    train = _read_json(folder / "train.json")
-    return RunFolder(name=folder.name, folder=folder, train=train, metrics=found.metrics, protocol=found.protocol)
-
-
-def _read_measured(folder: Path) -> Measured:
-    return Measured(metrics=_read_json(folder / "metrics.json"), protocol=_read_json(folder / "protocol.json"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it and run `dvc repro`.") from error
-    return content
-
-
-def _columns(runs: Sequence[Measured], metrics: Sequence[str], extractors: Sequence[str]) -> list[Column]:
-    """Return one column per number that any run has; spreads stay with their means."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        for key in run.metrics:
-            found[key] = found.get(key) or run.protocol.get(key, {})
-
-    def place(key: str) -> tuple[int, int, str]:
-        how = found[key]
-        return _index(metrics, how.get("metric")), _index(extractors, how.get("extractor")), key
-
-    return [_column(key, found[key]) for key in sorted(found, key=place) if found[key].get("spread") != key]
-
-
-def _index(names: Sequence[str], name: str | None) -> int:
-    return names.index(name) if name in names else len(names)
-
-
-def _column(key: str, how: Mapping[str, Any]) -> Column:
-    of = how.get("extractor") or how.get("split") or ""
-    return Column(key=key, title=how.get("title", key), of=of, better=how.get("better"), spread=how.get("spread"))
-
-
-def _ranked(runs: Sequence[RunFolder], headline: Column | None) -> list[RunFolder]:
-    sign = -1 if headline and headline.better == "higher" else 1
-
-    def place(run: RunFolder) -> tuple[bool, float, str]:
-        value = run.metric(headline.key) if headline else None
-        return value is None, sign * (value or 0.0), run.name
-
-    return sorted(runs, key=place)
 
 
 def _view(run: RunFolder, board: Board) -> dict[str, Any]:
@@ -241,6 +73,7 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "curves": _curves(run.folder / "history.csv"),
         "panels": {file.stem.replace("_", " "): {"uri": data_uri(file), "wide": _is_wide(file)} for file in panels},
         "key": run.train.get("key"),
+        "troubles": run.troubles,
     }
 
 
@@ -268,15 +101,24 @@ def _notes(board: Board) -> dict[str, str]:
     notes = {}
     for column in board.columns:
         how = board.real.protocol.get(column.key)
-        if how is None:
+        if how is None or column.key not in board.real.metrics:
             continue
         count, others = how["real"]["count"], how.get("reference", {}).get("count")
         against = f" against {others:,} others" if others else ""
-        made = {run.protocol[column.key]["generated"]["count"] for run in board.runs if column.key in run.protocol}
+        made = {run.protocol[column.key]["generated"]["count"] for run in board.runs if column.key in run.metrics}
         of_runs = " or ".join(f"{samples:,}" for samples in sorted(made))
         runs = "" if made <= {count} else f"; the runs are scored on {of_runs} samples"
         notes[column.key] = f"{count:,} real images{against}{runs}"
     return notes
+
+
+def _lacking(board: Board) -> list[str]:
+    """Say which numbers could not be computed of so few images, and of which runs."""
+    found: dict[str, list[str]] = {}
+    for name, measured in (*((run.name, run) for run in board.runs), ("real images", board.real)):
+        for reason, titles in measured.missing("lacks").items():
+            found.setdefault(f"{', '.join(titles)}: {reason}", []).append(name)
+    return [f"{', '.join(names)}: no {what}" for what, names in found.items()]
 
 
 def _optional_uri(path: Path) -> str | None:
@@ -328,12 +170,17 @@ def _plain(value: Any) -> str:
 
 
 def _protocols(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """Return each distinct protocol once, with the metrics made by it; images_seen is the run's, not the protocol's."""
+    """Return each distinct protocol once, with the metrics made by it.
+
+    Images seen and samples drawn anew are the run's, not the protocol's.
+    """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         for name, protocol in run.protocol.items():
+            if name not in run.metrics:
+                continue
             flat = _flatten({key: value for key, value in protocol.items() if key not in DESCRIPTION})
-            flat = {key: value for key, value in flat.items() if "images_seen" not in key}
+            flat = {key: value for key, value in flat.items() if not key.endswith(("images_seen", "redrawn"))}
             entry = found.setdefault(json.dumps(flat, sort_keys=True), {"metrics": {}, "values": flat})
             entry["metrics"][name] = True
     return list(found.values())

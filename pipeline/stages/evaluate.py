@@ -6,9 +6,11 @@ import typer
 
 from pipeline.config import read_params
 from pipeline.errors import run
+from pipeline.stages.common import telling
 from pipeline.stages.paths import REFERENCE, run_folder
 
 
+@telling("evaluate")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Score a run's samples against out/reference and write metrics.json (numbers only) and protocol.json (how each
     number was made); both go to the run in MLflow."""

@@ -6,9 +6,11 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
+from pipeline.stages.common import at_a_time, telling
 from pipeline.stages.paths import DATA, run_folder
 
 
+@telling("generate")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Sample the run's averaged weights once and keep what metrics need of the samples in its folder features."""
     from pipeline.evaluate.extraction import generate
@@ -17,7 +19,8 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     params = read_params()
     classes = read_run(params, name)[0].domains
     with atomic_folder(run_folder(name) / "features") as folder:
-        generate(folder, run_folder(name) / "weights.safetensors", DATA, params.evaluate, classes)
+        weights = run_folder(name) / "weights.safetensors"
+        generate(folder, weights, DATA, params.evaluate, classes, at_a_time(params, name))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
+from pipeline.stages.common import at_a_time, telling
 from pipeline.stages.paths import DATA, run_folder
 
 
+@telling("render")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Draw samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
     all of them go to the run in MLflow."""
@@ -16,7 +18,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.tracking.agreement import send_results
 
     params, folder = read_params(), run_folder(name)
-    render(folder, DATA, params.render, read_run(params, name)[0].domains)
+    render(folder, DATA, params.render, read_run(params, name)[0].domains, at_a_time(params, name))
     send_results(name, params)
 
 

@@ -7,10 +7,11 @@ import typer
 
 from pipeline import errors
 from pipeline.config import read_params
-from pipeline.stages.common import scratch
+from pipeline.stages.common import scratch, telling
 from pipeline.stages.paths import OUT, run_folder
 
 
+@telling("train")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Train one run of params.yaml; go on from a checkpoint of the same training, where there is one."""
     from pipeline.cluster.launch import Launch, exclusive, launch

@@ -1,13 +1,36 @@
-"""Memory of the training process: keeping what was freed, measuring the peak, recognising its end."""
+"""Memory of the training process: keeping what was freed, measuring the peak, recognising its end and what needed it.
+
+An error of memory that leaves a block of ``needed_by`` is a MemoryError whose text names what needed it. Ray passes an
+error on as text, so the name is found there, on whatever machine it was raised.
+"""
 
 import ctypes
 import resource
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
 
 import torch
 
+T = TypeVar("T")
+Need = Literal["training step", "preview", "samples", "pictures"]
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
+_NAMED = "needed by: "
+# What to change, by what needed the memory.
+REMEDIES: dict[Need, str] = {
+    "training step": "Lower runs.<run>.batch_size or the net's width, or share the batch among more workers "
+    "(cluster.workers, on more machines or GPUs); on a GPU runs.<run>.precision: bf16 saves about half of the "
+    "activations.",
+    "preview": "Previews are sampled in batches of training's own size, so runs.<run>.batch_size lowers this too; else "
+    "lower the net's width or data.size. A larger runs.<run>.snapshot_every makes previews rarer, not smaller.",
+    "samples": "Samples are made and seen by the extractors at most evaluate.batch_size at a time: lower it, or "
+    "runs.<run>.batch_size, which bounds what the nets make at once.",
+    "pictures": "Pictures are made one image at a time, samples in batches of training's size: lower "
+    "runs.<run>.batch_size, the net's width, or render.rows and render.columns.",
+}
 _SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "running low on memory", "MemoryError")
 
 
@@ -36,4 +59,40 @@ def peak_memory(device: torch.device) -> int:
 def out_of_memory(error: BaseException) -> str | None:
     """Return the line that says so if memory ended the training: torch's, numpy's, Ray's or Python's own."""
     lines = f"{type(error).__name__}: {error}".splitlines()
-    return next((line[:300] for line in lines if any(phrase in line for phrase in _SHORT_OF_MEMORY)), None)
+    found = [line[:300] for line in lines if any(phrase in line for phrase in _SHORT_OF_MEMORY)]
+    return next((line for line in found if _NAMED in line), found[0] if found else None)
+
+
+@contextmanager
+def needed_by(what: Need) -> Iterator[None]:
+    """Name what needed the memory, if memory ends the block.
+
+    Args:
+        what: a key of REMEDIES; an error that names something already keeps it.
+
+    Raises:
+        MemoryError: there is not enough memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        line = out_of_memory(error)
+        if line is None or _NAMED in line:
+            raise
+        raise MemoryError(f"{_NAMED}{what}; {line}"[:300]) from error
+
+
+def needing(what: Need, items: Iterable[T]) -> Iterator[T]:
+    """Iterate within ``needed_by``; what the consumer does between two items is outside."""
+    iterator, ended = iter(items), object()
+    while True:
+        with needed_by(what):
+            item = next(iterator, ended)
+        if item is ended:
+            return
+        yield item  # type: ignore[misc]
+
+
+def remedy_of(line: str) -> str:
+    """Return what to change, by what ``out_of_memory``'s line names; where it names nothing, as for a training step."""
+    return next((remedy for what, remedy in REMEDIES.items() if f"{_NAMED}{what}" in line), REMEDIES["training step"])

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_file, atomic_folder, write_json
 from pipeline.inference.weights import save_weights
 from pipeline.training.job import Job, Row
-from pipeline.training.trainer import draw_snapshot, fixed_batch, snapshot_name
+from pipeline.training.trainer import draw_snapshot, fixed_batches, snapshot_name
 
 PUBLISHED = Path("published")  # checkpoints; a run's result is in out/runs
 
@@ -73,7 +73,8 @@ def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int
     state, content = _load(job, dataset, job.finished_at if at is None else at)
     history: list[Row] = content["history"]
     if not history[-1]["snapshot"]:  # the checkpoint of a larger budget, which does not end here
-        history[-1]["snapshot"] = draw_snapshot(job, state, fixed_batch(job, dataset, torch.device("cpu")))
+        fixed = fixed_batches(job, dataset, torch.device("cpu"), processes=content["worlds"][-1][1])
+        history[-1]["snapshot"] = draw_snapshot(job, state, fixed)
     _copy_snapshots(job, history, folder / "snapshots")
     save_weights(
         folder / "weights.safetensors",

@@ -6,7 +6,7 @@ ends. So a resumed run makes the same rows as an uninterrupted one, and so does 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from pipeline.files import atomic_file
 from pipeline.render.grid import grid
 from pipeline.training.course import fresh_state, iterations
 from pipeline.training.job import Job, Progress, Row
-from pipeline.training.memory import keep_freed_memory, peak_memory
+from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
 from pipeline.training.window import Window, crosses
 
 SNAPSHOT_GRID = 8  # rows and columns
@@ -55,11 +55,11 @@ def train(
     progress = resume(job, state, world)
     window = Window.reopened(progress, state.seen, job.run, world.device)
     report(progress.history)
-    training = _Training(job, world, state, progress, fixed_batch(job, dataset, world.device))
+    training = _Training(job, world, state, progress, dataset)
     if state.seen == 0:
         training.snapshot()
     run = job.run
-    for logs in iterations(job, state, dataset, world):
+    for logs in needing("training step", iterations(job, state, dataset, world)):
         window.add(logs)
         finished = state.seen >= run.images
         if not (finished or crosses(window.begin, state.seen, run.log_every)):
@@ -107,8 +107,8 @@ def resume(job: Job, state: State, world: World) -> Progress:
 class _Training:
     """What a training leaves behind as it goes: snapshots and checkpoints."""
 
-    def __init__(self, job: Job, world: World, state: State, progress: Progress, fixed: Batch) -> None:
-        self.job, self.world, self.state, self.progress, self.fixed = job, world, state, progress, fixed
+    def __init__(self, job: Job, world: World, state: State, progress: Progress, dataset: Dataset) -> None:
+        self.job, self.world, self.state, self.progress, self.dataset = job, world, state, progress, dataset
         self.started = time.monotonic() - progress.seconds
         progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
         if not progress.worlds or progress.worlds[-1][1] != world.size:
@@ -129,7 +129,10 @@ class _Training:
 
     def snapshot(self) -> str | None:
         """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None."""
-        return None if self.world.rank else draw_snapshot(self.job, self.state, self.fixed)
+        if self.world.rank:
+            return None
+        fixed = fixed_batches(self.job, self.dataset, self.world.device, processes=self.world.size)
+        return draw_snapshot(self.job, self.state, fixed)
 
 
 def snapshot_name(seen: int) -> str:
@@ -137,25 +140,27 @@ def snapshot_name(seen: int) -> str:
     return f"{seen:09d}.png"
 
 
-def draw_snapshot(job: Job, state: State, fixed: Batch) -> str:
-    """Render the fixed batch with the averaged nets to the run's snapshots; return the file's name."""
+def draw_snapshot(job: Job, state: State, fixed: Iterable[Batch]) -> str:
+    """Render the fixed batches with the averaged nets to the run's snapshots; return the file's name."""
     name = snapshot_name(state.seen)
-    with atomic_file(job.snapshots / name) as temporary:
-        images = to_uint8(sample(job.method, state.averaged(), fixed))
-        grid(images, columns=SNAPSHOT_GRID).save(temporary)
+    nets = state.averaged()
+    with atomic_file(job.snapshots / name) as temporary, needed_by("preview"):
+        images = [to_uint8(sample(job.method, nets, batch)).cpu() for batch in fixed]
+        grid(torch.cat(images), columns=SNAPSHOT_GRID).save(temporary)
     job.storage.send_snapshot(name)
     return name
 
 
-def fixed_batch(job: Job, dataset: Dataset, device: torch.device) -> Batch:
-    """Return the same latents and labels for every snapshot, so that the film shows training alone."""
+def fixed_batches(job: Job, dataset: Dataset, device: torch.device, *, processes: int) -> Iterator[Batch]:
+    """Yield the same latents and labels for every snapshot, so that the film shows training alone; as many at a time
+    as each of so many processes trains on, so that no snapshot needs more memory than training."""
     split = domains(dataset, job.run.domains)[0].splits["train"]
-    rows = torch.arange(SNAPSHOT_GRID**2)
-    return Batch(
-        images=to_unit_range(split.images((rows % len(split)).numpy()), device),
-        labels=(rows % max(dataset.spec.classes, 1)).to(device),
-        noise=Noise(0, rows.to(device), "snapshot"),
-    )
+    for rows in torch.arange(SNAPSHOT_GRID**2).split(max(1, job.run.batch_size // processes)):
+        yield Batch(
+            images=to_unit_range(split.images((rows % len(split)).numpy()), device),
+            labels=(rows % max(dataset.spec.classes, 1)).to(device),
+            noise=Noise(0, rows.to(device), "snapshot"),
+        )
 
 
 @torch.no_grad()

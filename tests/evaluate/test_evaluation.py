@@ -3,18 +3,20 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from samplers import Copying, random_features, trained
+from samplers import Copying, Overflowing, Unscored, random_features, trained
+from torch import Tensor
 from toy_data import toy_split
 
 from pipeline import config
-from pipeline.core.batch import ImageSpec
+from pipeline.core.batch import Batch, ImageSpec
+from pipeline.core.method import Nets
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.evaluate import extractors
@@ -137,11 +139,80 @@ def test_a_feature_set_is_read_back_and_a_damaged_one_refused(tmp_path: Path) ->
         read_protocol(tmp_path, "generate")
 
 
-def test_too_few_real_images_are_refused(known: list[Extractor], tmp_path: Path) -> None:
-    dataset = replace(toy_dataset(), splits={"train": toy_split(19), "test": toy_split(5)})
-    with pytest.raises(UserError, match=r"evaluate\.split.*19"):
-        write_reference(tmp_path, dataset, SETTINGS, known)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(("count", "lacking"), [(19, ("fid",)), (3, ("fid", "kid")), (1, ("fid", "kid"))])
+def test_a_metric_that_needs_more_images_says_so_and_hinders_no_other(
+    count: int, lacking: tuple[str, ...], known: list[Extractor], tmp_path: Path
+) -> None:
+    """Of so few real images a reference is made all the same: nothing waits for what only a metric needs."""
+    dataset = replace(toy_dataset(), splits={"train": toy_split(count), "test": toy_split(2)})
+    settings = replace(SETTINGS, metrics=["fid", "kid", "inception_score"])
+    real, run = tmp_path / "real", tmp_path / "run"
+    real.mkdir()
+    run.mkdir()
+    write_reference(real, dataset, settings, known)
+    write_samples(run, trained(Copying(), dataset.spec), dataset, settings, known)
+    found = score_run(run, real, settings)
+    keys = {f"{name}_{LITE}" for name in lacking}
+    refused = {key: how["lacks"] for key, how in found.protocol.items() if "lacks" in how}
+    assert refused.keys() == keys and not keys & found.metrics.keys() and IS in found.metrics
+    assert refused[FID].startswith(f"{count} real images to compare with; at least 20 are needed. Add images")
+    of_real = score_real(real, settings).protocol
+    assert of_real[FID]["lacks"].startswith(f"{count - count // 2} real images to compare with; at least 20")
+    assert ("lacks" in of_real[IS]) == (count < 10)
+    if count < 10:
+        assert of_real[IS]["lacks"].startswith(f"{count} real images; at least 10 are needed. Add images")
+
+
+def test_samples_that_are_not_finite_are_refused_with_the_reason(
+    dataset: Dataset, reference: Path, known: list[Extractor], tmp_path: Path
+) -> None:
+    model = trained(Overflowing(share=0.5), dataset.spec)
+    write_samples(tmp_path, model, dataset, SETTINGS, known)
+    found = score_run(tmp_path, reference, SETTINGS)
+    assert found.metrics == {} and found.protocol.keys() == {FID, IS}
+    assert all("samples are not finite" in how["refused"] for how in found.protocol.values())
+    assert found.protocol[FID]["title"] == "FID" and read_protocol(tmp_path, "x")["images"]["images_seen"] == 1000
+
+
+def test_few_samples_that_are_not_finite_are_drawn_anew_and_their_count_stands_beside_the_score(
+    dataset: Dataset, evaluate: Any
+) -> None:
+    found = evaluate(trained(Overflowing(share=0.05), dataset.spec), dataset)
+    count = found.metrics["redrawn_samples"]
+    assert 1 <= count <= 3 and found.protocol[FID]["generated"]["redrawn"] == count and FID in found.metrics
+    assert "redrawn" not in evaluate(trained(Copying(), dataset.spec), dataset).protocol[FID]["generated"]
+
+
+def test_own_scores_that_are_not_finite_are_left_out_alone(dataset: Dataset, evaluate: Any) -> None:
+    found = evaluate(trained(Unscored(), dataset.spec), dataset)
+    assert found.metrics.keys() == {FID, IS, f"{IS}_std"}
+    assert "'mean_pixel' of some test images are not finite" in found.protocol["own_scores"]["refused"]
+
+
+def test_extractors_see_as_many_images_at_once_however_few_the_nets_take(
+    dataset: Dataset, known: list[Extractor], tmp_path: Path
+) -> None:
+    """So that small batches of training change neither the features nor their speed."""
+    seen: list[int] = []
+    taken: list[int] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Counting(Copying):
+        def sample(self, nets: Nets, like: Batch) -> Tensor:
+            taken.append(len(like))
+            return super().sample(nets, like)
+
+    def network(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(images))
+        return known[0].network(images)
+
+    watched = replace(known[0], network=network)
+    write_samples(tmp_path, trained(Counting(), dataset.spec), dataset, SETTINGS, [watched], at_a_time=3)
+    assert max(taken) == 3 and sum(taken) == 30 and seen == [8, 8, 8, 6]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write_samples(whole, trained(Copying(), dataset.spec), dataset, SETTINGS, [known[0]])
+    assert torch.equal(read_set(tmp_path, LITE, "x").features, read_set(whole, LITE, "x").features)
 
 
 # Scores
@@ -214,11 +285,13 @@ def test_real_images_are_scored_in_parts_that_do_not_overlap_as_many_as_a_run_ha
 def test_a_translation_is_compared_with_the_domain_it_translates_into(dataset: Dataset, evaluate: Any) -> None:
     """The first class's images as they are: far from themselves only if measured against the second class."""
     model = trained(Copying(), dataset.spec)
-    settings = replace(SETTINGS, samples=20)
+    more = toy_split(210, channels=dataset.spec.channels)  # 21 of each class
+    dataset = replace(dataset, splits=dataset.splits | {"train": more})
+    settings = replace(SETTINGS, samples=30)
     same = evaluate(model, dataset.of_class("1"), settings, dataset.of_class("1"))
     other = evaluate(model, dataset.of_class("1"), settings, dataset.of_class("2"))
     assert same.protocol[FID]["reference"]["class"] == 1
-    assert same.protocol[FID]["generated"]["distinct"] == 5  # 20 translations of 5 images
+    assert same.protocol[FID]["generated"]["distinct"] == 21  # 30 translations of 21 images
     assert same.metrics[FID] < 0.5 * other.metrics[FID]
 
 

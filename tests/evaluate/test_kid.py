@@ -8,6 +8,7 @@ from samplers import random_features
 from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet
+from pipeline.evaluate.metric import TooFewError
 from pipeline.evaluate.metrics import kid
 from pipeline.evaluate.metrics.kid import METRIC, kernel_inception_distance, squared_mmd
 
@@ -96,7 +97,7 @@ def test_copies_do_not_count() -> None:
 
 
 def test_too_few_and_not_finite_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="KID needs 4 images of each kind, got 3 and 50"):
+    with pytest.raises(TooFewError, match="samples: at least 4 are needed, 3 are there"):
         kernel_inception_distance(torch.zeros(3, 2), torch.zeros(50, 2), seed=0)
     with pytest.raises(ValueError, match="finite"):
         kernel_inception_distance(torch.full((9, 2), float("nan")), torch.zeros(50, 2), seed=0)

@@ -19,6 +19,9 @@ class Guarded:
     def __init__(self, whole: FeatureSet, allowed: frozenset[str]) -> None:
         self._whole, self._allowed = whole, allowed | {"seed", "distinct"}
 
+    def __len__(self) -> int:
+        return len(self._whole)
+
     def __getattr__(self, name: str) -> Any:
         assert name in self._allowed, f"'{name}' is not declared in needs"
         return getattr(self._whole, name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samplers import Copying, trained
+from samplers import Copying, Overflowing, trained
 from torch import Tensor
 from toy_data import toy_split
 
@@ -15,7 +15,7 @@ from pipeline.core.noise import Noise
 from pipeline.data.dataset import ArrayStore, Split
 from pipeline.errors import UserError
 from pipeline.inference import generate as sampling
-from pipeline.inference.weights import save_weights
+from pipeline.inference.weights import Trained, save_weights
 from pipeline.methods import load
 
 GRAY = ImageSpec(channels=1, size=16, classes=10)
@@ -67,8 +67,57 @@ def test_images_out_of_range_or_not_finite_raise() -> None:
     like = list(sampling.batches(toy_split(8), torch.arange(8), seed=0, batch_size=8, device="cpu"))
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
         list(sampling.samples(trained(Copying(factor=2.0), GRAY), iter(like)))
-    with pytest.raises(UserError, match=r"not finite.*learning rate"):
+    with pytest.raises(UserError, match=r"8 of 8 samples, in each of 10 draws, are not finite, though"):
         list(sampling.samples(trained(Copying(factor=float("nan")), GRAY), iter(like)))
+
+
+def overflowing(share: float) -> Trained:
+    return trained(Overflowing(share=share), GRAY)
+
+
+def drawn(model: Trained, batch_size: int, tally: sampling.Tally | None = None) -> Tensor:
+    like = sampling.batches(toy_split(8), torch.arange(8).repeat(25), seed=0, batch_size=batch_size, device="cpu")
+    return torch.cat(list(sampling.samples(model, like, tally)))
+
+
+def test_a_sample_that_is_not_finite_is_drawn_anew_and_counted() -> None:
+    tally = sampling.Tally()
+    found, sound = drawn(overflowing(0.05), 40, tally), drawn(overflowing(0.0), 40)
+    other = (found != sound).flatten(1).any(1)
+    assert tally.samples == 200 and 2 <= tally.redrawn <= 20
+    assert tally.redrawn == other.sum()  # all others are as they were
+    again = sampling.Tally()
+    assert torch.equal(drawn(overflowing(0.05), 7, again), found) and again == tally
+    assert found[other].unique().numel() >= 0.8 * tally.redrawn  # samples like any other, not one image
+
+
+def test_too_many_samples_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(UserError, match=r"\d+ of 200 samples are not finite, though .*Turn the knob"):
+        drawn(overflowing(0.3), 40)
+
+
+def test_a_diverged_training_is_told_from_an_overflow(tmp_path: Path) -> None:
+    """By its weights, or by its losses; a falling loss and finite weights are no divergence."""
+    model = replace(overflowing(1.0), source=tmp_path / "weights.safetensors")
+    history = tmp_path / "history.csv"
+    history.write_text("seen,flow/loss,flow/grad_norm\n1000,6.4,1\n2000,,1\n3000,4.5,1e30\n")
+    overflow = r"weights\.safetensors: .* flow/loss went from 6\.4 to 4\.5\): 'toy' overflows .* Turn the knob\.$"
+    with pytest.raises(UserError, match=overflow):
+        drawn(model, 40)
+    for end in ("nan", "", "1e9"):
+        history.write_text(f"seen,flow/loss\n1000,6.4\n3000,{end}\n")
+        with pytest.raises(UserError, match=r"training diverged: flow/loss ended at (nan|1e\+09)\. Lower its"):
+            drawn(model, 40)
+    history.unlink()
+    with torch.no_grad():
+        model.nets["scale"].weight.fill_(torch.inf)  # type: ignore[union-attr, operator]
+    with pytest.raises(UserError, match=r"the training diverged: 1 of the 2 tensors of its weights hold NaN"):
+        drawn(model, 40)
+
+
+def test_pictures_of_a_run_in_trouble_are_black_where_it_gives_no_numbers() -> None:
+    like = sampling.batches(toy_split(8), torch.arange(8), seed=0, batch_size=8, device="cpu")
+    assert torch.cat(list(sampling.samples_as_they_are(overflowing(1.0), like))).max() == 0
 
 
 def test_scores_are_means_over_images_not_over_batches() -> None:
@@ -80,7 +129,7 @@ def test_scores_are_means_over_images_not_over_batches() -> None:
     nan = Batch(
         images=torch.full((2, 1, 16, 16), float("nan")), labels=torch.zeros(2).long(), noise=Noise(0, torch.arange(2))
     )
-    with pytest.raises(ValueError, match="'mean_pixel' is not finite"):
+    with pytest.raises(UserError, match="'mean_pixel' of some test images are not finite"):
         sampling.mean_scores(model, iter([nan]))
     assert sampling.mean_scores(trained(load("dcgan", width=8), GRAY), iter([nan])) == {}
 

@@ -308,6 +308,21 @@ def test_the_sampler_exports_for_any_batch_size(name: str) -> None:
     torch.testing.assert_close(program(seeds, labels), sampler(seeds, labels), rtol=0, atol=1e-5)
 
 
+def test_a_glow_at_its_default_does_not_overflow_where_the_papers_does() -> None:
+    """Weights that training could have found: under them, without a bound, no sample survives the inverse."""
+    overflown = []
+    for settings in ({"least_scale": 0.0}, {}):
+        method, batch = methods.load("glow", levels=2, width=8, **settings), toy_batch(64, size=8)
+        torch.manual_seed(0)
+        nets = method.build(ImageSpec(channels=1, size=8))
+        method.initialize(nets, batch, World())
+        with torch.no_grad():
+            images = method.sample(shaken(nets, 0.1), batch)  # type: ignore[arg-type]
+        overflown.append(int((~images.isfinite()).flatten(1).any(1).sum()))
+        assert "least_scale (now 0" in method.overflow_remedy()
+    assert overflown[0] > 32 and overflown[1] == 0
+
+
 def test_dropout_is_off_where_densities_are_told() -> None:
     method, nets, batch = whole("nsf", dropout=0.5)
     with torch.no_grad():

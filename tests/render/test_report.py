@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline import config
 from pipeline.errors import UserError
+from pipeline.render import board as boards
 from pipeline.render import report
+from pipeline.render.failures import forget_failure, note_failure
+from pipeline.stages import outcome
 from pipeline.stages import report as stage
 
 LITE = "efficientnet_lite0"
@@ -30,6 +34,7 @@ def make_run(out: Path, name: str, metrics: dict[str, float] | None, cost: Any =
     folder = out / "runs" / name
     (folder / "panels").mkdir(parents=True)
     (folder / "snapshots").mkdir()
+    (folder / "features").mkdir()
     train = {
         "run": name,
         "method": "dcgan",
@@ -78,8 +83,9 @@ def out(tmp_path: Path) -> Path:
     return out
 
 
-def board_of(out: Path, *names: str, metrics: list[str] = METRICS) -> report.Board:
-    return report.read_board(out, names or ("second", "unmeasured", "first"), metrics, EXTRACTORS)
+def board_of(out: Path, *names: str, metrics: list[str] = METRICS) -> boards.Board:
+    params = {name: {"method": "dcgan"} for name in names or ("second", "unmeasured", "first")}
+    return boards.read_board(out, params, metrics, EXTRACTORS)
 
 
 def page_of(out: Path, *names: str, metrics: list[str] = METRICS) -> str:
@@ -88,7 +94,7 @@ def page_of(out: Path, *names: str, metrics: list[str] = METRICS) -> str:
 
 
 def leaderboard_of(out: Path, *names: str, metrics: list[str] = METRICS) -> list[dict[str, str]]:
-    report.write_leaderboard(out / "leaderboard.csv", board_of(out, *names, metrics=metrics))
+    boards.write_leaderboard(out / "leaderboard.csv", board_of(out, *names, metrics=metrics))
     with (out / "leaderboard.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -160,7 +166,7 @@ def test_every_image_has_a_text_and_every_inner_link_a_target(out: Path) -> None
     assert len(ids) == len(set(ids)) and set(inner) <= set(ids) and len(inner) == 3
 
 
-def test_the_page_tells_the_dataset_the_costs_the_floor_and_the_lineage(out: Path) -> None:
+def test_the_page_tells_the_dataset_the_costs_the_real_images_and_the_lineage(out: Path) -> None:
     text = " ".join(Page(page_of(out)).text.split())
     for expected in (
         "3 generative models on digits",
@@ -175,13 +181,14 @@ def test_the_page_tells_the_dataset_the_costs_the_floor_and_the_lineage(out: Pat
         "key-of-second",
         "3.250 ± 0.20",
         "not evaluated yet",
+        "images/s and peak memory are what each training had: they compare only where nothing else ran",
     ):
         assert expected in text, expected
 
 
 def test_runs_are_ranked_by_fid_and_those_without_one_come_last(out: Path) -> None:
     make_run(out, "broken", {FID: float("nan"), IS: 1.0})
-    runs = board_of(out, "unmeasured", "second", "first", "broken", "absent").runs
+    runs = board_of(out, "unmeasured", "second", "first", "broken").runs
     assert [run.name for run in runs] == ["first", "second", "broken", "unmeasured"]
 
 
@@ -196,7 +203,7 @@ def test_the_first_metric_of_params_yaml_ranks_in_its_own_direction_and_stands_f
 def test_the_leaderboard_has_a_row_per_run_and_empty_cells_for_the_unknown(out: Path) -> None:
     rows = leaderboard_of(out)
     assert [row["run"] for row in rows] == ["first", "second", "unmeasured"]
-    assert list(rows[0]) == ["run", "method", "seen", FID, IS, f"{IS}_std", ELBO, *report.COST]
+    assert list(rows[0]) == ["run", "method", "seen", "score", FID, IS, f"{IS}_std", ELBO, *boards.COST, "failed"]
     assert float(rows[0][FID]) == 20.25 and rows[2][FID] == "" and rows[0][ELBO] == ""
     assert rows[0]["parameters"] == "1545" and float(rows[0]["seconds"]) == 123.4
 
@@ -257,16 +264,121 @@ def test_a_damaged_file_is_named(out: Path) -> None:
         page_of(out)
 
 
-def test_the_stage_reports_the_runs_of_params_yaml(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_leaderboard_has_the_score_that_ranks_under_one_name_whatever_is_measured(out: Path) -> None:
+    """dvc.yaml plots it, and cannot know which metrics params.yaml names."""
+    kid = f"kid_{LITE}"
+    write_measured(out / "runs" / "first", {kid: 0.25}, generated={"count": 2000}, metric="kid", extractor=LITE)
+    rows = leaderboard_of(out, "first", metrics=["kid"])
+    assert rows[0]["score"] == rows[0][kid] == "0.25"
+    assert leaderboard_of(out, "second")[0]["score"] == "200.0"
+    assert leaderboard_of(out, "unmeasured")[0]["score"] == ""
+    stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
+    assert stages["report"]["plots"][0]["out/leaderboard.csv"]["y"] == "score"
+
+
+# Runs in trouble
+
+
+def test_a_run_whose_training_failed_is_listed_with_its_reason_and_without_numbers(out: Path) -> None:
+    """What an earlier training of that name left counts for nothing."""
+    note_failure(out / "runs" / "second", "train", "training diverged: <loss> was not finite")
+    (out / "runs" / "second" / "train.json").unlink()
+    page = Page(page_of(out))
+    assert page.row("second") == ["dcgan", "not trained"] and page.open == []
+    assert "training diverged: <loss> was not finite" in page.text and "3 generative models" in page.text
+    assert page.row("first")[1] == "20.25" and {"id": "run-second", "class": "run"} in page.all("section")
+    row = leaderboard_of(out)[-1]
+    assert (row["run"], row["method"]) == ("second", "dcgan") and row["failed"].startswith("training diverged")
+    assert {row[key] for key in row} == {"second", "dcgan", row["failed"], ""}
+    assert [row["failed"] for row in leaderboard_of(out)[:2]] == ["", ""]
+
+
+def test_why_a_run_is_not_trained(out: Path) -> None:
+    params = {"broken": {"method": "vae"}, "tuned": {"method": "vae", "init_from": "runs/broken"}, "first": {}}
+    problems = boards.read_board(out, params, METRICS, EXTRACTORS).problems
+    assert problems == [
+        "broken: not trained, and no reason is recorded: see what `dvc repro train@broken` prints.",
+        "tuned: not trained: it begins from runs/broken, which is not trained either.",
+    ]
+    make_run(out, "tuned", {FID: 1.0})  # of an earlier training: DVC passed over it
+    assert boards.read_board(out, params, METRICS, EXTRACTORS).problems == problems
+
+
+def test_scores_of_samples_that_are_no_longer_there_are_not_shown(out: Path) -> None:
+    """DVC removed them when it sampled anew, which failed; metrics.json is of the training before."""
+    (out / "runs" / "first" / "features").rmdir()
+    note_failure(out / "runs" / "first", "generate", "the disk is full")
+    page = Page(page_of(out))
+    assert page.row("first")[1] == report.UNKNOWN and "generate failed: the disk is full" in page.text
+    assert page.row("second")[1] == "200.0"
+    (out / "reference").rename(out / "gone")
+    assert all(run.metric(FID) is None for run in board_of(out).runs)
+
+
+def test_a_failure_is_forgotten_with_the_next_success(out: Path) -> None:
+    folder = out / "runs" / "first"
+    note_failure(folder, "evaluate", "no")
+    assert board_of(out).problems == []  # its outs are there: taken from DVC's cache
+    (folder / "metrics.json").unlink()
+    note_failure(folder, "render", "no")
+    assert board_of(out).problems == ["first: evaluate failed: no"]
+    forget_failure(folder, "evaluate")
+    assert board_of(out).problems == [] and (folder / "failed.json").exists()
+    forget_failure(folder, "render")
+    forget_failure(folder, "render")
+    assert not (folder / "failed.json").exists()
+
+
+def test_refused_scores_and_too_few_images_stand_on_the_page_with_the_reason(out: Path) -> None:
+    refused = {key: DESCRIBED[key] | {"refused": "99 of 100 samples are not finite"} for key in (FID, IS)}
+    (out / "runs" / "second" / "metrics.json").write_text("{}")
+    (out / "runs" / "second" / "protocol.json").write_text(json.dumps(refused))
+    lacks = {FID: DESCRIBED[FID] | {"lacks": "8 real images; at least 20 are needed. Add images", "real": {"count": 7}}}
+    (out / "real" / "protocol.json").write_text(json.dumps(lacks))
+    (out / "real" / "metrics.json").write_text("{}")
+    board, page = board_of(out), Page(page_of(out))
+    assert board.problems == [f"second: no FID {LITE}, IS {LITE}: 99 of 100 samples are not finite"]
+    assert board.problems[0] in page.text and page.row("second")[1:3] == [report.UNKNOWN] * 2
+    assert f"real images: no FID {LITE}: 8 real images; at least 20 are needed. Add images" in page.text
+    failed = {row["run"]: row["failed"] for row in leaderboard_of(out)}
+    assert failed["second"].startswith(f"no FID {LITE}") and page.row("first")[1] == "20.25"
+
+
+def test_samples_drawn_anew_stand_beside_the_score(out: Path) -> None:
+    metrics = {FID: 20.0, "redrawn_samples": 45}
+    write_measured(out / "runs" / "first", metrics, generated={"count": 2000, "images_seen": 1, "redrawn": 45})
+    path = out / "runs" / "first" / "protocol.json"
+    how = json.loads(path.read_text())
+    how["redrawn_samples"] = {"metric": "redrawn_samples", "title": "redrawn samples", "better": None, "note": "anew"}
+    path.write_text(json.dumps(how))
+    page = Page(page_of(out))
+    column = next(row for row in page.rows if row and row[0][0] == "run").index(("redrawn samples", ""))
+    assert page.row("first")[column - 1] == "45" and page.row("second")[column - 1] == report.UNKNOWN
+    assert "redrawn samples: anew." in page.text and leaderboard_of(out)[0]["redrawn_samples"] == "45"
+
+
+def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_failed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
     monkeypatch.chdir(out.parent)
-    monkeypatch.setattr(stage, "read_params", lambda: replace(params, runs={"first": {}, "absent": {}}))
+
+    def with_runs(**runs: dict[str, str]) -> None:
+        for module in (stage, outcome):
+            monkeypatch.setattr(module, "read_params", lambda: replace(params, runs=runs))
+
+    with_runs(first={"method": "dcgan"}, absent={"method": "vae"})
     stage.main()
-    assert [line.split(",")[0] for line in Path("out/leaderboard.csv").read_text().splitlines()] == ["run", "first"]
-    assert "1 generative model on digits" in Page(Path("out/report.html").read_text()).text
-    monkeypatch.setattr(stage, "read_params", lambda: replace(params, runs={"absent": {}}))
-    with pytest.raises(UserError, match="dvc repro"):
-        stage.main()
+    lines = Path("out/leaderboard.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["run", "first", "absent"]
+    assert "2 generative models on digits" in Page(Path("out/report.html").read_text()).text
+    with pytest.raises(UserError, match=r"not all runs are well.*\n  absent: not trained"):
+        outcome.main()
+    with_runs(first={"method": "dcgan"})
+    outcome.main()
+    with_runs(absent={"method": "vae"})
+    stage.main()
+    assert Page(Path("out/report.html").read_text()).row("absent") == ["vae", "not trained"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet, Statistics
-from pipeline.evaluate.metric import Metric, Quantity, Score
+from pipeline.evaluate.metric import Metric, Quantity, Score, require
+
+FEWEST_SAMPLES, FEWEST_REAL = 2, 20  # a covariance of fewer real images says next to nothing
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -44,6 +46,8 @@ def _factorize(statistics: Statistics) -> Tensor:
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
+    require(len(real), FEWEST_REAL, real=True)
+    require(len(samples), FEWEST_SAMPLES)
     return {"fid": Score(frechet_distance(real.statistics, samples.statistics))}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet
-from pipeline.evaluate.metric import Metric, Quantity, Score
+from pipeline.evaluate.metric import Metric, Quantity, Score, require
 
 SPLITS = 10
 
@@ -48,6 +48,7 @@ def _score(logits: Tensor) -> Tensor:
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
+    require(len(samples), SPLITS)
     return {"is": Score(*inception_score(samples.logits))}
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from pipeline.core.noise import Noise
 from pipeline.evaluate.feature_set import FeatureSet
-from pipeline.evaluate.metric import Metric, Quantity, Score
+from pipeline.evaluate.metric import Metric, Quantity, Score, require
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
+FEWEST = 4  # of each kind: halves of two
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
@@ -41,11 +42,12 @@ def kernel_inception_distance(samples: Tensor, real: Tensor, seed: int, subsets:
         Mean and (population) standard deviation over the pairs.
 
     Raises:
-        ValueError: too few images, NaN or infinity.
+        TooFewError: there are fewer images of either kind.
+        ValueError: NaN or infinity.
     """
+    require(len(samples), FEWEST)
+    require(len(real), FEWEST, real=True)
     size = min(SUBSET_SIZE, len(samples) // 2, len(real) // 2)
-    if size < 2:
-        raise ValueError(f"KID needs 4 images of each kind, got {len(samples)} and {len(real)}")
     if not (torch.isfinite(samples).all() and torch.isfinite(real).all()):
         raise ValueError("features are not all finite")
     found = []

@@ -1,0 +1,254 @@
+"""The runs side by side, from the files in their folders alone, and out/leaderboard.csv, the table for tools.
+
+Titles, directions and spreads come from protocol.json, where each metric has put its own.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_file
+from pipeline.render.failures import read_failures, why_untrained
+
+COST = ("seconds", "images_per_second", "peak_memory_bytes", "parameters")
+ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}", None: ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What metrics said of a run or of real images: numbers and, by the same keys, how each was made."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def metric(self, key: str | None) -> float | None:
+        """Return a number; None where it was not measured or is not finite."""
+        value = self.metrics.get(key) if key else None
+        return value if value is not None and math.isfinite(value) else None
+
+    def missing(self, why: str) -> dict[str, list[str]]:
+        """Return the titles of the numbers that could not be computed, by their reason.
+
+        Args:
+            why: "refused": what was to be scored is at fault; "lacks": there are too few images.
+
+        Returns:
+            The titles by reason.
+        """
+        found: dict[str, list[str]] = {}
+        for key, how in self.protocol.items():
+            if why in how:
+                found.setdefault(how[why], []).append(_column(key, how).name)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder(Measured):
+    """What a trained run left in out/runs/<name>; one that is not evaluated has no metrics.
+
+    failures: why stages after its training failed, by stage.
+    """
+
+    name: str
+    folder: Path
+    train: Mapping[str, Any]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Count the parameters over all nets."""
+        return sum(self.train.get("parameters", {}).values())
+
+    @property
+    def troubles(self) -> list[str]:
+        """Say what went wrong with it: stages that failed, and scores that were refused, each reason once."""
+        refused = self.missing("refused")
+        found = [f"{stage} failed: {reason}" for stage, reason in self.failures.items()]
+        return found + [f"no {', '.join(titles)}: {reason}" for reason, titles in refused.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untrained:
+    """A run of params.yaml without weights, and why."""
+
+    name: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One number of the table.
+
+    of: the extractor, or the split; better: "lower", "higher" or None; spread: its key; note: what it means, where the
+    title does not say it.
+    """
+
+    key: str
+    title: str
+    of: str
+    better: str | None
+    spread: str | None
+    note: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the title with what it is of, for running text."""
+        return f"{self.title} {self.of}".strip()
+
+    @property
+    def arrow(self) -> str:
+        """Return the sign of the better direction."""
+        return ARROWS[self.better]
+
+    def best(self, values: Sequence[float]) -> float | None:
+        """Return the best of several values; None where neither direction is better."""
+        if not values or self.better is None:
+            return None
+        return min(values) if self.better == "lower" else max(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """All that the page and the table show: the runs, best first, and what they share.
+
+    untrained: the other runs. columns: the first one ranks. real: real images' scores; picture: some of them; data: the
+    dataset's spec.json.
+    """
+
+    runs: Sequence[RunFolder]
+    untrained: Sequence[Untrained]
+    columns: Sequence[Column]
+    real: Measured
+    picture: Path
+    data: Mapping[str, Any]
+
+    @property
+    def headline(self) -> Column | None:
+        """Return the column that ranks the runs; None before any is evaluated."""
+        return self.columns[0] if self.columns else None
+
+    @property
+    def problems(self) -> list[str]:
+        """Say of each run in trouble what it is, those without weights first."""
+        found = [f"{run.name}: {run.reason}" for run in self.untrained]
+        return found + [f"{run.name}: {trouble}" for run in self.runs for trouble in run.troubles]
+
+
+def read_board(
+    out: Path, params: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], extractors: Sequence[str]
+) -> Board:
+    """Read the runs, and what they share; what is missing is left out, and of a run it is said why.
+
+    Args:
+        out: with the folders data, reference, real and runs.
+        params: of each run, by its name, as params.yaml has them.
+        metrics: their order is the columns'; others, such as methods' own scores, come after them.
+        extractors: the same, within a metric.
+
+    Returns:
+        The runs by the first column, best first; those without it last, by name.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    reasons = {name: reason for name in params if (reason := why_untrained(name, params, out))}
+    untrained = [
+        Untrained(name=name, method=str(params[name].get("method", "")), reason=reason)
+        for name, reason in reasons.items()
+    ]
+    runs = [_read_run(out, name) for name in params if name not in reasons]
+    columns = _columns(runs, metrics, extractors)
+    return Board(
+        runs=_ranked(runs, columns[0] if columns else None),
+        untrained=untrained,
+        columns=columns,
+        real=_read_measured(out / "real"),
+        picture=out / "reference" / "real.png",
+        data=_read_json(out / "data" / "spec.json"),
+    )
+
+
+def write_leaderboard(path: Path, board: Board) -> None:
+    """Write one row per run; unknown cells are empty.
+
+    run, method, images seen; score: what ranks the runs, under one name whatever params.yaml measures; every metric and
+    its spread; cost; failed: what went wrong with the run.
+
+    Args:
+        path: of the table.
+        board: what it shows.
+    """
+    keys = [key for column in board.columns for key in (column.key, column.spread) if key]
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["run", "method", "seen", "score", *keys, *COST, "failed"])
+        for run in board.runs:
+            values = [run.metric(key) for key in (board.headline.key if board.headline else None, *keys)]
+            cost = [run.parameters if name == "parameters" else run.train.get(name) for name in COST]
+            about = [run.name, run.train.get("method"), run.train.get("seen")]
+            writer.writerow([*about, *values, *cost, " ".join(run.troubles)])
+        for left in board.untrained:
+            writer.writerow([left.name, left.method, *[""] * (2 + len(keys) + len(COST)), left.reason])
+
+
+def _read_run(out: Path, name: str) -> RunFolder:
+    folder = out / "runs" / name
+    # Without samples or the reference, metrics.json is of before: DVC removes a stage's outs only when it runs.
+    current = (folder / "features").is_dir() and (out / "reference").is_dir()
+    found = _read_measured(folder) if current else Measured()
+    known: dict[str, Any] = {"metrics": found.metrics, "protocol": found.protocol, "failures": read_failures(folder)}
+    return RunFolder(name=folder.name, folder=folder, train=_read_json(folder / "train.json"), **known)
+
+
+def _read_measured(folder: Path) -> Measured:
+    return Measured(metrics=_read_json(folder / "metrics.json"), protocol=_read_json(folder / "protocol.json"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}). Delete it and run `dvc repro`.") from error
+    return content
+
+
+def _columns(runs: Sequence[Measured], metrics: Sequence[str], extractors: Sequence[str]) -> list[Column]:
+    """Return one column per number that any run has; spreads stay with their means."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        for key in run.metrics:
+            found[key] = found.get(key) or run.protocol.get(key, {})
+
+    def place(key: str) -> tuple[int, int, str]:
+        how = found[key]
+        return _index(metrics, how.get("metric")), _index(extractors, how.get("extractor")), key
+
+    return [_column(key, found[key]) for key in sorted(found, key=place) if found[key].get("spread") != key]
+
+
+def _index(names: Sequence[str], name: str | None) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _column(key: str, how: Mapping[str, Any]) -> Column:
+    of = how.get("extractor") or how.get("split") or ""
+    title, better = how.get("title", key), how.get("better")
+    return Column(key=key, title=title, of=of, better=better, spread=how.get("spread"), note=how.get("note"))
+
+
+def _ranked(runs: Sequence[RunFolder], headline: Column | None) -> list[RunFolder]:
+    sign = -1 if headline and headline.better == "higher" else 1
+
+    def place(run: RunFolder) -> tuple[bool, float, str]:
+        value = run.metric(headline.key) if headline else None
+        return value is None, sign * (value or 0.0), run.name
+
+    return sorted(runs, key=place)
