@@ -1,16 +1,15 @@
-"""What the stages of a run share: the folder of its journal and checkpoints, and its journal."""
+"""What the stages of a run share: the scratch folder, how many images at once, and what is kept of a failure."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
-from pipeline.config import Params, read_params, read_run
+from pipeline.config import Params, read_run
 from pipeline.errors import UserError
 from pipeline.files import project_root
 from pipeline.render.failures import forget_failure, note_failure
 from pipeline.stages.paths import run_folder
-from pipeline.tracking.journal import Journal
 
 
 def telling(stage: str) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
@@ -71,15 +70,5 @@ def at_a_time(params: Params, name: str) -> int:
 
 
 def scratch(params: Params) -> Path:
-    """Return the folder of all journals, checkpoints and unfinished downloads."""
+    """Return the folder of all journals, trainings and unfinished downloads."""
     return project_root() / params.cluster.scratch
-
-
-@contextmanager
-def reopen(name: str) -> Iterator[Journal]:
-    """Open the journal of a trained run, for what comes after training; it is shipped to the run's own MLflow run."""
-    from pipeline.tracking import record
-
-    params = read_params()
-    with record.reopen(run_folder(name), scratch(params), params.tracking) as journal:
-        yield journal

@@ -13,9 +13,13 @@ logger = logging.getLogger("pipeline.stages.report")  # __name__ is "__main__" i
 
 def main() -> None:
     """Write out/report.html, one self-contained page, and out/leaderboard.csv, one row per run, best first; a run in
-    trouble stands in both with the reason."""
+    trouble stands in both with the reason.
+
+    MLflow gets what stands in out/runs, also where DVC restored it without running a stage.
+    """
     from pipeline.render.board import read_board, write_leaderboard
     from pipeline.render.report import write_page
+    from pipeline.tracking.agreement import send_all_results
 
     params = read_params()
     board = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractors)
@@ -23,6 +27,7 @@ def main() -> None:
     write_page(OUT / "report.html", board)
     for problem in board.problems:
         logger.warning("%s", problem)
+    send_all_results(params)
 
 
 if __name__ == "__main__":
