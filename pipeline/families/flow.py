@@ -115,6 +115,9 @@ class Flow(Optimized):
         nats = -(normal_log_density(latents) + logdet)
         return bits_per_dimension(nats, latents.shape[1]) + 8.0
 
+    def overflow_remedy(self) -> str:
+        return f"Lower its temperature (now {self.temperature}), or its learning rate."
+
     def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return the latents, and the log-likelihood in nats of the 256-level image: -d log(2) bits per dimension."""
         latents, logdet = self.latents_of(nets, batch)
@@ -123,9 +126,6 @@ class Flow(Optimized):
 
     def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return self.images_of(nets, encoded["latents"], labels)
-
-    def overflow_remedy(self) -> str:
-        return f"Lower its temperature (now {self.temperature}), or its learning rate."
 
     def latents_of(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return latents (n, d) and log |det| (n,) of the batch's images, given its own labels or others."""
