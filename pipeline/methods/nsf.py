@@ -52,7 +52,7 @@ class NSF(Flow):
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], None]:
         growth = 2 if self.multi_scale else 4
-        levels = [self._level(4 * spec.channels * growth**level) for level in range(self.levels)]
+        levels = [self._level(4 * spec.channels * growth**level) for level in range(self.depth(spec.size))]
         return levels if self.multi_scale else [[layer for level in levels for layer in level]], None
 
     def _level(self, channels: int) -> list[Bijection]:
