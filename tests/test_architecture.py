@@ -29,7 +29,7 @@ ROOMS = [
     "stages",
     "__main__",
 ]
-HELPERS = {"errors", "files", "config", "console", "registry", "pipeline"}
+HELPERS = {"errors", "files", "config", "validation", "console", "registry", "pipeline"}
 
 
 def modules() -> list[Path]:

@@ -26,7 +26,8 @@ class Quantized(Optimized):
     Attributes:
         codes: how many there are.
         embedding: dimensions of a code's vector.
-        grid: codes per side of an image; null: the size halved until 6 to 11, or an odd number, are left (8 at 32 pixels).
+        grid: codes per side of an image; null: 8 at 32 pixels, and the size halved to 6 .. 11, or to an odd
+            number, at others.
         width: channels of encoder and decoder.
         blocks: residual blocks in each of them.
         likelihood: of the pixels, given the codes.
@@ -50,7 +51,12 @@ class Quantized(Optimized):
 
     def autoencoder(self, spec: ImageSpec, codebook: Codebook) -> dict[str, nn.Module]:
         """Build the nets "encoder", "codebook", "decoder" and "likelihood"."""
-        shape = {"channels": spec.channels, "size": spec.size, "grid": self.codes_per_side(spec.size), "width": self.width}
+        shape = {
+            "channels": spec.channels,
+            "size": spec.size,
+            "grid": self.codes_per_side(spec.size),
+            "width": self.width,
+        }
         inner = {"dim": self.embedding, "blocks": self.blocks}
         likelihood = LIKELIHOODS[self.likelihood](spec.channels, self.scale)
         encoder, decoder = Encoder(**shape, **inner), Decoder(**shape, **inner)
