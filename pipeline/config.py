@@ -292,7 +292,7 @@ def _problems_of_runs(runs: Mapping[Any, Any]) -> list[str]:
 
 
 def _misnamed(runs: Mapping[Any, Any]) -> list[str]:
-    """Return what is wrong with names: each is a key in DVC and YAML, a folder, a word of a command, a run of MLflow."""
+    """Return what is wrong with names: each is a key in DVC and YAML, a folder, a word of a command."""
     problems, folders = list[str](), dict[str, str]()
     for name in runs:
         if not isinstance(name, str) or not RUN_NAME.fullmatch(name) or yaml.safe_load(name) != name:

@@ -82,9 +82,8 @@ def check_workers(prefix: str, batch_size: int, cluster: Cluster) -> None:
     """
     numbers = range(max(cluster.least, 1), max(cluster.most, 1) + 1)
     if not numbers:
-        raise UserError(
-            f"{PARAMS}: cluster.workers: [{cluster.least}, {cluster.most}]: the least comes first: [{cluster.most}, {cluster.least}]."
-        )
+        least, most = cluster.least, cluster.most
+        raise UserError(f"{PARAMS}: cluster.workers: [{least}, {most}]: the least comes first: [{most}, {least}].")
     uneven = [number for number in numbers if batch_size % number]
     if uneven:
         raise UserError(
