@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,23 +25,11 @@ app = typer.Typer(
 
 @app.command()
 def check() -> None:
-    """Check all of params.yaml: every section, every run and its method's own params."""
-    from pipeline import methods
-    from pipeline.config import PARAMS, read_params, read_run
+    """Check all of params.yaml, and rehearse each run: its nets, its batch, what it begins from. Trains nothing."""
+    from pipeline.config import PARAMS
+    from pipeline.training.check_params import check_params
 
-    params = read_params()
-
-    def check_run(name: str) -> None:
-        methods.configure(*read_run(params, name), f"runs.{name}.")
-
-    problems: list[str] = []
-    for action in (partial(check_run, name) for name in params.runs):
-        try:
-            action()
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\nerror: ".join(problems))
+    params = check_params()
     print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import methods, registry
-from pipeline.config import Params, Run, json_schema
+from pipeline.config import Params, Run
 from pipeline.core.method import Method
+from pipeline.validation import json_schema
 
 PATH = Path("params.schema.json")
 # Settings whose values are the names of files.

@@ -66,7 +66,7 @@ def test_a_methods_docstrings_describe_its_params_and_nothing_else(name: str) ->
 def test_a_methods_params_are_checked_in_python_too(name: str) -> None:
     with pytest.raises(TypeError, match=f"{name} has no param 'lrr'. Did you mean 'lr'"):
         methods.load(name, lrr=1)
-    with pytest.raises(ValueError, match=r"^lr: should be greater than 0, got -1$"):
+    with pytest.raises(ValueError, match=r"^lr: expected a number greater than 0, got -1\.$"):
         methods.load(name, lr=-1)
-    with pytest.raises(ValueError, match=r"^optimizer: should be 'sgd', .*, got 'lion'$"):
+    with pytest.raises(ValueError, match=r"^optimizer: expected 'sgd', .*, got 'lion'\.$"):
         methods.load(name, optimizer="lion")
