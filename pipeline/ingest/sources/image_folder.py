@@ -63,9 +63,9 @@ class ImageFolder(Source):
 
     def foreseen_classes(self, path: Path) -> tuple[str, ...]:
         if path.is_dir():
-            return layout_of(filter(_looks_like_image, _files_under(path)), path).classes
+            return layout_of(filter(looks_like_image, files_under(path)), path).classes
         with zipfile.ZipFile(path) as archive:
-            return layout_of(_images_in(archive), path).classes
+            return layout_of(images_in(archive), path).classes
 
     @contextmanager
     def open(self, raw: Path) -> Iterator[RawDataset]:
