@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import NonNegative, Positive
+from pipeline.config.validation import bounds
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
@@ -31,7 +32,6 @@ from pipeline.nets.flow.bijections import Bijection, Center, Chain, Logit
 from pipeline.nets.flow.conditioners import initialize_actnorms
 from pipeline.nets.flow.multiscale import LearnedPrior, MultiScale
 from pipeline.nets.layers import refused_size
-from pipeline.validation import bounds
 
 LEVELS = 3  # by default
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0)  # rows of the panel

@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline import registry
 from pipeline.config import Run
+from pipeline.config.validation import checked, field_names, validated
 from pipeline.core.method import Method
 from pipeline.errors import nearest
-from pipeline.validation import checked, field_names, validated
 
 
 def names() -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline import methods, registry
 from pipeline.config import Params, Run
+from pipeline.config.validation import json_schema
 from pipeline.core.method import Method
-from pipeline.validation import json_schema
 
 PATH = Path("params.schema.json")
 # Settings whose values are the names of files.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pipeline.config import Positive, PositiveFloat, Unit
+from pipeline.config.validation import bounds
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
 from pipeline.families.optimization import Schedule
@@ -23,7 +24,6 @@ from pipeline.nets.flow.conditioners import ResidualConditioner
 from pipeline.nets.flow.couplings import Coupling
 from pipeline.nets.flow.elements import Spline
 from pipeline.nets.layers import NormName
-from pipeline.validation import bounds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline import methods
 from pipeline.config import PARAMS, SCRATCH, Cluster, Data, Evaluate, Params, Run, Tracking, general_settings, parse
+from pipeline.config.validation import field_names
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
 from pipeline.errors import UserError, gathering, refuse
@@ -20,7 +21,6 @@ from pipeline.storage.checkpoint import STATE
 from pipeline.tracking.target import redacted, resolve
 from pipeline.training.checks import check_beginning, check_classes, check_workers, rehearsed, tensors_of
 from pipeline.training.initial import no_such_weights
-from pipeline.validation import field_names
 
 DECIDES_NOTHING = "says what is wrong"
 SOME_CLASSES = 2  # where their number is not known before the download

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import PARAMS, Cluster, Run
+from pipeline.config.validation import field_names
 from pipeline.core import transfer
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
@@ -16,7 +17,6 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError, nearest, refuse
 from pipeline.inference.weights import load_tensors
 from pipeline.training.rehearsal import build_without_numbers, rehearse
-from pipeline.validation import field_names
 
 logger = logging.getLogger(__name__)
 

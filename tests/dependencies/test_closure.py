@@ -183,6 +183,7 @@ def test_who_decides_nothing_says_why() -> None:
         "pipeline.errors",
         "pipeline.storage",
         "pipeline.tracking",
+        "pipeline.training.check_params",
     }
 
 

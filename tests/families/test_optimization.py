@@ -11,13 +11,13 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 from toy_data import toy_batch
 
 from pipeline import methods
+from pipeline.config.validation import validated
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.loop import Settings, descend
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.families.optimization import OPTIMIZERS, SCHEDULES, Optimized
-from pipeline.validation import validated
 
 CPU = torch.device("cpu")
 START = torch.tensor([1.0, -2.0, 0.5])

@@ -33,8 +33,8 @@ from compose_spec import PyCompose
 from repository import copy_project, environment
 
 from pipeline.config import PARAMS, Cluster
+from pipeline.config.validation import checked
 from pipeline.tracking.shipped import last_sent
-from pipeline.validation import checked
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using extra keyword arguments on `Field`")  # Ray's own
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ import yaml
 from pydantic import Field
 
 from pipeline import registry
+from pipeline.config.validation import checked, field_names, misfits, shown, unknown, validated
 from pipeline.errors import UserError, nearest, refuse
-from pipeline.validation import checked, field_names, misfits, shown, unknown, validated
 
 PARAMS = Path("params.yaml")
 RUN_NAME = re.compile(r"[A-Za-z_][\w-]{0,99}", re.ASCII)
