@@ -40,8 +40,9 @@ def lineage(what: str, params: Params) -> dict[str, Any]:
         params: The project's params.
 
     Returns:
-        Plain values: for a file its state, stage, the chain of stages back to the data, and the runs on the way (for
-        data: made from it); for a run its params, dataset, commit and files. ``unknown`` says what is not known.
+        Plain values: for a file its state, stage, the stages that read it, the chain of stages back to the data, and
+        the runs on the way (for data: made from it); for a run its params, dataset, commit and files. ``unknown``
+        says what is not known.
 
     Raises:
         UserError: It is neither.
@@ -66,6 +67,7 @@ def _of_file(path: str, out: str, stage: Stage, stages: Stages, params: Params) 
         "state": status.state(stage, out) if Path(path).exists() else MISSING,
         "md5": stage.outs[out],
         "stage": stage.name,
+        "read_by": sorted(stage.name for stage in stages.values() if _overlaps(path, stage.deps)),
         "chain": [_described(item, stages, status) for item in chain],
         "runs": [_run(reference, params, unknown) for reference in found],
         "unknown": unknown,
@@ -125,8 +127,12 @@ def _trainings_from(path: str, stages: Stages, params: Params) -> list[Reference
 
 
 def _reads(stage: Stage, path: str, stages: Stages) -> bool:
-    deps = {dep for item in upstream(stage, stages) for dep in item.deps}
-    return any(is_within(path, dep) or is_within(dep, path) for dep in deps)
+    return _overlaps(path, {dep for item in upstream(stage, stages) for dep in item.deps})
+
+
+def _overlaps(path: str, others: Iterable[str]) -> bool:
+    """Return whether a file or folder is, holds or lies in one of the others."""
+    return any(is_within(path, other) or is_within(other, path) for other in others)
 
 
 def _run(reference: Reference, params: Params, unknown: list[str]) -> dict[str, Any]:
@@ -218,6 +224,8 @@ def show(result: Mapping[str, Any]) -> None:
 
     title = f"{result['file']}  {result['state']}" if "file" in result else _title(result)
     tree = Tree(title)
+    if result.get("read_by"):
+        tree.add(f"read by {', '.join(result['read_by'])}")
     for stage in result.get("chain", []):
         _add_stage(tree, stage)
     for run in result.get("runs", [result]):
