@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline import errors
+from pipeline.commands import use
 from pipeline.errors import UserError
 from pipeline.tracking.target import UI_PORT
 
@@ -47,23 +48,26 @@ def sync(
         bool, typer.Option("--all", help="Send all of every journal again; nothing doubles.")
     ] = False,
 ) -> None:
-    """Send to MLflow what it lacks of the runs journaled here: after an outage, or to another server."""
+    """Make MLflow agree with out/runs and the journals: after an outage, at another server, or a DVC checkout."""
     from pipeline.config import read_params
     from pipeline.tracking import sender
+    from pipeline.tracking.agreement import update_journals
     from pipeline.tracking.references import list_journals
     from pipeline.tracking.shipped import is_synced
 
     params = read_params()
+    problems = update_journals(params)
     found = list(list_journals(params))
     waiting = [folder for folder in found if everything or not is_synced(folder, params.tracking)]
-    problems: list[str] = []
+    sent = 0
     for folder in waiting:
         try:
             refused = sender.sync(folder, params.tracking, everything)
+            sent += 1
             print("\n".join([f"{folder.name}: sent", *(f"  refused: {reason}" for reason in refused)]), flush=True)
         except UserError as error:
             problems.append(str(error))
-    print(f"{len(waiting) - len(problems)} runs sent, {len(found) - len(waiting)} were complete already")
+    print(f"{sent} runs sent, {len(found) - len(waiting)} were complete already")
     if problems:
         raise UserError("\nerror: ".join(problems))
 
@@ -137,6 +141,10 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
     root = str(Path(project_root(), "mlartifacts"))
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--artifacts-destination", root]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+
+
+for command in (use.sample, use.encode, use.reconstruct):
+    app.command()(command)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ ROOMS = [
     "training",
     "cluster",
     "stages",
+    "commands",
     "__main__",
 ]
 HELPERS = {"errors", "files", "config", "validation", "console", "registry", "pipeline"}

@@ -34,7 +34,7 @@ for logs in fit(method, state, stream, world, seed=0, total=5_000, ema_half_life
 sampler = Sampler(Trained.of(method, state, dataset.spec))
 seeds = torch.arange(256, device=world.device)
 samples = to_uint8(sampler(seeds, seeds % dataset.spec.classes)).cpu()
-grid(samples[:64], columns=8).save("samples.png")
+grid(samples[:64], columns=8).save("out/samples.png")
 
 extractor = extractors.load("efficientnet_lite0", device=world.device)
 print(score_images(samples, real.images(range(256)), extractor, ["fid", "kid"]))

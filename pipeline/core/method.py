@@ -63,11 +63,17 @@ class Method(ABC):
         sampled: the nets that sampling needs; their moving averages are kept, evaluated and published.
         needs: what the data must have: "labels" (two classes or more), "other" (a second domain).
         starts_from: nets that this method does not train; their weights must come from another run.
+        encodes: names of what ``encode`` returns; empty if the method cannot encode.
+        decodes: those of them from which alone ``decode`` makes the image again, the usual one first.
+        directions: of ``translate``, that of ``sample`` first; empty if the method does not translate.
     """
 
     sampled: ClassVar[tuple[str, ...]]
     needs: ClassVar[frozenset[str]] = frozenset()
     starts_from: ClassVar[tuple[str, ...]] = ()
+    encodes: ClassVar[tuple[str, ...]] = ()
+    decodes: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def build(self, spec: ImageSpec) -> Nets:
@@ -103,6 +109,18 @@ class Method(ABC):
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return pictures worth looking at, by name: (rows, columns, c, h, w) in [-1, 1]."""
         return {}
+
+    def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Return what the batch's images are encoded to, by the names of ``encodes``: (n, ...) each."""
+        return {}
+
+    def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Return images (n, c, h, w) in [-1, 1] from one entry of ``encode``, of a name in ``decodes``."""
+        raise NotImplementedError(f"{type(self).__name__} decodes nothing")
+
+    def translate(self, nets: Nets, images: Tensor, direction: str) -> Tensor:
+        """Return images (n, c, h, w) in [-1, 1] translated in one of ``directions``."""
+        raise NotImplementedError(f"{type(self).__name__} translates nothing")
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return scores per sample besides FID and IS, by name: (n,) each; their means are reported."""

@@ -11,6 +11,7 @@ Its mean over u bounds the negative log-likelihood of the levels from above. A u
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -69,6 +70,8 @@ class Flow(Optimized):
 
     sampled: ClassVar[tuple[str, ...]] = ("flow",)
     halves_last: ClassVar[bool] = True  # the last level halves the image too
+    encodes: ClassVar[tuple[str, ...]] = ("latents", "log_likelihood")
+    decodes: ClassVar[tuple[str, ...]] = ("latents",)
 
     levels: Positive | None = None
     width: Positive = 32
@@ -111,19 +114,19 @@ class Flow(Optimized):
         return (self.phase("flow", ("flow",), self._loss),)
 
     def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
-        initialize_actnorms(nets["flow"], world, lambda: self.encode(nets, batch))
+        initialize_actnorms(nets["flow"], world, lambda: self.latents_of(nets, batch))
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
-        return self.decode(nets, self.temperature * self._noise(nets, like), like.labels)
+        return self.images_of(nets, self.temperature * self._noise(nets, like), like.labels)
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Draw walks between two real images, and samples by temperature."""
         rows = min(6, len(batch) // 2)
         labels = batch.labels[:rows].repeat(len(batch) // rows + 1)[: len(batch)]  # one class per walk
-        latents, _ = self.encode(nets, batch, labels)
-        walks = interpolation(lambda z, y: self.decode(nets, z, y), latents, labels, rows=rows)
+        latents, _ = self.latents_of(nets, batch, labels)
+        walks = interpolation(lambda z, y: self.images_of(nets, z, y), latents, labels, rows=rows)
         noise = self._noise(nets, batch)[:8]
-        hotter = [self.decode(nets, t * noise, batch.labels[:8]) for t in TEMPERATURES]
+        hotter = [self.images_of(nets, t * noise, batch.labels[:8]) for t in TEMPERATURES]
         return {"interpolation": walks, "temperatures": torch.stack(hotter)}
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
@@ -131,17 +134,26 @@ class Flow(Optimized):
 
     def bits_per_dim(self, nets: Nets, batch: Batch) -> Tensor:
         """Return bits per dimension (n,) of the batch's images with its own dequantization noise."""
-        latents, logdet = self.encode(nets, batch)
+        latents, logdet = self.latents_of(nets, batch)
         nats = -(normal_log_density(latents) + logdet)
         return bits_per_dimension(nats, latents.shape[1]) + 8.0
 
-    def encode(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Return the latents, and the log-likelihood in nats of the 256-level image: -d log(2) bits per dimension."""
+        latents, logdet = self.latents_of(nets, batch)
+        log_density = normal_log_density(latents) + logdet
+        return {"latents": latents, "log_likelihood": log_density - latents.shape[1] * math.log(256.0)}
+
+    def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return self.images_of(nets, encoded["latents"], labels)
+
+    def latents_of(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return latents (n, d) and log |det| (n,) of the batch's images, given its own labels or others."""
         given = batch.labels if labels is None else labels
         latents, logdet = nets["flow"](dequantize(batch.images, batch.noise), given)
         return latents, logdet
 
-    def decode(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
+    def images_of(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
         """Turn latents (n, d) into images in [-1, 1]."""
         return to_images(_flow(nets).inverse(latents, labels))
 

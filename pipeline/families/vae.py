@@ -9,6 +9,7 @@ are named.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -255,6 +256,8 @@ class Variational(Optimized):
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+    encodes: ClassVar[tuple[str, ...]] = ("mean", "log_variance")
+    decodes: ClassVar[tuple[str, ...]] = ("mean",)
 
     latent: Positive = 32
     net: NetName = "dcgan"
@@ -308,9 +311,16 @@ class Variational(Optimized):
         return (self.phase("vae", trained_nets(self, self.sampled), self.loss),)
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
-        return self.decode(nets, like.noise.normal("latent", self.latent), like.labels)
+        return self.drawn(nets, like.noise.normal("latent", self.latent), like.labels)
 
-    def decode(self, nets: Nets, normal: Tensor, labels: Tensor) -> Tensor:
+    def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        posterior = self.posterior(nets, batch)
+        return {"mean": posterior.mean, "log_variance": posterior.log_variance}
+
+    def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return self.image(nets, encoded["mean"], labels)
+
+    def drawn(self, nets: Nets, normal: Tensor, labels: Tensor) -> Tensor:
         """Turn standard normal numbers (n, z) and labels (n,) into images (n, c, h, w) in [-1, 1]."""
         return self.image(nets, self.prior(nets, labels).draw(normal), labels)
 
@@ -336,7 +346,7 @@ class Variational(Optimized):
         mean = self.posterior(nets, batch).mean[:16]
         pairs = torch.stack((batch.images[:16], self.image(nets, mean, batch.labels[:16])))
         latents = batch.noise.normal("latent", self.latent)
-        walk = interpolation(lambda normal, labels: self.decode(nets, normal, labels), latents, batch.labels)
+        walk = interpolation(lambda normal, labels: self.drawn(nets, normal, labels), latents, batch.labels)
         return {"reconstructions": pairs, "interpolation": walk}
 
     def bits(self, bound: str, log_probability: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 Legend: n samples, d dimensions of a code's vector, g x g grid of codes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ class Quantized(Optimized):
         scale: of a gaussian or logistic around its location, where images are in [-1, 1]; null: learned.
     """
 
+    encodes: ClassVar[tuple[str, ...]] = ("codes",)
+    decodes: ClassVar[tuple[str, ...]] = ("codes",)
+
     codes: Positive = 512
     embedding: Positive = 64
     grid: Positive | None = None
@@ -61,6 +65,12 @@ class Quantized(Optimized):
         likelihood = LIKELIHOODS[self.likelihood](spec.channels, self.scale)
         encoder, decoder = Encoder(**shape, **inner), Decoder(**shape, **inner)
         return {"encoder": encoder, "codebook": codebook, "decoder": decoder, "likelihood": likelihood}
+
+    def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        return {"codes": self.codes_of(nets, batch.images)}
+
+    def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return self.image(nets, encoded["codes"])
 
     def codes_of(self, nets: Nets, images: Tensor) -> Tensor:
         """Encode images (n, c, h, w) to codes (n, g, g) int64."""

@@ -8,6 +8,7 @@ networks", ICCV 2017, arXiv:1703.10593; least squares of Mao et al., arXiv:1611.
 a and b come from two domains, unpaired; G: A -> B, F: B -> A. The samples are G(a).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +43,9 @@ class CycleGAN(Optimized):
 
     sampled: ClassVar[tuple[str, ...]] = ("a_to_b", "b_to_a")
     needs: ClassVar[frozenset[str]] = frozenset({"other"})
+    directions: ClassVar[tuple[str, ...]] = ("a_to_b", "b_to_a")
+    encodes: ClassVar[tuple[str, ...]] = directions
+    decodes: ClassVar[tuple[str, ...]] = directions
 
     width: Positive = 32
     blocks: Count = 3
@@ -75,8 +79,20 @@ class CycleGAN(Optimized):
         return generators, self.phase("critics", ("critic_a", "critic_b"), self._critics, after=_absorb)
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
-        images: Tensor = nets["a_to_b"](like.images)
-        return images
+        return self.translate(nets, like.images, "a_to_b")
+
+    def translate(self, nets: Nets, images: Tensor, direction: str) -> Tensor:
+        translated: Tensor = nets[direction](images)
+        return translated
+
+    def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Return the images' translations in both directions: an image belongs to one domain, which is not known."""
+        return {direction: self.translate(nets, batch.images, direction) for direction in self.directions}
+
+    def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Translate a translation back."""
+        direction = next(name for name in self.directions if name in encoded)
+        return self.translate(nets, encoded[direction], next(name for name in self.directions if name != direction))
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Three rows each: an image, its translation, and that translated back."""

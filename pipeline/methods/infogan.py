@@ -11,11 +11,11 @@ and a normal of unit variance around each continuous code (the authors' choice f
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, one_hot, softplus
+from torch.nn.functional import log_softmax, one_hot, softmax, softplus
 
 from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
@@ -38,6 +38,8 @@ class InfoGAN(NamedNets):
         information: lambda, the weight of the information.
         latent: dimensions of the generator's input: z, then one per category, then the continuous codes.
     """
+
+    encodes: ClassVar[tuple[str, ...]] = ("category", "codes")
 
     categories: Positive = 10
     continuous: Positive = 2
@@ -89,6 +91,12 @@ class InfoGAN(NamedNets):
         of_category = (log_softmax(logits, dim=1) * category).sum(1).mean() + math.log(self.categories)
         of_values = -0.5 * (means - values).square() - 0.5 * math.log(2 * math.pi) + math.log(2)
         return of_category, of_values.sum(1).mean()
+
+    def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """Return what Q says of the images: the category's probabilities, and the means of the continuous codes."""
+        guesses = nets["critic"](batch.images, batch.labels)[:, 1:]
+        logits, means = guesses.split((self.categories, self.continuous), dim=1)
+        return {"category": softmax(logits, dim=1), "codes": means}
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         latents = self.latents(batch)[:ROWS]

@@ -6,21 +6,18 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
-from pipeline.stages.common import reopen
 from pipeline.stages.paths import DATA, run_folder
 
 
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Draw samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
-    all of them go to the run's journal too."""
+    all of them go to the run in MLflow."""
     from pipeline.render.samples import render
+    from pipeline.tracking.agreement import send_results
 
     params, folder = read_params(), run_folder(name)
-    seen = render(folder, DATA, params.render, read_run(params, name)[0].domains)
-    with reopen(name) as journal:
-        journal.image("final_samples", folder / "samples.png", step=seen)
-        for file in (folder / "samples.png", *sorted((folder / "panels").iterdir())):
-            journal.artifact(file, "pictures")
+    render(folder, DATA, params.render, read_run(params, name)[0].domains)
+    send_results(name, params)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@ from pipeline.stages.paths import OUT
 
 
 def main() -> None:
-    """Write out/report.html, one self-contained page, and out/leaderboard.csv, one row per run, best first."""
+    """Write out/report.html, one self-contained page, and out/leaderboard.csv, one row per run, best first.
+
+    MLflow gets what stands in out/runs, also where DVC restored it without running a stage.
+    """
     from pipeline.render.report import read_board, write_leaderboard, write_page
+    from pipeline.tracking.agreement import send_all_results
 
     params = read_params()
     board = read_board(OUT, list(params.runs), params.evaluate.metrics, params.evaluate.extractors)
@@ -17,6 +21,7 @@ def main() -> None:
         raise UserError("out/runs: no run of params.yaml is trained yet. Run `dvc repro`.")
     write_leaderboard(OUT / "leaderboard.csv", board)
     write_page(OUT / "report.html", board)
+    send_all_results(params)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class Journal:
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
         dataset: Mapping[str, Any] | None = None,
+        finished: bool = False,
     ) -> None:
         """Record what the run is, or that it goes on; return when that is on disk.
 
@@ -97,6 +98,7 @@ class Journal:
             params: A param that is journaled already keeps its first value.
             tags: A tag that is journaled already takes the new value.
             dataset: The content of out/data/spec.json.
+            finished: The training is over and MLflow has it from elsewhere; the journal holds what comes after it.
 
         Raises:
             ValueError: The journal is of another run, or MLflow would refuse the name of a param.
@@ -106,7 +108,7 @@ class Journal:
         new = {key: value for key, value in params.items() if key not in self._params}
         for param in new:
             _check_name(param)
-        content = {"params": new, "tags": self._changed(tags)}
+        content = {"params": new, "tags": self._changed(tags)} | ({"status": "FINISHED"} if finished else {})
         if self._start:
             self._append("resume", content)
         else:
@@ -165,6 +167,10 @@ class Journal:
         """Record tags; a later value replaces an earlier one."""
         if changed := self._changed(tags):
             self._append("tags", {"tags": changed})
+
+    def known_tags(self) -> dict[str, str]:
+        """Return all tags as they are now."""
+        return dict(self._tags)
 
     def model(self, weights: Path) -> None:
         """Record the weights file (pipeline.inference.weights) to publish as a loadable logged model."""

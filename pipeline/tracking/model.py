@@ -1,6 +1,7 @@
 """The weights as an MLflow logged model: an exported program without pickle, loadable without this project."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from torch import Tensor
+
+    from pipeline.inference.export import Part
 
 WEIGHTS_TAG = "genloom.weights"  # the hash of the weights file
 
@@ -50,7 +53,8 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
     """Write the weights as an MLflow model.
 
     ``mlflow.pytorch.load_model`` returns (seeds, labels) -> images, or images -> images for a method that translates;
-    ``mlflow.pyfunc.load_model`` returns the same with inputs by name.
+    ``mlflow.pyfunc.load_model`` returns the same with inputs by name, and its ``get_raw_model()`` all that the method
+    can do (genloom_pyfunc.py). Each part is an exported program of its own.
 
     Args:
         weights: A weights file (pipeline.inference.weights).
@@ -59,35 +63,57 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
         model_id: MLflow's id of the logged model, if any.
     """
     import mlflow
-    import numpy as np
+    import torch
     from mlflow import pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.models import Model
 
+    from pipeline.files import write_json
     from pipeline.inference import genloom_pyfunc
-    from pipeline.inference.export import load_sampler
+    from pipeline.inference.export import describe_parts, export, parts_of
+    from pipeline.inference.weights import load_weights
 
-    sampler = load_sampler(weights)
-    examples = sampler.examples(3)  # a batch of 1 would fix the size at 1
-    example = tuple(examples.values())
-    shape = (-1, *sampler(*example).shape[1:])
-    inputs = Schema([_tensor_spec(name, tensor) for name, tensor in examples.items()])
-    outputs = Schema([TensorSpec(np.dtype("float32"), shape)])
+    trained = load_weights(weights)
+    parts = parts_of(trained)
+    first, *further = parts
     model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
-    # save_model leaves this flavor out for models of two inputs.
+    # save_model leaves this flavor out for examples that are tensors.
     pyfunc.add_to_model(
         model, "genloom_pyfunc", data="data", code="code", conda_env="conda.yaml", python_env="python_env.yaml"
     )
     mlflow.pytorch.save_model(
-        sampler,
+        parts[first],
         str(folder),
         mlflow_model=model,
         code_paths=[genloom_pyfunc.__file__],
-        signature=ModelSignature(inputs, outputs),
-        input_example=example,
+        signature=_signature(parts[first], trained.method.directions),
+        input_example=tuple(parts[first].examples(3).values()),  # a batch of 1 would fix the size at 1
         pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
         serialization_format="pt2",
     )
+    for name in further:
+        torch.export.save(export(parts[name]), folder / "data" / f"{name}.pt2")
+    write_json(folder / "data" / "about.json", describe_parts(trained, parts))
+    model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    model.save(str(folder / "MLmodel"))
+
+
+def _signature(part: "Part", directions: Sequence[str]) -> Any:
+    """Return what MLflow checks and shows.
+
+    Images go in as "object", which MLflow hands on as they are: a type of its own would refuse either uint8 or float32.
+    The model checks their type, shape and range itself.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    examples = part.examples(2)
+    outputs = part(*examples.values())
+    shown = Schema([TensorSpec(np.dtype("float32"), (-1, *outputs.shape[1:]))])
+    if directions:
+        inputs = Schema([TensorSpec(np.dtype("O"), (-1,), "images")])
+        return ModelSignature(inputs, shown, ParamSchema([ParamSpec("direction", "string", directions[0])]))
+    return ModelSignature(Schema([_tensor_spec(name, tensor) for name, tensor in examples.items()]), shown)
 
 
 def _try_save(weights: Path, folder: Path, run_id: str, model_id: str) -> str | None:

@@ -1,6 +1,7 @@
 """One live line for a training run, read from its journal, so it is the same with Ray and without."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,15 @@ POLL_SECONDS = 0.5
 def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]) -> Iterator[None]:
     """Show a run's progress while the block runs: images seen, speed, losses, and once where to look at the run.
 
+    Rows of before, which a checkpoint brings along, are not shown again.
+
     Args:
         folder: The folder of the run's journal.
         name: The run's name.
         total: Images of the whole training.
         page: Returns where to look, or None as long as that is not known.
     """
-    done = threading.Event()
+    done, begun = threading.Event(), time.time_ns() // 1_000_000
     with training_bar(name, total) as (show, tell):
 
         def watch() -> None:
@@ -33,7 +36,7 @@ def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]
                     told = True
                 for record, behind in read(folder / NAME, offset):
                     offset = behind
-                    if record["kind"] == "metrics" and record["once"]:
+                    if record["kind"] == "metrics" and record["once"] and record["time"] >= begun:
                         show(record["step"], record["values"])
                 if last:
                     return

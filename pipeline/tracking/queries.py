@@ -46,13 +46,14 @@ def by_key(name: str, key: str) -> str:
     return f"tags.`genloom.key` = '{key}' and tags.`genloom.run` = '{name}'"
 
 
-def fetch_weights(uri: str, tracking: Tracking, folder: Path) -> Path:
+def fetch_weights(uri: str, tracking: Tracking, folder: Path, key: str = f"{PARAMS}: init_from") -> Path:
     """Download the weights file of an MLflow model or run.
 
     Args:
         uri: models:/<id>, models:/<name>/<version> or runs:/<id>.
         tracking: Where MLflow is.
         folder: Where to put the file.
+        key: What asked for them, for the message.
 
     Returns:
         The file's path, below ``folder``.
@@ -69,9 +70,7 @@ def fetch_weights(uri: str, tracking: Tracking, folder: Path) -> Path:
         artifacts = f"runs:/{_run_id_of(client, uri)}/weights.safetensors"
         return Path(mlflow.artifacts.download_artifacts(artifacts, dst_path=str(folder), tracking_uri=target.uri))
     except Exception as error:
-        raise UserError(
-            f"{PARAMS}: init_from: no weights of '{uri}' in MLflow at {target.shown}: {reason(error)}"
-        ) from error
+        raise UserError(f"{key}: no weights of '{uri}' in MLflow at {target.shown}: {reason(error)}") from error
 
 
 def _described(run: "Run", experiment: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _finish_shipper(process: "subprocess.Popen[bytes]", folder: Path, target: Ta
     try:
         if process.wait(wait) == 0:
             return
-        problem = f"MLflow at {target.shown} did not take all of this run ({_last_line(folder / LOG)})"
+        problem = f"MLflow at {target.shown} did not take all of this run: {_last_line(folder / LOG)}"
     except subprocess.TimeoutExpired:
         problem = f"MLflow at {target.shown} is slow; this run is still being sent"
     _logger.warning(f"tracking: {problem}. It is complete on disk: `genloom sync` sends the rest.")
@@ -118,7 +118,7 @@ def follow(folder: Path, target: Target) -> bool:
         sender, system, failures = Sender(folder, target), SystemMetrics(target), 0
         while not _wait_for_end(parent, min(_POLL_SECONDS * 2**failures, _LONGEST_BACKOFF)):
             failures = 0 if _attempt(partial(_send_what_is_new, sender, system)) else min(failures + 1, 10)
-        sent = _send_the_rest(sender)
+        sent = _send_the_rest(sender, target)
         if sent and sender.run_id:  # else MLflow does not answer, and training has waited enough
             _attempt(partial(system.finish, sender.run_id))
         return sent
@@ -139,9 +139,12 @@ def _wait_for_end(parent: int, seconds: float) -> bool:
     return bool(readable) or os.getppid() != parent
 
 
-def _send_the_rest(sender: Sender) -> bool:
+def _send_the_rest(sender: Sender, target: Target) -> bool:
     """Make a few attempts, the last of which begins early, since the training process waits meanwhile."""
     latest = time.monotonic() + _LAST_SECONDS
+    if problem := find_outage(target):
+        _logger.warning(problem)
+        return False
     for attempt in range(_LAST_ATTEMPTS):
         if _attempt(partial(sender.send, last=True)):
             return True

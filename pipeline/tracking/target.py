@@ -126,8 +126,11 @@ def prepare(target: Target) -> None:
 
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    named = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(target.uri)
     mlflow.set_registry_uri(target.uri)
+    if named is None:  # MLflow has just set it, and the next ``resolve`` would take it for the user's
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def connect(target: Target) -> "MlflowClient":

@@ -38,12 +38,14 @@ class WindowContents(TypedDict):
         iterations: so far.
         seconds: so far.
         sums: of each metric over the iterations, averaged over the ranks; 0-d tensors on the CPU.
+        counts: of each metric's finite values, likewise; none where all count.
     """
 
     begin: int
     iterations: int
     seconds: float
     sums: dict[str, Tensor]
+    counts: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ snapshots and checkpoints fall where images seen cross a multiple of their caden
 ends. So a resumed run makes the same rows as an uninterrupted one, and so does one whose budget has grown.
 """
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.config import Run
 from pipeline.core.batch import Batch, to_uint8, to_unit_range
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
@@ -23,8 +21,9 @@ from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.files import atomic_file
 from pipeline.render.grid import grid
 from pipeline.training.course import fresh_state, iterations
-from pipeline.training.job import DivergedError, Job, Progress, Row, WindowContents
+from pipeline.training.job import Job, Progress, Row
 from pipeline.training.memory import keep_freed_memory, peak_memory
+from pipeline.training.window import Window, crosses
 
 SNAPSHOT_GRID = 8  # rows and columns
 
@@ -47,7 +46,8 @@ def train(
             word counts.
 
     Raises:
-        DivergedError: a loss or gradient is not finite (unless run.non_finite is skip); on all ranks alike.
+        DivergedError: a loss or gradient is not finite, or with run.non_finite skip none is in a whole log window; on
+            all ranks alike.
     """
     keep_freed_memory()
     dataset = open_dataset(Path(job.data), job.elsewhere)
@@ -64,7 +64,7 @@ def train(
         finished = state.seen >= run.images
         if not (finished or crosses(window.begin, state.seen, run.log_every)):
             continue
-        row = window.close(state.seen, world, may_diverge=run.non_finite == "skip")
+        row = window.close(state.seen, world)
         stopping, saving = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
         if finished or crosses(window.begin, state.seen, run.snapshot_every):
             row["snapshot"] = training.snapshot()
@@ -76,7 +76,7 @@ def train(
         report([row])
         if stopping:
             return
-        window = Window(state.seen)
+        window = Window(state.seen, skips=window.skips)
 
 
 def resume(job: Job, state: State, world: World) -> Progress:
@@ -102,84 +102,6 @@ def resume(job: Job, state: State, world: World) -> Progress:
     content = job.checkpoints.load(seen, torch.device("cpu"))  # whole, where the device may hold a shard
     state.load_state_dict(content.pop("state"))
     return Progress(**content)
-
-
-def crosses(before: int, now: int, every: int) -> bool:
-    """Tell whether a multiple of ``every`` lies in (before, now]."""
-    return now // every > before // every
-
-
-class Window:
-    """Sums of logs since ``begin``, on the device: nothing waits for it until the window closes."""
-
-    def __init__(self, begin: int) -> None:
-        self.begin, self.started, self.iterations = begin, time.monotonic(), 0
-        self.sums: dict[str, Tensor] = {}
-
-    @classmethod
-    def reopened(cls, progress: Progress, seen: int, run: Run, device: torch.device) -> "Window":
-        """Return the window in which training goes on, and take back what the end of a smaller budget had closed.
-
-        Args:
-            progress: of the checkpoint; changed in place if training goes on where a budget ended.
-            seen: images seen at the checkpoint.
-            run: the settings, whose budget may have grown.
-            device: of the sums.
-
-        Returns:
-            A window that begins at ``seen``, or the one that the end of the budget cut short.
-        """
-        window, last = cls(seen), progress.last
-        if last is None or seen >= run.images:
-            return window
-        progress.last = None
-        if not crosses(last["begin"], seen, run.log_every):
-            progress.history.pop()
-            window.begin, window.iterations = last["begin"], last["iterations"]
-            window.started -= last["seconds"]
-            window.sums = {name: value.to(device) for name, value in last["sums"].items()}
-        elif not crosses(last["begin"], seen, run.snapshot_every):
-            progress.history[-1]["snapshot"] = None
-        return window
-
-    def contents(self, world: World) -> WindowContents:
-        """Return what ``reopened`` needs, the sums averaged over the ranks. Collective."""
-        sums = {name: value.clone() for name, value in self.sums.items()}
-        world.average(list(sums.values()))
-        sums = {name: value.cpu() for name, value in sums.items()}
-        seconds = time.monotonic() - self.started
-        return {"begin": self.begin, "iterations": self.iterations, "seconds": seconds, "sums": sums}
-
-    def add(self, logs: dict[str, Tensor]) -> None:
-        """Add an iteration's logs: 0-d tensors, of the same names each time."""
-        self.iterations += 1
-        if not self.sums:
-            self.sums = {name: value.clone() for name, value in logs.items()}
-        else:
-            torch._foreach_add_(list(self.sums.values()), [logs[name] for name in self.sums])
-
-    def close(self, seen: int, world: World, may_diverge: bool = False) -> Row:
-        """Average over the window and the ranks. Collective.
-
-        Args:
-            seen: images seen now.
-            world: whose ranks all close the window.
-            may_diverge: whether values may be no numbers.
-
-        Returns:
-            The window's row, without a snapshot.
-
-        Raises:
-            DivergedError: a mean is not finite and may_diverge is False; on all ranks alike.
-        """
-        means = torch.stack(list(self.sums.values())).double() / self.iterations
-        world.average([means])
-        values = dict(zip(self.sums, means.tolist(), strict=True))
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad and not may_diverge:
-            raise DivergedError(f"{', '.join(bad)} was not finite between {self.begin:,} and {seen:,} images")
-        values["images_per_second"] = (seen - self.begin) / (time.monotonic() - self.started)
-        return {"seen": seen, "time": time.time_ns() // 1_000_000, "values": values, "snapshot": None}
 
 
 class _Training:

@@ -120,7 +120,7 @@ def test_train_sample_and_evaluate_from_python(project: Path) -> None:
     output = run(project, str(EXAMPLES / "train_sample_evaluate.py"))
     scores = ast.literal_eval(output[output.rindex("{") :])
     assert set(scores) == {"fid_efficientnet_lite0", "kid_efficientnet_lite0"} and scores["fid_efficientnet_lite0"] > 0
-    with Image.open(project / "samples.png") as picture:
+    with Image.open(project / "out/samples.png") as picture:
         assert picture.mode == "RGB" and picture.width == picture.height > 8 * 16
 
 

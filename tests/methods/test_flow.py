@@ -264,8 +264,8 @@ def test_a_prior_per_class_uses_the_label() -> None:
     with torch.no_grad():
         assert (method.bits_per_dim(nets, batch) - method.bits_per_dim(nets, other)).abs().min() > 1e-4
         assert (method.sample(nets, batch) - method.sample(nets, other)).abs().max() > 1e-3
-        latents, _ = method.encode(nets, batch)
-        assert (method.decode(nets, latents, batch.labels) - to_images(_v(batch))).abs().max() < 1e-4
+        latents, _ = method.latents_of(nets, batch)
+        assert (method.images_of(nets, latents, batch.labels) - to_images(_v(batch))).abs().max() < 1e-4
     plain, free, _ = whole("glow")
     with torch.no_grad():
         assert torch.equal(plain.bits_per_dim(free, batch), plain.bits_per_dim(free, other))

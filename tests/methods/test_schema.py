@@ -29,9 +29,7 @@ def params(section: str, change: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_committed_schema_is_the_built_one() -> None:
     committed = json.loads((ROOT / _schema.PATH).read_text())
-    assert committed == json.loads(json.dumps(BUILT)), (
-        'run python -c "from pipeline.methods import _schema; _schema.write()"'
-    )
+    assert committed == json.loads(json.dumps(BUILT)), "run `genloom schema`"
 
 
 def test_it_is_a_schema_and_params_yaml_names_it() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
+from mlflow import MlflowClient
 from repository import RUNS, call, commit, environment, stages_that_ran, write_params
 from tracing import uncounted
 
@@ -280,3 +281,19 @@ def test_two_processes_that_need_the_same_training_train_it_once(project: Path, 
     assert sorted(waited) == [False, True] and published == waited, outputs
     weights = [(folder / "out/runs/dcgan/weights.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_mlflow_agrees_after_dvc_restored_an_evaluation(project: Path) -> None:
+    """64 samples, then 80, then 64 again: the third evaluation comes from DVC's run cache, and no stage runs for it."""
+    name, scores, ran = "fid_efficientnet_lite0", [], []
+    for samples in (64, 80, 64):
+        with edits(project, with_params(project, {"evaluate": {"samples": samples}})):
+            ran.append(stages_that_ran(call(project, "dvc", "repro")))
+            scores.append(json.loads((project / "out/runs/vae/metrics.json").read_text())[name])
+            client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+            (found,) = client.search_runs(["1"], "attributes.run_name = 'vae'")
+            assert found.data.metrics[name] == scores[-1]
+            assert json.loads(found.data.tags[f"protocol.{name}"])["generated"]["count"] == samples
+    assert scores[0] == scores[2] != scores[1]
+    assert "evaluate@vae" in ran[1] and ran[2] == ["report"], ran

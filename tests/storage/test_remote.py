@@ -138,7 +138,7 @@ def test_two_nodes_that_share_no_folder_train_what_two_that_do_train(
             apart = Training(private / str(stream), cluster, images=6_000, storage=storage, stream=stream)
             apart.until(lambda apart=apart: apart.seen >= 1_000, "it trains")  # type: ignore[misc]
             if stream:
-                assert cluster.kill(0, "ray::Images")
+                assert cluster.kill(0, "ray::ImageServer")
                 before = apart.seen
                 apart.until(lambda apart=apart, before=before: apart.seen > before, "it trains on")  # type: ignore[misc]
             assert cluster.kill(1, "ray::RayTrainWorker")

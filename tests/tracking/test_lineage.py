@@ -100,7 +100,9 @@ def journaled(name: str) -> None:
         opened.start(name=name, key=f"key-{name}", params={"seed": 1}, tags=code_tags(), dataset=DATASET)
         opened.finish("FINISHED")
     sync(folder, params.tracking)
-    Path(f"{name}.json").write_text(json.dumps({"run": name, "key": f"key-{name}"}))
+    Path(f"{name}.json").write_text(
+        json.dumps({"run": name, "key": f"key-{name}", "params": {}, "dataset": DATASET, "seen": 1})
+    )
 
 
 def run_id(name: str) -> str:

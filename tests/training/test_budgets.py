@@ -1,16 +1,18 @@
 """A checkpoint belongs to what decides the state: other budgets and cadences go on from it, bit for bit."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_job import job, trained_here
+from toy_job import job, train_on, trained_here
 
-from pipeline.config import Run, Tracking
+from pipeline.config import Cluster, Run, Tracking
 from pipeline.core.world import World
 from pipeline.data.dataset import open_dataset
+from pipeline.dependencies.key import TrainingKey
 from pipeline.errors import UserError
 from pipeline.inference.weights import load_tensors
 from pipeline.training.initial import initial_weights
@@ -124,3 +126,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str, message: st
         initial_weights("x", run, tmp_path, Tracking()),
     ):
         pass
+
+
+def test_a_training_says_why_it_does_not_use_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The checkpoints that are kept lie beyond a smaller budget; and what was made keeps the cadence it was made by."""
+    keys = [TrainingKey({}, "", {}, result=CADENCES | {"snapshot_every": every}) for every in (128, 64)]
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        train_on(Cluster(workers=0), work(tmp_path, 256), keys[0])
+        train_on(Cluster(workers=0), work(tmp_path, 32), keys[0])
+        train_on(Cluster(workers=0), work(tmp_path, 320, snapshot_every=64), keys[1])
+    said = [record.getMessage() for record in caplog.records if record.name == "pipeline.cluster.launch"]
+    assert said == [
+        "toy: starting at 0: of this training there are checkpoints at 192, 256 images, beyond its 32",
+        "toy: what was made up to 256 images keeps snapshot_every: 128",
+        "toy: going on from the checkpoint at 256 images",
+    ]

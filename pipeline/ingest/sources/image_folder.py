@@ -29,7 +29,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that run
 _HELD_OUT = {"test", "val", "valid", "validation"}
 _MOST_BYTES = 256 * 2**20  # of one image file, unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of the zip format: the same files make the same archive on any day
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # what zipfile raises
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)  # what zipfile raises
 _ARCHIVE = "images.zip"
 
 
@@ -63,9 +63,9 @@ class ImageFolder(Source):
 
     def foreseen_classes(self, path: Path) -> tuple[str, ...]:
         if path.is_dir():
-            return layout_of(filter(_looks_like_image, _files_under(path)), path).classes
+            return layout_of(filter(looks_like_image, files_under(path)), path).classes
         with zipfile.ZipFile(path) as archive:
-            return layout_of(_images_in(archive), path).classes
+            return layout_of(images_in(archive), path).classes
 
     @contextmanager
     def open(self, raw: Path) -> Iterator[RawDataset]:
@@ -75,7 +75,7 @@ class ImageFolder(Source):
             raise unusable(raw, error) from error
         with archive, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            layout = layout_of(_images_in(archive), raw / _ARCHIVE)
+            layout = layout_of(images_in(archive), raw / _ARCHIVE)
             splits = {name: _split(archive, samples) for name, samples in layout.splits.items()}
             yield RawDataset(classes=layout.classes, splits=splits)
 
@@ -144,18 +144,20 @@ def _mixed(samples: list[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     return tuple(samples[number] for number in np.random.default_rng(0).permutation(len(samples)))
 
 
-def _looks_like_image(name: str) -> bool:
+def looks_like_image(name: str) -> bool:
+    """Tell an image that counts by its path: it has a known suffix, and nothing on the way to it is hidden."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
     return name.lower().endswith(SUFFIXES) and not hidden
 
 
-def _images_in(archive: zipfile.ZipFile) -> list[str]:
-    return [name for name in archive.namelist() if _looks_like_image(name)]
+def images_in(archive: zipfile.ZipFile) -> list[str]:
+    """List the members that are images, in the archive's order."""
+    return [name for name in archive.namelist() if looks_like_image(name)]
 
 
 def _pack(folder: Path, target: Path, report: Report) -> None:
     """Pack a directory's images: stored, sorted and without dates, so that equal images make equal archives."""
-    names = sorted(name for name in _files_under(folder) if _looks_like_image(name))
+    names = sorted(name for name in files_under(folder) if looks_like_image(name))
     layout_of(names, folder)
     with zipfile.ZipFile(target, "w") as archive:
         for done, name in enumerate(names, start=1):
@@ -166,7 +168,7 @@ def _pack(folder: Path, target: Path, report: Report) -> None:
             report("packing images", done, len(names))
 
 
-def _files_under(folder: Path) -> Iterator[str]:
+def files_under(folder: Path) -> Iterator[str]:
     """Yield relative paths; follows links, but visits each real directory once."""
     seen: set[str] = set()
     for place, directories, files in os.walk(folder, followlinks=True):
@@ -181,16 +183,16 @@ def _verify(path: Path, report: Report) -> None:
     """Read every image of the archive and compare its CRC."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = _images_in(archive)
+            names = images_in(archive)
             layout_of(names, path)
             for done, name in enumerate(names, start=1):
-                _read(archive, name)
+                read_member(archive, name)
                 report("checking images", done, len(names))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise UserError(f"{path}: damaged archive ({error}). Replace it, or name another in data.path.") from error
 
 
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Read one member, and no more bytes than its header declares."""
     size = archive.getinfo(name).file_size
     if size > _MOST_BYTES:
@@ -201,11 +203,26 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _split(archive: zipfile.ZipFile, samples: tuple[tuple[str, int], ...]) -> RawSplit:
     labels = np.array([label for _, label in samples], dtype=np.int64)
-    return RawSplit(labels=labels, decode=lambda number: _decode(archive, samples[number][0]))
+    return RawSplit(labels=labels, decode=lambda number: _decoded(archive, samples[number][0]))
 
 
-def _decode(archive: zipfile.ZipFile, name: str) -> Image.Image:
-    content = _read(archive, name)
+def _decoded(archive: zipfile.ZipFile, name: str) -> Image.Image:
+    return decode(read_member(archive, name), f"data.path: '{name}'")
+
+
+def decode(content: bytes, named: str) -> Image.Image:
+    """Decode an image file, upright and with 8 bits per channel.
+
+    Args:
+        content: the file's bytes.
+        named: what the message of an error begins with.
+
+    Returns:
+        The image, loaded.
+
+    Raises:
+        UserError: it is no image that can be read.
+    """
     try:
         image = Image.open(BytesIO(content), formats=_FORMATS)
         image.load()
@@ -213,7 +230,7 @@ def _decode(archive: zipfile.ZipFile, name: str) -> Image.Image:
     except Exception as error:  # PIL's decoders raise any exception for a damaged file
         reason = "its content is in no known format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(
-            f"data.path: '{name}' is no readable image ({reason}). Replace or remove it and run the command again."
+            f"{named} is no readable image ({reason}). Replace or remove it and run the command again."
         ) from error
 
 

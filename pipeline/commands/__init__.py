@@ -1,0 +1,1 @@
+"""Commands of genloom that are not stages."""

@@ -1,0 +1,201 @@
+"""What is done with a trained model on the command line: sampling, encoding, reconstructing."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import UserError, nearest
+from pipeline.stages.paths import RUNS, run_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.inference.weights import Trained
+
+WEIGHTS = "weights.safetensors"
+_URIS = ("models:/", "runs:/")
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A trained run of params.yaml, a weights file, or a model or run of MLflow (models:/<id>).",
+    ),
+]
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGES...", help="Image files, folders or zip archives of them.")
+]
+ToFolder = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the PNG files go.")]
+Label = Annotated[
+    str | None, typer.Option(metavar="CLASS", help="A class, by name or number, for class-conditional models.")
+]
+Direction = Annotated[str | None, typer.Option(help="Of a model that translates: a_to_b or b_to_a.")]
+BatchSize = Annotated[int, typer.Option(help="Images at a time; it changes none of them.", min=1)]
+
+
+def sample(
+    source: Source,
+    to: ToFolder,
+    count: Annotated[int | None, typer.Option(help="How many samples.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Sample i depends on it, on i and on its class alone.", min=0)] = 0,
+    label: Label = None,
+    truncation: Annotated[
+        float | None, typer.Option(help="Bound of normal latents, in standard deviations.", show_default="no bound")
+    ] = None,
+    batch_size: BatchSize = 64,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="For a model that translates: files, folders or zip archives of images.")
+    ] = None,
+    direction: Direction = None,
+) -> None:
+    """Write samples of a trained model, or translations of images, as PNG files into a folder."""
+    if bool(count) == bool(images):
+        raise UserError("Give either --count N, or --images for a model that translates.")
+    from pipeline.console import progress
+    from pipeline.inference.sample import write_samples, write_translations
+    from pipeline.ingest.own_images import open_images
+
+    with loaded(source) as (trained, classes), progress() as report:
+        if images:
+            with open_images(images) as found:
+                write_translations(trained, found, to, direction=direction, batch_size=batch_size, report=report)
+            print(f"{to}: {len(found)} images translated")
+            return
+        given = None if label is None else number_of(label, classes, trained)
+        new = write_samples(
+            trained,
+            to,
+            count or 0,
+            seed=seed,
+            label=given,
+            truncation=truncation,
+            batch_size=batch_size,
+            report=report,
+        )
+    print(f"{to}: {new} samples written, {(count or 0) - new} were there already")
+
+
+def encode(
+    source: Source,
+    images: Images,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="The ending is the format: .npz, .npy, .safetensors.")
+    ],
+    label: Label = None,
+    batch_size: BatchSize = 64,
+) -> None:
+    """Write what a trained model encodes images to: latents, codes or translations, with the images' names."""
+    from pipeline.console import progress
+    from pipeline.inference import encode as encoding
+    from pipeline.ingest.own_images import open_images
+
+    encoding.check_target(to)
+    with loaded(source) as (trained, classes), progress() as report, open_images(images) as found:
+        encoding.check_encodes(trained)
+
+        def reported() -> Iterator["Tensor"]:
+            done = 0
+            for batch in found.batches(trained.spec, batch_size):
+                yield batch
+                done += len(batch)
+                report("encoding", done, len(found))
+
+        parts = encoding.encode(trained, reported(), labels_of(found.names, label, classes, trained))
+        shapes = encoding.write_encodings(to, parts, found.names, encoding.describe(trained))
+    print(f"{to}: {len(found)} images; " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+
+
+def reconstruct(
+    source: Source,
+    images: Images,
+    to: ToFolder,
+    label: Label = None,
+    direction: Direction = None,
+    batch_size: BatchSize = 64,
+) -> None:
+    """Write what a trained model makes of images when it encodes and decodes them, as PNG files of their names."""
+    from pipeline.console import progress
+    from pipeline.inference.encode import check_encodes
+    from pipeline.inference.sample import write_reconstructions
+    from pipeline.ingest.own_images import open_images
+
+    with loaded(source) as (trained, classes), progress() as report, open_images(images) as found:
+        check_encodes(trained, decodes=True)
+        labels = labels_of(found.names, label, classes, trained)
+        error = write_reconstructions(
+            trained, found, to, labels=labels, via=direction, batch_size=batch_size, report=report
+        )
+    print(f"{to}: {len(found)} images; a pixel differs by {error:.2f} of 255 levels on average")
+
+
+@contextmanager
+def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
+    """Load a model onto the first GPU, or the CPU if there is none.
+
+    Args:
+        source: a run of params.yaml, its folder, a weights file, or a URI of MLflow.
+
+    Yields:
+        The model, and its classes' names where they are known.
+
+    Raises:
+        UserError: there is no such model, or its file is damaged.
+    """
+    from pipeline.core.world import default_device
+    from pipeline.inference.weights import load_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = _fetched(source, Path(folder)) if source.startswith(_URIS) else _found(source)
+        yield load_weights(path, default_device()), _classes(path)
+
+
+def number_of(label: str, classes: Sequence[str], trained: "Trained") -> int:
+    """Return the number of a class, given by its name or number; UserError if there is none."""
+    if label in classes:
+        return classes.index(label)
+    if label.isdecimal() and int(label) < trained.spec.classes:
+        return int(label)
+    known = nearest(label, classes) if classes else f"Classes are numbered from 0 to {trained.spec.classes - 1}."
+    raise UserError(f"--label: there is no class '{label}'. {known if trained.spec.classes else 'The model has none.'}")
+
+
+def labels_of(names: Sequence[str], label: str | None, classes: Sequence[str], trained: "Trained") -> "Tensor | None":
+    """Return a label for each image: the given one, else that of the class folder it lies in, else None."""
+    import torch
+
+    if label is not None:
+        return torch.full((len(names),), number_of(label, classes, trained))
+    folders = [name.partition("/")[0] for name in names if "/" in name]
+    if len(folders) == len(names) and set(folders) <= set(classes):
+        return torch.tensor([classes.index(folder) for folder in folders])
+    return None
+
+
+def _found(source: str) -> Path:
+    for path in (run_folder(source) / WEIGHTS, Path(source) / WEIGHTS, Path(source)):
+        if path.is_file():
+            return path
+    trained = [path.parent.name for path in RUNS.glob(f"*/{WEIGHTS}")]
+    hint = nearest(source, trained) if trained else "Run `dvc repro` to train the runs of params.yaml."
+    raise UserError(f"{source}: neither a trained run (in {RUNS}) nor a weights file. {hint}")
+
+
+def _fetched(uri: str, folder: Path) -> Path:
+    from pipeline.config import Tracking, read_params
+    from pipeline.tracking.queries import fetch_weights
+
+    tracking = read_params().tracking if Path("params.yaml").exists() else Tracking()
+    return fetch_weights(uri, tracking, folder, key=uri)
+
+
+def _classes(weights: Path) -> list[str]:
+    """Return the names of the classes, which a run's train.json has."""
+    try:
+        return [str(name) for name in json.loads((weights.parent / "train.json").read_text())["dataset"]["classes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
