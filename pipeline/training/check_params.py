@@ -22,7 +22,6 @@ from pipeline.training.checks import check_beginning, check_classes, check_worke
 from pipeline.training.initial import no_such_weights
 from pipeline.validation import field_names
 
-DECIDES_NOTHING = "says what is wrong"
 SOME_CLASSES = 2  # where their number is not known before the download
 
 
