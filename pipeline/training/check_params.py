@@ -22,7 +22,6 @@ from pipeline.tracking.target import redacted, resolve
 from pipeline.training.checks import check_beginning, check_classes, check_workers, rehearsed, tensors_of
 from pipeline.training.initial import no_such_weights
 
-DECIDES_NOTHING = "says what is wrong"
 SOME_CLASSES = 2  # where their number is not known before the download
 
 
