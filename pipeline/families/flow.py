@@ -70,15 +70,9 @@ class Flow(Optimized):
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("flow",)
-<<<<<<< HEAD
     encodes: ClassVar[tuple[str, ...]] = ("latents", "log_likelihood")
     decodes: ClassVar[tuple[str, ...]] = ("latents",)
     halves_last: ClassVar[bool] = True  # the last level halves the image too
-=======
-    halves_last: ClassVar[bool] = True  # the last level halves the image too
-    encodes: ClassVar[tuple[str, ...]] = ("latents", "log_likelihood")
-    decodes: ClassVar[tuple[str, ...]] = ("latents",)
->>>>>>> check
 
     levels: Positive | None = None
     width: Positive = 32
