@@ -77,6 +77,19 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs": {"a b": {"method": "vae", "init_from": "scratch"}}}, "runs.a b", "letters, digits"),
         ({"runs": {"a;b": {"method": "vae", "init_from": "scratch"}}}, "runs.a;b", "letters, digits"),
         ({"runs": {"-a": {"method": "vae", "init_from": "scratch"}}}, "runs.-a", "letters, digits"),
+        ({"runs": {"v1.5": {"method": "vae", "init_from": "scratch"}}}, "runs.v1.5", "A dot"),
+        ({"runs": {"5a": {"method": "vae", "init_from": "scratch"}}}, "runs.5a", "a letter or '_'"),
+        ({"runs": {"wgan/gp": {"method": "vae", "init_from": "scratch"}}}, "runs.wgan/gp", "letters, digits"),
+        ({"runs": {64: {"method": "vae", "init_from": "scratch"}}}, "runs.64", "a letter or '_'"),
+        ({"runs": {True: {"method": "vae", "init_from": "scratch"}}}, "runs.true", "a letter or '_'"),
+        ({"runs": {"no": {"method": "vae", "init_from": "scratch"}}}, "runs.no", "YAML reads as something else"),
+        ({"runs": {"a" * 101: {"method": "vae", "init_from": "scratch"}}}, f"runs.{'a' * 101}", "100 at most"),
+        (
+            {"runs": {name: {"method": "vae", "init_from": "scratch"} for name in ("Vae", "vae")}},
+            "runs.vae",
+            "differs from 'Vae' in case alone",
+        ),
+        ({"runs.vae": 3}, "runs.vae", "expected a mapping of settings, got 3"),
         ({"data": 3}, "data", "mapping"),
         ({"runs.vae.init_from": "dcgan"}, "runs.vae.init_from", "Did you mean 'runs/dcgan'"),
         ({"runs.vae.init_from": None}, "runs.vae.init_from", "scratch, or runs/<run>"),
@@ -126,3 +139,13 @@ def test_a_missing_file_and_a_missing_run(tmp_path: Path) -> None:
     path = params(tmp_path, {})
     with pytest.raises(UserError, match="Did you mean 'dcgan'"):
         read_run(read_params(path), "dcgam", path)
+
+
+@pytest.mark.parametrize("name", ["a", "_x", "dcgan-v1_5", "A" * 100, "null_1", "key", "item"])
+def test_a_name_that_dvc_and_file_systems_take_is_taken(tmp_path: Path, name: str) -> None:
+    read_all(params(tmp_path, {"runs": {name: {"method": "vae", "init_from": "scratch"}}}))
+
+
+def test_text_may_look_like_a_number(tmp_path: Path) -> None:
+    checked = read_params(params(tmp_path, {"evaluate.weights": "2024", "tracking.experiment": "1e3"}))
+    assert (checked.evaluate.weights, checked.tracking.experiment) == ("2024", "1e3")

@@ -46,6 +46,9 @@ def _borrow_files() -> None:
     for path in named:
         if isinstance(path, str) and "://" not in path and ":/" not in path:
             borrow(Path(path), project_root())
+    path = Path(data.path)
+    if data.source != "image_folder" and not path.is_absolute() and not path.exists():
+        path.mkdir(parents=True)  # DVC looks at it whatever the source
 
 
 def _say_if_old(lock: Path) -> None:

@@ -46,10 +46,10 @@ def check_params() -> Params:
 
 
 def _check_data(data: Data) -> None:
-    if not Path(data.path).exists():
-        own = data.source == "image_folder"
-        remedy = "Name a directory or zip of images." if own else "It is watched whatever the source: leave it at data."
-        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}'. {remedy}")
+    if data.source == "image_folder" and not Path(data.path).exists():
+        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}'. Name a directory or zip of images.")
+    if not Path(data.path).exists() and Path(data.path).is_absolute():  # a relative one is made by the stage code
+        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}', and DVC looks at it. Leave it at data.")
     if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():
         raise UserError(f"{PARAMS}: data.mirror: '{data.mirror}' is no directory. Name one, a URL prefix, or null.")
 
