@@ -183,7 +183,6 @@ def test_who_decides_nothing_says_why() -> None:
         "pipeline.errors",
         "pipeline.storage",
         "pipeline.tracking",
-        "pipeline.training.check_params",
     }
 
 

@@ -128,7 +128,10 @@ def test_clipping_by_value_and_by_norm() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "adamm"}, "optimizer: expected 'sgd', 'adam', 'adamw' or 'rmsprop', got 'adamm'. Did you mean 'adam'"),
+        (
+            {"optimizer": "adamm"},
+            "optimizer: expected 'sgd', 'adam', 'adamw' or 'rmsprop', got 'adamm'. Did you mean 'adam'",
+        ),
         ({"schedule": "step"}, "schedule: expected 'constant', .* or 'cosine', got 'step'"),
         ({"lr": 0.0}, "lr: expected a number greater than 0, got 0.0"),
         ({"clip_norm": 0.0}, "clip_norm: expected a number greater than 0 or null, got 0.0"),
