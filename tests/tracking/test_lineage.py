@@ -288,7 +288,7 @@ def test_sync_sends_what_is_missing_and_says_what_it_did(project: Path) -> None:
     failed = genloom("sync", "--all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
-    assert failed.stderr.count("can't be reached") == 2
+    assert failed.stderr.count("can't be reached: connection refused") == 1
     assert genloom("sync").returncode == 0
 
 
