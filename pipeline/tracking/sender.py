@@ -101,6 +101,7 @@ class Sender:
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._begun_elsewhere = False
+        self._stands: dict[str, float] = {}  # a result that a run of elsewhere says already is no new point
         self._pictures_there: list[str] | None = None
         self.notes: list[str] = []
 
@@ -136,6 +137,7 @@ class Sender:
             tags = {"genloom.key": start["key"], "genloom.run": start["name"]}
             run = client.create_run(self._experiment, start_time=start["time"], tags=tags, run_name=start["name"])
         self._begun_elsewhere = run.info.start_time != start["time"]
+        self._stands = dict(run.data.metrics) if self._begun_elsewhere else {}
         if run.info.run_id != self._state.run_id:
             self._state = Shipped(self._target.digest, self._target.experiment, run.info.run_id)
             if self._begun_elsewhere:  # it has the training from the machine that did it
@@ -236,7 +238,9 @@ class Sender:
             Metric(key, value, record["time"], record["step"])
             for record in records
             for key, value in record["values"].items()
+            if record["once"] or self._stands.get(key) != value
         ]
+        self._stands |= {point.key: point.value for point in points if point.key in self._stands}
         for part in _batches(points, _METRICS_PER_BATCH):
             self._try("metrics", partial(client.log_batch, self._run_id, metrics=part))
 

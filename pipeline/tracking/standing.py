@@ -73,7 +73,7 @@ def read_standing(published: Path, seen: int) -> Standing:
     if scores is None or protocol is None:
         return Standing(step=seen, pictures=pictures, tags=tags)
     tags |= {f"{PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
-    tags[EVALUATION] = digest_of(protocol)
+    tags[EVALUATION] = digest_of({"metrics": scores, "protocol": protocol})
     return Standing(step=seen, metrics=scores, protocol=protocol, pictures=pictures, tags=tags)
 
 

@@ -224,6 +224,10 @@ def test_each_machine_s_sync_makes_mlflow_say_what_its_own_files_say(shared: tup
     first, second, tracking = shared
     first.evaluate(tracking, 100, **{FID: 940.4, "kid": 2.0})
     assert first.sync(tracking)[0].corrected == []
+    for name in ("metrics.json", "protocol.json", "samples.png"):  # pulled
+        shutil.copy(first.folder / "out/runs/a" / name, second.folder / "out/runs/a")
+    second.sync(tracking)
+    assert len(points_in_mlflow(resolve(tracking).uri, found(tracking))[FID]) == 1
     end = found(tracking).info.end_time
     second.evaluate(tracking, 300, **{FID: 956.7})
     assert standing(tracking) == (956.7, 300)
