@@ -50,24 +50,21 @@ def sync(
 ) -> None:
     """Make MLflow agree with out/runs and the journals: after an outage, at another server, or a DVC checkout."""
     from pipeline.config import read_params
-    from pipeline.tracking import sender
-    from pipeline.tracking.agreement import update_journals
-    from pipeline.tracking.references import list_journals
-    from pipeline.tracking.shipped import is_synced
+    from pipeline.tracking.agreement import synchronize
 
-    params = read_params()
-    problems = update_journals(params)
-    found = list(list_journals(params))
-    waiting = [folder for folder in found if everything or not is_synced(folder, params.tracking)]
-    sent = 0
-    for folder in waiting:
-        try:
-            refused = sender.sync(folder, params.tracking, everything)
-            sent += 1
-            print("\n".join([f"{folder.name}: sent", *(f"  refused: {reason}" for reason in refused)]), flush=True)
-        except UserError as error:
-            problems.append(str(error))
-    print(f"{sent} runs sent, {len(found) - len(waiting)} were complete already")
+    outcomes = []
+    for outcome in synchronize(read_params(), everything):
+        outcomes.append(outcome)
+        what = [f"made to agree: {text}" for text in outcome.corrected] + outcome.notes
+        if outcome.sent and not outcome.problem:
+            print(f"{outcome.run}: sent", flush=True)
+        elif what:
+            print(f"{outcome.run}:")
+        for text in what:
+            print(f"  {text}", flush=True)
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    sent = sum(outcome.sent and not outcome.problem for outcome in outcomes)
+    print(f"{sent} runs sent, {len(outcomes) - sent - len(problems)} were complete already")
     if problems:
         raise UserError("\nerror: ".join(problems))
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -283,17 +284,57 @@ def test_two_processes_that_need_the_same_training_train_it_once(project: Path, 
     assert weights[0] == weights[1]
 
 
+SCORE = "fid_efficientnet_lite0"
+
+
+def agreed(folder: Path, samples: int) -> dict[str, Any]:
+    """MLflow's one run of each published one, after checking that it says what the files say."""
+    client, found = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}"), {}
+    for path in sorted((folder / "out/runs").glob("*/metrics.json")):
+        name = path.parent.name
+        scores, protocol = (json.loads((path.parent / f"{file}.json").read_text()) for file in ("metrics", "protocol"))
+        (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
+        assert {key: run.data.metrics[key] for key in scores} == scores, name
+        assert {key: json.loads(run.data.tags[f"protocol.{key}"]) for key in scores} == protocol, name
+        assert protocol[SCORE]["generated"]["count"] == samples
+        kept = client.download_artifacts(run.info.run_id, f"evaluations/{run.data.tags['evaluation']}.json")
+        assert json.loads(Path(kept).read_text()) == {"metrics": scores, "protocol": protocol}
+        found[name] = run
+    assert set(found) == set(RUNS)
+    return found
+
+
 @pytest.mark.slow
 def test_mlflow_agrees_after_dvc_restored_an_evaluation(project: Path) -> None:
     """64 samples, then 80, then 64 again: the third evaluation comes from DVC's run cache, and no stage runs for it."""
-    name, scores, ran = "fid_efficientnet_lite0", [], []
-    for samples in (64, 80, 64):
+    before, ran = agreed(project, 64), []
+    for samples in (80, 64):
         with edits(project, with_params(project, {"evaluate": {"samples": samples}})):
             ran.append(stages_that_ran(call(project, "dvc", "repro")))
-            scores.append(json.loads((project / "out/runs/vae/metrics.json").read_text())[name])
-            client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-            (found,) = client.search_runs(["1"], "attributes.run_name = 'vae'")
-            assert found.data.metrics[name] == scores[-1]
-            assert json.loads(found.data.tags[f"protocol.{name}"])["generated"]["count"] == samples
-    assert scores[0] == scores[2] != scores[1]
-    assert "evaluate@vae" in ran[1] and ran[2] == ["report"], ran
+            for name, run in agreed(project, samples).items():
+                assert (run.info.run_id, run.info.status) == (before[name].info.run_id, "FINISHED")
+                assert run.info.end_time == before[name].info.end_time, "an evaluation moved the training's end"
+    assert "evaluate@vae" in ran[0] and ran[1] == ["report"], ran
+
+
+@pytest.mark.slow
+def test_one_command_makes_mlflow_agree_after_a_pull_a_checkout_and_an_apply(shared: Path, tmp_path: Path) -> None:
+    folder, sync = tmp_path / "pulled", (sys.executable, "-m", "pipeline", "sync")
+    call(shared, "git", "clone", "-q", str(shared), str(folder))
+    call(folder, "dvc", "pull", "-q")
+    call(folder, *sync)
+    made = agreed(folder, 64)
+    assert {run.data.tags["genloom.made_from"] for run in made.values()} == {"published files"}
+    call(folder, "dvc", "exp", "run", "-q", "-n", "more", "-S", "evaluate.samples=80")
+    agreed(folder, 80)
+    call(folder, "git", "checkout", "-q", "-f")
+    call(folder, "dvc", "checkout", "-q")
+    call(folder, *sync)
+    agreed(folder, 64)
+    call(folder, "dvc", "exp", "apply", "-q", "more")
+    call(folder, *sync)
+    runs = agreed(folder, 80)
+    assert {name: run.info.run_id for name, run in runs.items()} == {
+        name: run.info.run_id for name, run in made.items()
+    }
+    assert "0 runs sent, 3 were complete already" in call(folder, *sync)
