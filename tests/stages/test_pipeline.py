@@ -68,8 +68,8 @@ def test_a_run_in_mlflow_is_scored_as_its_files_were(project: Path) -> None:
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     (run,) = client.search_runs(["1"], "attributes.run_name = 'vae'")
-    call(project, *GENLOOM, "evaluate", f"runs:/{run.info.run_id}", "--to", "published/from-mlflow.json")
-    found = json.loads((project / "published/from-mlflow.json").read_text())["metrics"]
+    call(project, *GENLOOM, "evaluate", f"runs:/{run.info.run_id}", "--to", "from-mlflow.json")
+    found = json.loads((project / "from-mlflow.json").read_text())["metrics"]
     assert found == json.loads((project / "out/runs/vae/metrics.json").read_text())
 
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_and_the_training_goes_on_when_there_is_room(tmp_pat
 def killed_and_resumed(folder: Path, run: str) -> None:
     """Trains the run anew in other scratch, kills the driver mid-train, repeats the command, compares all."""
     published = folder / "out/runs" / run
-    shutil.copytree(published, folder / "published")
+    shutil.copytree(published, folder / f"kept-{run}")
     wanted = digest(folder / "out/runs" / run / "weights.safetensors")
     history = (folder / "out/runs" / run / "history.csv").read_text()
     params = yaml.safe_load((folder / "params.yaml").read_text())
@@ -175,7 +175,7 @@ def killed_and_resumed(folder: Path, run: str) -> None:
     call(folder, "git", "checkout", "-q", "params.yaml")
     # As it was: another cost is a change to DVC.
     shutil.rmtree(published)
-    (folder / "published").rename(published)
+    (folder / f"kept-{run}").rename(published)
 
 
 def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[Any]", scratch: str = ".other") -> None:
