@@ -17,6 +17,7 @@ memory-mapped: what a metric does not touch is not read.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from torch import Tensor
 from pipeline.data.dataset import save_array
 from pipeline.errors import UserError
 from pipeline.evaluate.extractor import Features
+from pipeline.evaluate.neighbours import nearest
 from pipeline.files import write_json
 
 TARGET = "reference"  # a folder in a translating run's features
+NEAREST = 5  # as many as any metric looks at
 _CHUNK = 4096
 
 
@@ -90,6 +93,17 @@ class FeatureSet:
     def statistics(self) -> Statistics:
         """Return mean and covariance of the features, computed here if they were not stored."""
         return self.stored or Statistics.of(self.features)
+
+    @property
+    def distinct_features(self) -> Tensor:
+        """Return the features of the images that are no copies."""
+        return self.features[: self.distinct]
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """Return (distinct, 5) squared distances, ascending: from each distinct image to its nearest others; fewer
+        columns where there are no five others. Computed once for all metrics."""
+        return nearest(self.distinct_features, min(NEAREST, self.distinct - 1))
 
     @classmethod
     def of_scores(cls, scores: Mapping[str, float], seed: int) -> "FeatureSet":

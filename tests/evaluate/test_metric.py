@@ -17,7 +17,8 @@ class Guarded:
     """A feature set of which only some parts may be touched."""
 
     def __init__(self, whole: FeatureSet, allowed: frozenset[str]) -> None:
-        self._whole, self._allowed = whole, allowed | {"seed", "distinct"}
+        known = {"distinct_features", "nearest"} if "features" in allowed else set()
+        self._whole, self._allowed = whole, allowed | {"seed", "distinct"} | known
 
     def __len__(self) -> int:
         return len(self._whole)
@@ -34,7 +35,7 @@ def feature_set(seed: int, count: int = 60) -> FeatureSet:
 
 
 def test_every_file_is_a_metric() -> None:
-    assert metrics.names() == ["fid", "inception_score", "kid"]
+    assert metrics.names() == ["density_coverage", "fid", "inception_score", "kid", "precision_recall"]
 
 
 @pytest.mark.parametrize("name", metrics.names())

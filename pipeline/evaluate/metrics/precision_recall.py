@@ -1,0 +1,57 @@
+"""Improved precision and recall: Kynkaanniemi, Karras, Laine, Lehtinen, Aila, NeurIPS 2019, arXiv:1904.06991, eq. 1, 2.
+
+With B_k(x; X) the ball around x that reaches its k-th nearest neighbour in X without x, k = 3, of real images X and
+samples Y,
+
+    precision   |{y in Y: y in B_k(x; X) for some x in X}| / |Y|: how many samples lie among real images?
+    recall      |{x in X: x in B_k(y; Y) for some y in Y}| / |X|: how many real images lie among samples?
+
+Both fall as there are fewer images of the kind that the balls are of, so only equal counts compare. The balls are
+closed, as in the paper; each image counts once, since four copies of an image have balls of no extent.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluate.feature_set import FeatureSet
+from pipeline.evaluate.metric import Metric, Quantity, Score, require
+from pipeline.evaluate.neighbours import inside
+
+NEIGHBOURS = 3
+
+
+def share_inside(features: Tensor, centres: Tensor, squared_radii: Tensor) -> float:
+    """Return the share of points that lie in at least one ball.
+
+    Args:
+        features: (m, d).
+        centres: (n, d).
+        squared_radii: (n,).
+
+    Returns:
+        In [0, 1].
+    """
+    found = torch.zeros(len(features), dtype=torch.bool)
+    for held in inside(centres, squared_radii, features):
+        found |= held.any(0)
+    return int(found.sum()) / len(found)
+
+
+def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
+    require(real.distinct, NEIGHBOURS + 1, real=True)
+    require(samples.distinct, NEIGHBOURS + 1)
+    among, of = samples.distinct_features, real.distinct_features
+    precision = share_inside(among, of, real.nearest[:, NEIGHBOURS - 1])
+    recall = share_inside(of, among, samples.nearest[:, NEIGHBOURS - 1])
+    return {"precision": Score(precision), "recall": Score(recall)}
+
+
+METRIC = Metric(
+    quantities={
+        "precision": Quantity(title="Precision", better="higher"),
+        "recall": Quantity(title="Recall", better="higher"),
+    },
+    needs=frozenset({"features"}),
+    compute=_compute,
+    settings={"neighbours": NEIGHBOURS},
+)
