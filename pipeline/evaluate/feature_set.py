@@ -3,7 +3,8 @@
     labels.npy                     int64 (n,)
     <extractor>/features.npy       float32 (n, d)
     <extractor>/logits.npy         float32 (n, k)
-    <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d): of a reference, which many runs share
+    <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d), and factor.npy float64 (d, r), the
+                                   covariance's (Statistics.factor): of a reference, which many runs share
     scores.json                    of a run: the means of its method's own scores, and of which images they are; or
                                    refused: why there are none
     reference/                     of a run that translates: the feature set of the domain into which it translates
@@ -38,10 +39,17 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """The moments of n features. mean: (d,); covariance: (d, d), unbiased (n - 1). Both float64."""
+    """The moments of n features. mean: (d,); covariance: (d, d), unbiased (n - 1). All float64.
+
+    factor: (d, r), where it is at hand: covariance = factor factor^T, its columns orthogonal and the longest first, r
+    the numerical rank.
+    root: (d, n - 1), of fewer images than dimensions: covariance = root root^T too, but nothing more is known of it.
+    """
 
     mean: Tensor
     covariance: Tensor
+    factor: Tensor | None = None
+    root: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor) -> "Statistics":
@@ -51,7 +59,7 @@ class Statistics:
             features: (n, d), n >= 2.
 
         Returns:
-            Mean and covariance.
+            Mean and covariance, and the root of one that is singular for want of images.
 
         Raises:
             ValueError: other shapes, NaN or infinity.
@@ -64,8 +72,46 @@ class Statistics:
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for part in features.split(_CHUNK):  # a float64 copy of 50,000 x 2,048 features would take 800 MB
             centred = part.double() - mean
-            covariance.addmm_(centred.T, centred)
-        return cls(mean=mean, covariance=covariance / (len(features) - 1))
+            add_product(covariance, centred, centred)
+        covariance = mirrored(covariance) / (len(features) - 1)
+        root = None if len(features) > len(mean) else _without_mean(features.double() - mean)
+        return cls(mean=mean, covariance=covariance, root=root)
+
+    def factorized(self) -> "Statistics":
+        """Return them with their factor; the costly half of a Frechet distance."""
+        if self.factor is not None:
+            return self
+        if not self.finite:
+            raise ValueError("statistics are not all finite")
+        values, vectors = torch.linalg.eigh(self.covariance)
+        kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+        return replace(self, factor=(vectors[:, kept] * values[kept].sqrt()).flip(1))
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether neither has NaN or infinity."""
+        return bool(torch.isfinite(self.mean).all() and torch.isfinite(self.covariance).all())
+
+
+def add_product(into: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add x^T y (d, d), which is symmetric, to the lower half of ``into``: 9/16 of the whole product's work."""
+    width = -(-len(into) // 8)
+    for start in range(0, len(into), width):
+        into[start:, start : start + width] += x[:, start:].T @ y[:, start : start + width]
+
+
+def mirrored(lower: Tensor) -> Tensor:
+    """Return the symmetric matrix with that lower half."""
+    return lower.tril() + lower.tril(-1).T
+
+
+def _without_mean(centred: Tensor) -> Tensor:
+    """Return (d, n - 1): the rows turned so that the first is their sum, which is zero, and goes."""
+    count = len(centred)
+    normal = torch.full((count,), count**-0.5, dtype=torch.float64)
+    normal[0] -= 1
+    turned = centred - 2 / normal.square().sum() * normal[:, None] * (normal @ centred)
+    return turned[1:].T / (count - 1) ** 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +175,7 @@ def write_set(
         labels: (n,) int64, of the images.
         found: the features by extractor.
         protocol: images, and extractors by name.
-        statistics: whether to keep mean and covariance too, which a single image does not have.
+        statistics: whether to keep mean, covariance and its factor too, which a single image does not have.
     """
     save_array(folder / "labels.npy", labels.numpy())
     for name, features in found.items():
@@ -138,9 +184,11 @@ def write_set(
         save_array(own / "features.npy", features.pooled.numpy())
         save_array(own / "logits.npy", features.logits.numpy())
         if statistics and len(features.pooled) > 1:
-            moments = Statistics.of(features.pooled)
+            moments = Statistics.of(features.pooled).factorized()
+            assert moments.factor is not None
             save_array(own / "mean.npy", moments.mean.numpy())
             save_array(own / "covariance.npy", moments.covariance.numpy())
+            save_array(own / "factor.npy", moments.factor.numpy())
     write_json(folder / "protocol.json", protocol)
 
 
@@ -209,7 +257,9 @@ def read_set(folder: Path, extractor: str, stage: str) -> FeatureSet:
             raise ValueError("features, logits and labels differ in number")
         stored = None
         if (own / "mean.npy").exists():
-            stored = Statistics(mean=_open(own / "mean.npy"), covariance=_open(own / "covariance.npy"))
+            factor = _open(own / "factor.npy") if (own / "factor.npy").exists() else None
+            mean, covariance = _open(own / "mean.npy"), _open(own / "covariance.npy")
+            stored = Statistics(mean=mean, covariance=covariance, factor=factor)
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(own, error, stage) from error
     known = {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}

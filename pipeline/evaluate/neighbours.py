@@ -115,8 +115,8 @@ def inside(centres: Tensor, squared_radii: Tensor, features: Tensor) -> Iterator
 
 def _short_format() -> torch.dtype:
     """Return bfloat16 where the processor multiplies it, else float32: as exact in the end, but slower."""
-    supported = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
-    return torch.bfloat16 if supported else torch.float32
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if known.get("avx512_bf16") else torch.float32
 
 
 def _prepare(*sets: Tensor) -> list[_Points]:

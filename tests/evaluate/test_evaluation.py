@@ -103,7 +103,7 @@ def test_the_reference_keeps_all_that_a_metric_may_need(dataset: Dataset, refere
     assert protocol["images"] == {"split": "train", "count": 40, "seed": 0, "digest": "d1"}
     assert protocol["extractors"][LITE]["weights_sha256"] == efficientnet_lite0.SHA256
     files = {str(file.relative_to(reference)) for file in reference.rglob("*") if file.is_file()}
-    arrays = {f"{LITE}/{name}.npy" for name in ("features", "logits", "mean", "covariance")}
+    arrays = {f"{LITE}/{name}.npy" for name in ("features", "logits", "mean", "covariance", "factor")}
     assert files == arrays | {"labels.npy", "protocol.json"}
 
 

@@ -3,17 +3,21 @@ arXiv:1706.08500, eq. 6 (FID when the features are Inception's).
 
     d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
-With S = F F^T, the last trace is the sum of the singular values of F1^T F2: real by construction,
-and exact for singular covariances (fewer samples than dimensions), where scipy's sqrtm fails.
+With S2 = F F^T, the last trace is the sum of the square roots of the eigenvalues of the symmetric F^T S1 F: one
+eigenvalue problem, as F is kept with the reference. It is as exact as singular values where F's columns descend: an
+eigenvalue's error is then a share of its own size. Where S1 is singular (fewer samples than dimensions, constant
+features, copies), with S1 = G G^T too, they are the singular values of G^T F, without those that are zero by
+construction, whose square roots would be eight digits of noise; scipy's sqrtm fails there.
 """
 
 import torch
 from torch import Tensor
 
-from pipeline.evaluate.feature_set import FeatureSet, Statistics
+from pipeline.evaluate.feature_set import FeatureSet, Statistics, add_product
 from pipeline.evaluate.metric import Metric, Quantity, Score, require
 
 FEWEST_SAMPLES, FEWEST_REAL = 2, 20  # a covariance of fewer real images says next to nothing
+_SINGULAR = 1e-8  # share of a feature's variance that those before it leave; below, the square root costs 12 digits
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -31,18 +35,42 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"the features differ in dimension: {len(a.mean)} and {len(b.mean)}")
-    overlap = torch.linalg.svdvals(_factorize(a).T @ _factorize(b)).sum()
-    squared = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * overlap
+    if not (a.finite and b.finite):
+        raise ValueError("statistics are not all finite")
+    if b.factor is None and a.factor is not None:
+        a, b = b, a
+    squared = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * _overlap(a, b)
     return float(squared)
 
 
-def _factorize(statistics: Statistics) -> Tensor:
-    """Return (d, r) with covariance = factor factor^T, r its numerical rank."""
-    if not (torch.isfinite(statistics.mean).all() and torch.isfinite(statistics.covariance).all()):
-        raise ValueError("statistics are not all finite")
-    values, vectors = torch.linalg.eigh(statistics.covariance)
-    kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
-    return vectors[:, kept] * values[kept].sqrt()
+def _overlap(a: Statistics, b: Statistics) -> Tensor:
+    """Return tr (S1 S2)^(1/2)."""
+    factor = b.factorized().factor
+    assert factor is not None
+    if a.root is None and factor.numel() and _is_regular(a.covariance):
+        return _root_trace(factor, a.covariance @ factor)
+    root = a.factorized().factor if a.root is None else a.root
+    assert root is not None
+    triangle = torch.linalg.qr(root.T @ factor, mode="r").R  # its rows descend as the factor's columns do
+    if not triangle.numel():
+        return torch.zeros((), dtype=torch.float64)  # one set is one image again and again
+    lengths = triangle.norm(dim=1)
+    triangle = triangle[lengths > lengths.amax() * max(factor.shape) * torch.finfo(torch.float64).eps]
+    return _root_trace(triangle.T, triangle.T)
+
+
+def _is_regular(covariance: Tensor) -> bool:
+    """Tell whether no feature is a sum of others, to the digits that a square root of what is left needs."""
+    scale = covariance.diagonal().clamp_min(torch.finfo(torch.float64).tiny).rsqrt()
+    triangle, failed = torch.linalg.cholesky_ex(covariance * scale[:, None] * scale)
+    return not failed and bool(triangle.diagonal().square().amin() > _SINGULAR)
+
+
+def _root_trace(x: Tensor, y: Tensor) -> Tensor:
+    """Return tr (x^T y)^(1/2) of a symmetric product with descending diagonal, of which the lower half is read."""
+    product = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    add_product(product, x, y)
+    return torch.linalg.eigvalsh(product, UPLO="L").clamp_min(0).sqrt().sum()
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
