@@ -35,7 +35,7 @@ def feature_set(seed: int, count: int = 60) -> FeatureSet:
 
 
 def test_every_file_is_a_metric() -> None:
-    assert metrics.names() == ["density_coverage", "fid", "inception_score", "kid", "precision_recall"]
+    assert metrics.names() == ["density_coverage", "fid", "fid_infinity", "inception_score", "kid", "precision_recall"]
 
 
 @pytest.mark.parametrize("name", metrics.names())
