@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Evaluate
+from pipeline.core.batch import Batch
 from pipeline.core.world import default_device
 from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.evaluate.extractor import Extractor, extract
@@ -113,6 +114,8 @@ def write_samples(
         (folder / TARGET).mkdir()
         about = {"class": int(second.splits[settings.split].labels[0])}
         _write_real(folder / TARGET, second, settings, extractors, about)
+    if not _heeds_labels(trained, next(batches(split, rows[:8], truncation=settings.truncation, **plan))):
+        images["labelled"] = False  # labels.npy says beside which images they were drawn
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=False)
     write_json(folder / "scores.json", _own_scores(trained, dataset, few))
 
@@ -126,6 +129,17 @@ def _write_real(
     found = extract(extractors, (split.images(part.numpy()) for part in rows.split(settings.batch_size)))
     images = {"split": settings.split, "count": count, "seed": settings.seed, "digest": dataset.digest, **about}
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=True)
+
+
+def _heeds_labels(trained: Trained, like: Batch) -> bool:
+    """Tell whether a method's samples are of the labels that it is given: others make other images."""
+    classes = trained.spec.classes
+    if classes < 2:
+        return False
+    others = replace(like, labels=(like.labels + 1) % classes, shared={})
+    with torch.inference_mode():
+        first, second = (trained.method.sample(trained.nets, batch) for batch in (like, others))
+    return not torch.equal(first, second)
 
 
 def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[str, Any]:

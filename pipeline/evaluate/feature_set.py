@@ -122,6 +122,7 @@ class FeatureSet:
     seed: by which the images were drawn or ordered; also for what a metric draws.
     distinct: how many images come before the first that is a copy (a translation of the same image again).
     stored: the statistics, where they are at hand. scores: a method's own scores, by name.
+    labelled: whether the labels are the images' own: not, where a method samples without regard to them.
     """
 
     features: Tensor
@@ -131,6 +132,7 @@ class FeatureSet:
     distinct: int
     stored: Statistics | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.features)
@@ -263,6 +265,7 @@ def read_set(folder: Path, extractor: str, stage: str) -> FeatureSet:
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(own, error, stage) from error
     known = {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
+    known["labelled"] = images.get("labelled", True)
     return FeatureSet(features=features, logits=logits, labels=labels, stored=stored, **known)
 
 

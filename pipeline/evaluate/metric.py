@@ -29,6 +29,10 @@ class Quantity:
     better: Better | None
 
 
+class UnfitError(ValueError):
+    """A metric cannot be computed of these images or by this extractor; the message says why, and what would do."""
+
+
 class TooFewError(ValueError):
     """A metric cannot be computed of so few images."""
 
@@ -64,7 +68,8 @@ class Metric:
     compares: whether it compares with real images, or scores the samples alone.
     settings: what else decides the number; part of its protocol.
     compute: (samples, real images) to scores by name: pure, of what ``needs`` names alone; what it draws is by the
-    samples' seed. Raises TooFewError where there are too few images for it (``require``).
+    samples' seed. Raises TooFewError where there are too few images for it (``require``), and UnfitError where it is
+    none of these images or of this extractor.
     """
 
     quantities: Mapping[str, Quantity]

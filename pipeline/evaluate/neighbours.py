@@ -50,35 +50,41 @@ class _Points:
         return (self.rough.shape[1] + 16) * 2.0**-24 * 1.1 + torch.finfo(self.rough.dtype).eps / 2
 
 
-def nearest(features: Tensor, count: int) -> Tensor:
+def nearest(features: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     """Find how far each point's nearest others are.
 
     Args:
-        features: (n, d) float32, finite, n > count.
-        count: how many others.
+        features: (n, d) float32, finite.
+        count: how many others, fewer than there are points.
+        among: (m, d), m >= count, which are looked at; None: the features but the point itself.
 
     Returns:
         (n, count) squared distances, ascending; a copy of a point is another point at distance 0.
     """
-    points, found = _prepare(features)[0], torch.empty(len(features), count, dtype=torch.float64)
-    c = points.product_error
-    for rows in _blocks(len(features), len(features)):
-        products = _products(points, points, rows)
-        # The count-th smallest of upper bounds is one of the count-th distance. Minima over groups of columns are
+    points, others = _prepare(features, features if among is None else among)
+    wanted = count + (among is None)  # the nearest is the point itself
+    found, c = torch.empty(len(features), count, dtype=torch.float64), points.product_error
+    for rows in _blocks(len(features), len(others.exact)):
+        products = _products(points, others, rows)
+        # The wanted-th smallest of upper bounds is one of the wanted-th distance. Minima over groups of columns are
         # looked at, as sorting rows would take longer than the products.
-        groups = min(len(features), max(256, count + 1))
-        upper = products + (1 + c) * points.norms.float()
-        upper = upper[:, : len(features) // groups * groups].unflatten(1, (-1, groups)).amin(1)
-        reach = upper.topk(count + 1, largest=False).values[:, -1].double() + (1 + c) * points.norms[rows]
-        radii = _slack(points, points, rows) + reach.clamp_min(0).sqrt()
-        pairs = _candidates(points, points, rows, products, radii)
+        groups = min(len(others.exact), max(256, wanted))
+        upper = products + (1 + c) * others.norms.float()
+        upper = upper[:, : len(others.exact) // groups * groups].unflatten(1, (-1, groups)).amin(1)
+        reach = upper.topk(wanted, largest=False).values[:, -1].double() + (1 + c) * points.norms[rows]
+        # In float32 the sum of the three may be too small by rounding.
+        reach += 2**-20 * (points.norms[rows] + others.norms.max())
+        radii = _slack(points, others, rows) + reach.clamp_min(0).sqrt()
+        pairs = _candidates(points, others, rows, products, radii)
         if len(pairs) > _few(products):
-            whole = _whole(points, points, rows)
-            whole[torch.arange(len(whole)), torch.arange(rows.start, rows.stop)] = torch.inf
+            whole = _whole(points, others, rows)
+            if among is None:
+                whole[torch.arange(len(whole)), torch.arange(rows.start, rows.stop)] = torch.inf
             found[rows] = whole.topk(count, largest=False).values.sort().values
             continue
-        pairs = pairs[pairs[:, 0] + rows.start != pairs[:, 1]]
-        found[rows] = _smallest(pairs[:, 0], _squared(points, points, rows, pairs), len(products), count)
+        if among is None:
+            pairs = pairs[pairs[:, 0] + rows.start != pairs[:, 1]]
+        found[rows] = _smallest(pairs[:, 0], _squared(points, others, rows, pairs), len(products), count)
     return found
 
 
@@ -121,7 +127,8 @@ def _short_format() -> torch.dtype:
 
 def _prepare(*sets: Tensor) -> list[_Points]:
     centre = sets[0].mean(0, dtype=torch.float64)
-    return [_Points.of(features, centre) for features in sets]
+    known = {id(features): _Points.of(features, centre) for features in sets}
+    return [known[id(features)] for features in sets]
 
 
 def _products(a: _Points, b: _Points, rows: slice) -> Tensor:

@@ -4,7 +4,7 @@ An entry of protocol.json says, for one number: metric, title, better; spread: t
 there is one; settings: the metric's; the extractor with its weights' hash and resize; generated (or, where real images
 take the samples' place, real): what was scored; reference: the real images that it was compared with. Where
 metrics.json lacks a number, its entry says why; refused: what was to be scored is at fault; lacks: there are too few
-images.
+images, or the metric does not fit them or the extractor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import metrics, own_scores
 from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.feature_set import TARGET, FeatureSet, read_protocol, read_scores, read_set
-from pipeline.evaluate.metric import Metric, Quantity, TooFewError
+from pipeline.evaluate.metric import Metric, Quantity, TooFewError, UnfitError
 
 GENERATE, REFERENCE = "generate", "reference"  # the stages that make what is read here
 REDRAWN = "redrawn_samples"
@@ -50,6 +50,9 @@ class Scores:
             found = metric.compute(samples, real)
         except TooFewError as error:
             self.leave_out(name, metric, suffix, {**how, "lacks": _too_few(error, of_real="real" in how)})
+            return
+        except UnfitError as error:
+            self.leave_out(name, metric, suffix, {**how, "lacks": str(error)})
             return
         for quantity, score in found.items():
             key = f"{quantity}_{suffix}"
