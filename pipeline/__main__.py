@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,23 +25,11 @@ app = typer.Typer(
 
 @app.command()
 def check() -> None:
-    """Check all of params.yaml: every section, every run and its method's own params."""
-    from pipeline import methods
-    from pipeline.config import PARAMS, read_params, read_run
+    """Check all of params.yaml, and rehearse each run: its nets, its batch, what it begins from. Trains nothing."""
+    from pipeline.config import PARAMS
+    from pipeline.training.check_params import check_params
 
-    params = read_params()
-
-    def check_run(name: str) -> None:
-        methods.configure(*read_run(params, name), f"runs.{name}.")
-
-    problems: list[str] = []
-    for action in (partial(check_run, name) for name in params.runs):
-        try:
-            action()
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\nerror: ".join(problems))
+    params = check_params()
     print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
 
 
@@ -63,24 +50,21 @@ def sync(
 ) -> None:
     """Make MLflow agree with out/runs and the journals: after an outage, at another server, or a DVC checkout."""
     from pipeline.config import read_params
-    from pipeline.tracking import sender
-    from pipeline.tracking.agreement import update_journals
-    from pipeline.tracking.references import list_journals
-    from pipeline.tracking.shipped import is_synced
+    from pipeline.tracking.agreement import synchronize
 
-    params = read_params()
-    problems = update_journals(params)
-    found = list(list_journals(params))
-    waiting = [folder for folder in found if everything or not is_synced(folder, params.tracking)]
-    sent = 0
-    for folder in waiting:
-        try:
-            refused = sender.sync(folder, params.tracking, everything)
-            sent += 1
-            print("\n".join([f"{folder.name}: sent", *(f"  refused: {reason}" for reason in refused)]), flush=True)
-        except UserError as error:
-            problems.append(str(error))
-    print(f"{sent} runs sent, {len(found) - len(waiting)} were complete already")
+    outcomes = []
+    for outcome in synchronize(read_params(), everything):
+        outcomes.append(outcome)
+        what = [f"made to agree: {text}" for text in outcome.corrected] + outcome.notes
+        if outcome.sent and not outcome.problem:
+            print(f"{outcome.run}: sent", flush=True)
+        elif what:
+            print(f"{outcome.run}:")
+        for text in what:
+            print(f"  {text}", flush=True)
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    sent = sum(outcome.sent and not outcome.problem for outcome in outcomes)
+    print(f"{sent} runs sent, {len(outcomes) - sent - len(problems)} were complete already")
     if problems:
         raise UserError("\nerror: ".join(problems))
 
@@ -156,7 +140,7 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
 
 
-for command in (use.sample, use.encode, use.reconstruct):
+for command in (use.sample, use.encode, use.reconstruct, use.evaluate):
     app.command()(command)
 
 

@@ -28,11 +28,13 @@ def set_up_logging(arguments: Sequence[str] = ()) -> list[str]:
     if chosen:
         os.environ[VARIABLE] = level  # processes that this one starts
     logger = logging.getLogger("pipeline")
-    logger.setLevel(LEVELS.get(level, logging.INFO))
+    logger.setLevel(LEVELS.get(level or "info", logging.INFO))
     logger.propagate = False
     handler = _OnStandardError()
     handler.setFormatter(_Plain())
     logger.handlers[:] = [handler]
+    if level and level not in LEVELS:
+        logger.warning("%s: there is no level '%s': info is taken. Set it to %s.", VARIABLE, level, ", ".join(LEVELS))
     return [argument for argument in arguments if argument not in _FLAGS]
 
 

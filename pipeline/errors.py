@@ -1,18 +1,25 @@
 """The one exception that is meant for a person, and how a command ends with it."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 DECIDES_NOTHING = "says what went wrong"
+_NEXT = "\nerror: "
 
 
 class UserError(Exception):
     """Something the user can fix: the message names the file, the key and the remedy.
 
-    Commands print it without a traceback and exit with 1.
+    Commands print it without a traceback and exit with 1. Several problems are one line each.
     """
+
+    @property
+    def problems(self) -> list[str]:
+        """The lines, without the word that begins each of them."""
+        return str(self).split(_NEXT)
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
@@ -20,6 +27,28 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = get_close_matches(wrong, names, n=1)
     return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(names)}."
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise UserError with all the problems, one line each, if there are any.
+
+    Args:
+        problems: what is wrong, each with file, key and remedy.
+
+    Raises:
+        UserError: there is a problem.
+    """
+    if lines := list(dict.fromkeys(problems)):
+        raise UserError(_NEXT.join(lines))
+
+
+@contextmanager
+def gathering(problems: list[str]) -> Iterator[None]:
+    """Add a UserError of the block to the problems instead of raising it."""
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
 
 
 def run(command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

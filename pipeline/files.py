@@ -120,6 +120,31 @@ def project_root(folder: Path | None = None) -> Path:
     return Path(*here.parts[: found[0]]) if found else here
 
 
+def borrow(path: Path, root: Path) -> None:
+    """Make a relative path that git does not hold appear in a temporary copy of the project, as links.
+
+    A file or folder that the copy lacks becomes a link to the project's. In a folder that both have, each file that
+    the copy lacks does; a link to a folder within it would not do, because DVC does not look into those.
+
+    Args:
+        path: relative to the current folder; an absolute one is left alone.
+        root: the project's folder; nothing happens if that is the current one.
+    """
+    source, target = root / path, Path.cwd() / path
+    if path.is_absolute() or source == target or not source.exists():
+        return
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    elif source.is_dir() and not target.is_symlink():
+        for place, _, files in os.walk(source, followlinks=True):
+            inside = target / Path(place).relative_to(source)
+            inside.mkdir(exist_ok=True)
+            for name in files:
+                if not (inside / name).exists():
+                    (inside / name).symlink_to(Path(place, name))
+
+
 def _acquire(lock: FileLock, wait: float | None, announce: str | None) -> None:
     if announce is not None:
         with suppress(Timeout):

@@ -155,6 +155,7 @@ def project(folder: Path, runs: dict[str, dict[str, object]], cluster: dict[str,
     root = Path(__file__).parent.parent
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(root / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "data").mkdir(exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(root / name, folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())

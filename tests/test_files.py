@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import locked
+from pipeline.console import set_up_logging
+from pipeline.files import borrow, locked
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
@@ -136,3 +137,36 @@ def test_waiting_is_announced_once_and_only_when_there_is_something_to_wait_for(
         with locked(path, wait=None, announce="another process is at work; waiting for it"):
             timer.join()
             assert caplog.messages == ["another process is at work; waiting for it"]
+
+
+def test_a_copy_borrows_what_it_lacks_as_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, copy = tmp_path / "root", tmp_path / "root/.dvc/tmp/exps/x"
+    for name in ("photos/cats/1.png", "half/cats/1.png", "half/dogs/inner/2.png", "photos.zip"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (copy / "half/cats").mkdir(parents=True)
+    (copy / "half/cats/1.png").write_text("the copy's own")
+    monkeypatch.chdir(copy)
+    for name in ("photos", "half", "photos.zip", "nothing"):
+        borrow(Path(name), root)
+        borrow(Path(name), root)  # again changes nothing
+    assert Path("photos").is_symlink() and Path("photos/cats/1.png").read_text() == "photos/cats/1.png"
+    assert Path("photos.zip").read_text() == "photos.zip" and not Path("nothing").exists()
+    assert Path("half/cats/1.png").read_text() == "the copy's own"
+    assert Path("half/dogs/inner/2.png").is_symlink() and not Path("half/dogs").is_symlink()
+    monkeypatch.chdir(root)
+    borrow(Path("photos"), root)
+    assert not Path("photos").is_symlink()
+
+
+def test_an_unknown_log_level_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("pipeline")
+    before = logger.level, logger.propagate, logger.handlers[:]
+    try:
+        for value, said in (("loud", True), ("", False), ("Debug", False)):
+            monkeypatch.setenv("GENLOOM_LOG", value)
+            set_up_logging()
+            message = "GENLOOM_LOG: there is no level 'loud': info is taken. Set it to debug, info, warning, error."
+            assert (message in capsys.readouterr().err) == said
+    finally:
+        logger.level, logger.propagate, logger.handlers[:] = before

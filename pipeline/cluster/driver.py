@@ -8,7 +8,6 @@ Nodes of a cluster get this program's code from Ray, and the data too if they do
 """
 
 import logging
-import math
 import os
 import threading
 import uuid
@@ -26,6 +25,7 @@ from pipeline.config import Cluster
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.record import record
+from pipeline.training.checks import check_workers
 from pipeline.training.job import DivergedError, Job
 from pipeline.training.memory import out_of_memory
 
@@ -61,7 +61,7 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
     """
     if cluster.address is None:
         check_cpus(cluster, os.cpu_count() or 1, "this machine")
-    _check_batch(job.run.batch_size, cluster)
+    check_workers("the run's ", job.run.batch_size, cluster)
     _diverged(job).unlink(missing_ok=True)
     with _environment(_variables(cluster)):
         for left in reversed(range(cluster.max_failures + 1)):
@@ -100,20 +100,6 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-
-
-def _check_batch(batch_size: int, cluster: Cluster) -> None:
-    """Raise UserError unless every possible number of workers divides a global batch equally."""
-    numbers = range(cluster.least, cluster.most + 1)
-    if not numbers:
-        raise UserError(f"params.yaml: cluster.workers: [{cluster.least}, {cluster.most}]: the least comes first.")
-    uneven = [number for number in numbers if batch_size % number]
-    if uneven:
-        multiple = math.lcm(*numbers)
-        raise UserError(
-            f"params.yaml: cluster.workers: {uneven[0]} workers cannot share a batch_size of {batch_size} equally; "
-            f"make the run's batch_size a multiple of {multiple}."
-        )
 
 
 def _fit(

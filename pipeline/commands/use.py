@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import UserError, nearest
-from pipeline.stages.paths import RUNS, run_folder
+from pipeline.stages.paths import DATA, REFERENCE, RUNS, run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,6 +133,34 @@ def reconstruct(
     print(f"{to}: {len(found)} images; a pixel differs by {error:.2f} of 255 levels on average")
 
 
+def evaluate(
+    source: Source,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A JSON file; else it is printed.")] = None,
+) -> None:
+    """Score a model by params.yaml's protocol against out/reference: a published checkpoint, or any weights."""
+    from pipeline.config import read_params
+    from pipeline.data.dataset import domains, open_dataset
+    from pipeline.evaluate.extraction import write_samples
+    from pipeline.evaluate.extractors import load_all
+    from pipeline.evaluate.scoring import score_run
+    from pipeline.files import write_json
+    from pipeline.inference.generate import refuse_other_images
+
+    settings, dataset = read_params().evaluate, open_dataset(DATA)
+    with loaded(source) as (trained, _), tempfile.TemporaryDirectory() as temporary:
+        refuse_other_images(trained, dataset.spec, source)
+        first, second = domains(dataset, _facts(_found(source)).get("params", {}).get("domains"))
+        folder, device = Path(temporary), next(trained.nets.parameters()).device
+        write_samples(folder, trained, first, settings, load_all(settings, device), second)
+        scores = score_run(folder, REFERENCE, settings)
+    content = {"source": source, "seen": trained.seen, "metrics": scores.metrics, "protocol": scores.protocol}
+    if to is None:
+        print(json.dumps(content, indent=2, sort_keys=True))
+    else:
+        write_json(to, content)
+        print(f"{to}: written")
+
+
 @contextmanager
 def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
     """Load a model onto the first GPU, or the CPU if there is none.
@@ -195,7 +223,14 @@ def _fetched(uri: str, folder: Path) -> Path:
 
 def _classes(weights: Path) -> list[str]:
     """Return the names of the classes, which a run's train.json has."""
+    classes = _facts(weights).get("dataset", {}).get("classes", [])
+    return [str(name) for name in classes]
+
+
+def _facts(weights: Path) -> dict[str, Any]:
+    """Return what train.json beside the weights says; {} if there is none."""
     try:
-        return [str(name) for name in json.loads((weights.parent / "train.json").read_text())["dataset"]["classes"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        content = json.loads((weights.parent / "train.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -19,7 +19,8 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import NonNegative, Positive, bounds
+from pipeline.config import NonNegative, Positive
+from pipeline.config.validation import bounds
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
@@ -30,7 +31,9 @@ from pipeline.families.vae import bits_per_dimension
 from pipeline.nets.flow.bijections import Bijection, Center, Chain, Logit
 from pipeline.nets.flow.conditioners import initialize_actnorms
 from pipeline.nets.flow.multiscale import LearnedPrior, MultiScale
+from pipeline.nets.layers import refused_size
 
+LEVELS = 3  # by default
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0)  # rows of the panel
 
 
@@ -58,7 +61,7 @@ class Flow(Optimized):
     """An invertible net from images to normal latents; its loss is in bits per dimension, averaged over the batch.
 
     Attributes:
-        levels: resolutions, each half the one before.
+        levels: resolutions, each half the one before; null: 3, or as many as the data's size can be halved for.
         width: hidden channels of the couplings' networks.
         preprocessing: v as the flow's layers get it: center (v - 1/2), or logit, of alpha + (1 - 2 alpha) v, which
             suits images of mostly black and white.
@@ -69,8 +72,9 @@ class Flow(Optimized):
     sampled: ClassVar[tuple[str, ...]] = ("flow",)
     encodes: ClassVar[tuple[str, ...]] = ("latents", "log_likelihood")
     decodes: ClassVar[tuple[str, ...]] = ("latents",)
+    halves_last: ClassVar[bool] = True  # the last level halves the image too
 
-    levels: Positive = 3
+    levels: Positive | None = None
     width: Positive = 32
     preprocessing: Literal["center", "logit"] = "center"
     alpha: Annotated[float, bounds(gt=0, lt=0.5)] = 0.05
@@ -79,6 +83,27 @@ class Flow(Optimized):
     @abstractmethod
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior | None]:
         """Return each level's layers, the first level's after the preprocessing, and what is learned of the prior."""
+
+    def depth(self, size: int) -> int:
+        """Return how many levels there are.
+
+        Args:
+            size: of the images.
+
+        Returns:
+            ``levels``, or by default 3 or as many as there can be.
+
+        Raises:
+            ValueError: the size cannot be halved so often.
+        """
+        most = _halvings(size) + (not self.halves_last)
+        depth = self.levels or max(min(LEVELS, most), 1)
+        if depth > most:
+            halvings = depth - (not self.halves_last)
+            what = f"cannot be halved {halvings} times, as levels: {depth} does" if halvings > 1 else "is odd"
+            instead = f", or levels to {most}" if most else ""
+            raise ValueError(f"{refused_size(size, lambda other: _halvings(other) >= halvings, what)}{instead}")
+        return depth
 
     def build(self, spec: ImageSpec) -> Nets:
         (first, *others), prior = self.layers(spec)
@@ -115,6 +140,9 @@ class Flow(Optimized):
         nats = -(normal_log_density(latents) + logdet)
         return bits_per_dimension(nats, latents.shape[1]) + 8.0
 
+    def overflow_remedy(self) -> str:
+        return f"Lower its temperature (now {self.temperature}), or its learning rate."
+
     def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return the latents, and the log-likelihood in nats of the 256-level image: -d log(2) bits per dimension."""
         latents, logdet = self.latents_of(nets, batch)
@@ -123,9 +151,6 @@ class Flow(Optimized):
 
     def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return self.images_of(nets, encoded["latents"], labels)
-
-    def overflow_remedy(self) -> str:
-        return f"Lower its temperature (now {self.temperature}), or its learning rate."
 
     def latents_of(self, nets: Nets, batch: Batch, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return latents (n, d) and log |det| (n,) of the batch's images, given its own labels or others."""
@@ -143,6 +168,11 @@ class Flow(Optimized):
 
     def _noise(self, nets: Nets, like: Batch) -> Tensor:
         return like.noise.normal("latent", _flow(nets).dimensions)
+
+
+def _halvings(size: int) -> int:
+    """Return how often a size can be halved."""
+    return (size & -size).bit_length() - 1
 
 
 def _flow(nets: Nets) -> MultiScale:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.precision import without_autocast
+
 Critic = Callable[[Tensor], Tensor]  # (n, c, h, w) -> (n, 1)
 
 _ROOT = 1e-12  # under a norm's root: its gradient is finite where the critic is flat
@@ -19,7 +21,7 @@ _ROOT = 1e-12  # under a norm's root: its gradient is finite where the critic is
 def input_gradient(critic: Critic, images: Tensor) -> Tensor:
     """Return each sample's own gradient of its score, (n, c * h * w), differentiable again; never in half precision."""
     images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_(True)
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images.device):
         (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
     return gradient.flatten(1)
 

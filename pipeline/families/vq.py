@@ -18,7 +18,7 @@ from pipeline.families.latents import one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName, bound_in_bits, check_likelihood
 from pipeline.nets.codebook import Codebook
-from pipeline.nets.vq import Decoder, Encoder
+from pipeline.nets.vq import Decoder, Encoder, default_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Quantized(Optimized):
     Attributes:
         codes: how many there are.
         embedding: dimensions of a code's vector.
-        grid: codes per side of an image.
+        grid: codes per side of an image; null: 8 at 32 pixels, and the size halved to 6 .. 11, or to an odd
+            number, at others.
         width: channels of encoder and decoder.
         blocks: residual blocks in each of them.
         likelihood: of the pixels, given the codes.
@@ -40,7 +41,7 @@ class Quantized(Optimized):
 
     codes: Positive = 512
     embedding: Positive = 64
-    grid: Positive = 8
+    grid: Positive | None = None
     width: Positive = 64
     blocks: Count = 2
     likelihood: LikelihoodName = "discretized_logistic"
@@ -49,9 +50,18 @@ class Quantized(Optimized):
     def __post_init__(self) -> None:
         check_likelihood(self)
 
+    def codes_per_side(self, size: int) -> int:
+        """Return ``grid``, or that of images of a size."""
+        return self.grid or default_grid(size)
+
     def autoencoder(self, spec: ImageSpec, codebook: Codebook) -> dict[str, nn.Module]:
         """Build the nets "encoder", "codebook", "decoder" and "likelihood"."""
-        shape = {"channels": spec.channels, "size": spec.size, "grid": self.grid, "width": self.width}
+        shape = {
+            "channels": spec.channels,
+            "size": spec.size,
+            "grid": self.codes_per_side(spec.size),
+            "width": self.width,
+        }
         inner = {"dim": self.embedding, "blocks": self.blocks}
         likelihood = LIKELIHOODS[self.likelihood](spec.channels, self.scale)
         encoder, decoder = Encoder(**shape, **inner), Decoder(**shape, **inner)
@@ -93,6 +103,12 @@ class Quantized(Optimized):
 def codebook_of(nets: Nets) -> Codebook:
     """Return the net "codebook", with its type."""
     return cast(Codebook, nets["codebook"])
+
+
+def grid_of(nets: Nets) -> tuple[int, int]:
+    """Return the height and width of an image's codes."""
+    decoder = cast(Decoder, nets["decoder"])
+    return decoder.grid, decoder.grid
 
 
 def straight_through(features: Tensor, quantized: Tensor) -> Tensor:

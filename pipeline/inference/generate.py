@@ -52,9 +52,23 @@ def load_fitting(path: Path, spec: ImageSpec, device: torch.device | str = "cpu"
         UserError: the file is damaged or foreign, or its images' channels, size or classes are others.
     """
     trained = load_weights(path, device)
-    if trained.spec != spec:
-        raise UserError(f"{path.parent}: trained on {trained.spec}, but out/data has {spec}. Run `dvc repro`.")
+    refuse_other_images(trained, spec, str(path.parent))
     return trained
+
+
+def refuse_other_images(trained: Trained, spec: ImageSpec, source: str) -> None:
+    """Raise UserError unless a model was trained on images of the shape of the data at hand.
+
+    Args:
+        trained: the model.
+        spec: of the data.
+        source: where the model comes from, for the message.
+
+    Raises:
+        UserError: channels, size or classes differ.
+    """
+    if trained.spec != spec:
+        raise UserError(f"{source}: trained on {trained.spec}, but out/data has {spec}. Run `dvc repro`.")
 
 
 def shuffled(size: int, count: int, seed: int) -> Tensor:

@@ -92,6 +92,17 @@ class Source(ABC):
             UserError: the files can't be had, or are damaged.
         """
 
+    def foreseen_classes(self, path: Path) -> tuple[str, ...] | None:
+        """Return the classes' names if they are known before the download; by default they are not.
+
+        Args:
+            path: ``data.path``.
+
+        Returns:
+            The names by label, or None.
+        """
+        return None
+
     @abstractmethod
     def open(self, raw: Path) -> AbstractContextManager[RawDataset]:
         """Open what ``download`` made; images are decoded one at a time if the dataset may be of any size.

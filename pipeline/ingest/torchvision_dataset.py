@@ -95,6 +95,9 @@ class TorchvisionDataset(Source):
             if copy.suffix in _PACKED:
                 extract_archive(copy, folder, remove_finished=True)
 
+    def foreseen_classes(self, path: Path) -> tuple[str, ...] | None:
+        return self.classes
+
     @contextmanager
     def open(self, raw: Path) -> Iterator[RawDataset]:
         """Decode what ``download`` made; all of it is held in memory."""
@@ -125,6 +128,7 @@ def mnist_like(dataset: Any, content: Mapping[str, str]) -> TorchvisionDataset:
             RemoteFile(name=name, urls=mirrors, md5=md5, content=content.get(name)) for name, md5 in dataset.resources
         ),
         folder=f"{dataset.__name__}/raw",
+        classes=tuple(dataset.classes),
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
-from pipeline.config import Run, checked, field_names, refuse_unknown, validated
+from pipeline.config import Run
+from pipeline.config.validation import checked, field_names, validated
 from pipeline.core.method import Method
 from pipeline.errors import nearest
 
@@ -79,6 +80,5 @@ def configure(run: Run, settings: Mapping[str, Any], prefix: str, path: Path = P
         UserError: no such method, an unknown param, or a value that does not fit; with file, key and remedy.
     """
     cls = find(run.method, f"{path}: {prefix}method")
-    refuse_unknown(settings, field_names(cls), path, prefix, also=field_names(Run))
-    method: Method = checked(cls, dict(settings), path, prefix)
+    method: Method = checked(cls, dict(settings), path, prefix, also=field_names(Run))
     return method

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import methods, registry
-from pipeline.config import Params, Run, json_schema
+from pipeline.config import Params, Run
+from pipeline.config.validation import json_schema
 from pipeline.core.method import Method
 
 PATH = Path("params.schema.json")

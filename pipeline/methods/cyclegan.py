@@ -23,7 +23,7 @@ from pipeline.core.world import World
 from pipeline.families.latents import one_at_a_time
 from pipeline.families.optimization import Optimized, Schedule
 from pipeline.nets.layers import NormName, Upsampling
-from pipeline.nets.patch import ImagePool, PatchCritic, Translator
+from pipeline.nets.patch import ImagePool, PatchCritic, Translator, least_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class CycleGAN(Optimized):
     Attributes:
         width: channels of the first layer (paper: 64).
         blocks: residual blocks of a generator (paper: 6 at 128 pixels).
-        patch_steps: convolutions between a critic's first and last; 3 sees patches of 70 x 70 pixels, 2 of 34.
+        patch_steps: convolutions between a critic's first and last; 3 sees patches of 70 x 70 pixels, 2 of 34, 1 of
+            16; null: 2, or 1 where the images are smaller than 12 pixels.
         cycle: lambda, the weight of cycle consistency.
         identity: mu, the weight of the identity loss relative to ``cycle``.
         pool: earlier translations kept per domain, of which the critics see some; 0: none.
@@ -49,7 +50,7 @@ class CycleGAN(Optimized):
 
     width: Positive = 32
     blocks: Count = 3
-    patch_steps: Positive = 2
+    patch_steps: Positive | None = None
     cycle: NonNegative = 10.0
     identity: NonNegative = 0.5
     pool: Count = 50
@@ -59,12 +60,15 @@ class CycleGAN(Optimized):
     schedule: Schedule = "late_linear"
 
     def build(self, spec: ImageSpec) -> Nets:
+        steps = self.patch_steps or (2 if spec.size >= least_size(2) else 1)
+
         def translator() -> Translator:
             shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "blocks": self.blocks}
             return Translator(norm_name=self.norm, upsampling=self.upsampling, **shape)
 
         def critic() -> PatchCritic:
-            return PatchCritic(channels=spec.channels, width=self.width, steps=self.patch_steps, norm_name=self.norm)
+            shape = {"channels": spec.channels, "size": spec.size, "width": self.width, "steps": steps}
+            return PatchCritic(norm_name=self.norm, **shape)
 
         nets: dict[str, nn.Module] = {"a_to_b": translator(), "b_to_a": translator()}
         nets |= {"critic_a": critic(), "critic_b": critic()}

@@ -45,7 +45,7 @@ class Glow(Flow):
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], LearnedPrior]:
         if self.class_conditional and spec.classes == 0:
             raise ValueError("class_conditional: the data has no labels")
-        channels = [spec.channels * 2 ** (level + 2) for level in range(self.levels)]
+        channels = [spec.channels * 2 ** (level + 2) for level in range(self.depth(spec.size))]
         levels = [[Squeeze(), *self._steps(c)] for c in channels]
         for level, c in zip(levels[:-1], channels, strict=False):
             level.append(Coupling(ConvZeros(c // 2, c), Standardize()))

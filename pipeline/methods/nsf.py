@@ -14,7 +14,8 @@ dropout 0.2, multi_scale false, lr 0.0005 with a cosine schedule, 200,000 steps 
 from dataclasses import dataclass
 from typing import Annotated
 
-from pipeline.config import Positive, PositiveFloat, Unit, bounds
+from pipeline.config import Positive, PositiveFloat, Unit
+from pipeline.config.validation import bounds
 from pipeline.core.batch import ImageSpec
 from pipeline.families.flow import Flow
 from pipeline.families.optimization import Schedule
@@ -52,7 +53,7 @@ class NSF(Flow):
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], None]:
         growth = 2 if self.multi_scale else 4
-        levels = [self._level(4 * spec.channels * growth**level) for level in range(self.levels)]
+        levels = [self._level(4 * spec.channels * growth**level) for level in range(self.depth(spec.size))]
         return levels if self.multi_scale else [[layer for level in levels for layer in level]], None
 
     def _level(self, channels: int) -> list[Bijection]:

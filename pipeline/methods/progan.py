@@ -4,7 +4,7 @@ variation", ICLR 2018, arXiv:1710.10196; the loss is WGAN-GP's (arXiv:1704.00028
     critic:     E D(G(z)) - E D(x) + lambda E (|grad D(x')|_2 - 1)^2 + e E D(x)^2,   x' between x and G(z)
     generator:  -E D(G(z))
 
-Both nets begin at 4 to 7 pixels and grow to the data's size: each further level fades in, and then trains for the same
+Both nets begin at 4 to 15 pixels and grow to the data's size: each further level fades in, and then trains for the same
 time. While a level fades in, real images fade in the same way from those of the level before.
 """
 

@@ -11,7 +11,7 @@ Left out: its L2 penalty of 5e-5 on the weight normalization's scales.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipeline.config import Positive, PositiveFloat
 from pipeline.core.batch import ImageSpec
@@ -34,6 +34,8 @@ class RealNVP(Flow):
         net_norm: normalization in the couplings' networks.
     """
 
+    halves_last: ClassVar[bool] = False
+
     width: Positive = 16
     blocks: Positive = 1
     preprocessing: Literal["center", "logit"] = "logit"
@@ -42,8 +44,8 @@ class RealNVP(Flow):
     net_norm: NormName = "batch"
 
     def layers(self, spec: ImageSpec) -> tuple[list[list[Bijection]], None]:
-        channels = [spec.channels * 2**level for level in range(self.levels)]
-        widths = [self.width * 2**level for level in range(self.levels)]
+        factors = [2**level for level in range(self.depth(spec.size))]
+        channels, widths = [spec.channels * factor for factor in factors], [self.width * factor for factor in factors]
         levels = [self._level(*sizes) for sizes in zip(channels[:-1], widths[:-1], strict=True)]
         return [*levels, self._checkerboards(channels[-1], widths[-1], 4)], None
 

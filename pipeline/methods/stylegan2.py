@@ -20,6 +20,7 @@ from torch.nn.functional import softplus
 from pipeline.config import NonNegative, Positive, PositiveFloat, Probability, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Nets
+from pipeline.core.precision import without_autocast
 from pipeline.core.world import World
 from pipeline.families.gan import GAN, Critic, Terms
 from pipeline.families.latents import PRIORS
@@ -119,7 +120,7 @@ class StyleGAN2(GAN):
 
     def _path_penalty(self, nets: Nets, batch: Batch) -> Tensor:
         generator = _generator(nets)
-        with torch.autocast(batch.images.device.type, enabled=False):
+        with without_autocast(batch.images.device):
             styles = self._styles(nets, batch)
             images = self._images(generator, styles, batch)
             lengths = stylegan2.path_lengths(images, styles, batch.noise.normal("direction", *images.shape[1:]))

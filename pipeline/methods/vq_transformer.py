@@ -20,7 +20,7 @@ from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.families.optimization import OptimizerName
-from pipeline.families.vq import Quantized
+from pipeline.families.vq import Quantized, grid_of
 from pipeline.nets.codebook import Codebook
 from pipeline.nets.transformer import Transformer
 
@@ -55,7 +55,7 @@ class VQTransformer(Quantized):
         nets = self.autoencoder(spec, Codebook(codes=self.codes, dim=self.embedding))
         nets["transformer"] = Transformer(
             codes=self.codes,
-            length=self.grid**2,
+            length=self.codes_per_side(spec.size) ** 2,
             classes=spec.classes,
             width=self.transformer_width,
             layers=self.layers,
@@ -68,14 +68,14 @@ class VQTransformer(Quantized):
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         transformer = cast(Transformer, nets["transformer"])
-        codes = transformer.generate(like.noise.uniform("codes", self.grid**2), like.labels)
-        return self.image(nets, codes.unflatten(1, (self.grid, self.grid)))
+        codes = transformer.generate(like.noise.uniform("codes", transformer.length), like.labels)
+        return self.image(nets, codes.unflatten(1, grid_of(nets)))
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         codes = self.codes_of(nets, batch.images)
         log_prior = -self._nats(nets, codes, batch.labels).sum(1)
         log_likelihood = nets["likelihood"](batch.images, self.location(nets, codes), batch.noise)
-        return {"nats_per_code": -log_prior / self.grid**2} | self.bits(log_prior, log_likelihood, batch)
+        return {"nats_per_code": -log_prior / codes[0].numel()} | self.bits(log_prior, log_likelihood, batch)
 
     def _loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         with torch.no_grad():

@@ -20,7 +20,7 @@ from pipeline.config import NonNegative, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.families.vae import trained_nets
-from pipeline.families.vq import Quantized, codebook_of, move_codebook, straight_through
+from pipeline.families.vq import Quantized, codebook_of, grid_of, move_codebook, straight_through
 from pipeline.nets.codebook import Codebook, draw
 
 
@@ -48,7 +48,7 @@ class VQVAE(Quantized):
         return (self.phase("vqvae", trained_nets(self, ("encoder", "decoder")), self._loss, after=move_codebook),)
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
-        uniform = like.noise.uniform("codes", self.grid, self.grid)
+        uniform = like.noise.uniform("codes", *grid_of(nets))
         return self.image(nets, draw(codebook_of(nets).prior(), uniform))
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:

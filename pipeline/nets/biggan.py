@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, relu
 
+from pipeline.core.precision import without_autocast
 from pipeline.nets.initialization import LAYERS, initialize
 from pipeline.nets.layers import Head, NormName, add_spectral_norm, as_weights_lie, norm
 from pipeline.nets.shapes import PyramidShape
@@ -67,7 +68,7 @@ def orthogonal_penalty(weight: Tensor) -> Tensor:
     It is 0 if the rows, the filters, are orthogonal, of whatever length. The diagonal is subtracted, so that the
     smaller of W W^T and W^T W serves.
     """
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device):
         rows = weight.flatten(1)
         product = rows @ rows.t() if len(rows) <= rows.shape[1] else rows.t() @ rows
         return product.square().sum() - rows.square().sum(1).square().sum()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pipeline.core.noise import Noise
+from pipeline.core.precision import without_autocast
 
 
 class Codebook(nn.Module):
@@ -38,7 +39,7 @@ class Codebook(nn.Module):
 
     def nearest(self, features: Tensor) -> Tensor:
         """Find the code at the smallest Euclidean distance: (n, d, g, g) -> (n, g, g) int64; always in float32."""
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(features.device):
             rows = features.movedim(1, -1).float()
             distances = self.vectors.square().sum(1) - 2.0 * rows @ self.vectors.T  # less |row|^2, which all share
             return distances.argmin(-1)

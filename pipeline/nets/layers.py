@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 
+from pipeline.core.precision import without_autocast
+
 GROUP = 4  # channels of a group at least: with fewer, group norm is instance norm
 LARGEST_GROUPS = 32  # groups at most (Wu, He, "Group normalization", arXiv:1803.08494)
+LARGEST_BASE = 15  # pixels of a pyramid's smallest map at most
 WARM_UP_ITERATIONS = 15  # power iterations before the first step, as in torch's own spectral norm
 
 NormName = Literal["batch", "layer", "group", "instance", "none"]
@@ -178,7 +181,7 @@ class SpectralNorm(nn.Module):
             self.u.copy_(self._singular_vectors(self._matrix(weight))[0])
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight.device):
             matrix = self._matrix(weight)
             u, v = self._singular_vectors(matrix)
             if self.training:
@@ -208,6 +211,22 @@ def as_weights_lie(images: Tensor, net: nn.Module) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
+def refused_size(size: int, fits: Callable[[int], bool], what: str) -> ValueError:
+    """Return the error for an image size that does not fit, with the nearest sizes that do.
+
+    Args:
+        size: of the data's images.
+        fits: whether a size would do; some size up to twice this one does.
+        what: follows the size in the message, such as "is not a multiple of 4".
+
+    Returns:
+        The error, to be raised.
+    """
+    below = next((other for other in range(size - 1, 7, -1) if fits(other)), None)
+    above = next(other for other in range(size + 1, 2 * size + 9) if fits(other))
+    return ValueError(f"data.size: {size} {what}; set it to {f'{below} or ' if below else ''}{above}")
+
+
 def doublings(size: int) -> tuple[int, int]:
     """Return where a convolutional pyramid starts and how often it doubles.
 
@@ -215,17 +234,23 @@ def doublings(size: int) -> tuple[int, int]:
         size: of the image.
 
     Returns:
-        (base, k) with size = base * 2**k and base in 4 .. 7.
+        (base, k) with size = base * 2**k, k at least 1 and base in 4 .. 7, or odd and at most 15.
 
     Raises:
-        ValueError: there is no such base, for example for 30 or 33.
+        ValueError: there is no such base, for example for 33 or 100.
     """
+    pyramid = _pyramid(size)
+    if pyramid is None:
+        what = f"is not 4, 5, 6, 7, 9, 11, 13 or {LARGEST_BASE} times a power of two"
+        raise refused_size(size, lambda other: _pyramid(other) is not None, what)
+    return pyramid
+
+
+def _pyramid(size: int) -> tuple[int, int] | None:
     base, steps = size, 0
     while base > 7 and base % 2 == 0:
         base, steps = base // 2, steps + 1
-    if not 4 <= base <= 7:
-        raise ValueError(f"size {size} is not 4, 5, 6 or 7 times a power of two; set data.size to 16, 28, 32, 64 ...")
-    return base, steps
+    return (base, steps) if 4 <= base <= LARGEST_BASE and steps else None
 
 
 def widths(steps: int, width: int, max_width: int) -> list[int]:

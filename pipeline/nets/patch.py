@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
 from pipeline.nets.initialization import initialize_dcgan
-from pipeline.nets.layers import NormName, Upsampling, as_weights_lie, norm, upsample
+from pipeline.nets.layers import NormName, Upsampling, as_weights_lie, norm, refused_size, upsample
 
 
 class Residual(nn.Module):
@@ -38,7 +38,7 @@ class Translator(nn.Module):
     ) -> None:
         super().__init__()
         if size % 4:
-            raise ValueError(f"size {size} is not a multiple of 4; set data.size to 16, 28, 32 ...")
+            raise refused_size(size, lambda other: other % 4 == 0, "is not a multiple of 4")
         layers: list[nn.Module] = [
             nn.Conv2d(channels, width, 7, 1, 3, padding_mode="reflect"),
             *_active(norm_name, width),
@@ -61,8 +61,10 @@ class Translator(nn.Module):
 class PatchCritic(nn.Module):
     """(n, c, s, s) -> (n, 1, h, w), a score for each patch; steps 3 sees patches of 70 x 70, 2 of 34, 1 of 16."""
 
-    def __init__(self, *, channels: int, width: int, steps: int, norm_name: NormName) -> None:
+    def __init__(self, *, channels: int, size: int, width: int, steps: int, norm_name: NormName) -> None:
         super().__init__()
+        if size < least_size(steps):
+            raise ValueError(f"patch_steps: {steps} need images of {least_size(steps)} pixels or more, not {size}")
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         before = width
         for number in range(1, steps + 1):
@@ -75,6 +77,11 @@ class PatchCritic(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         scores: Tensor = self.layers(as_weights_lie(images, self.layers))
         return scores
+
+
+def least_size(steps: int) -> int:
+    """Return the size of the smallest images of which a critic of patches scores one."""
+    return 3 * 2**steps
 
 
 class ImagePool(nn.Module):

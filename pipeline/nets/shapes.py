@@ -64,7 +64,7 @@ class CriticShape(NetShape):
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidShape:
-    """What the large generators and critics have in common: maps that double from 4 .. 7 pixels to the data's size.
+    """What the large generators and critics have in common: maps that double from 4 .. 15 pixels to the data's size.
 
     Attributes:
         channels: of the images.

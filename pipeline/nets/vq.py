@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.nets.initialization import initialize
-from pipeline.nets.layers import as_weights_lie
+from pipeline.nets.layers import as_weights_lie, refused_size
+
+LARGEST_GRID = 32  # codes per side at most, if none are asked for
 
 
 class Encoder(nn.Module):
@@ -39,6 +41,7 @@ class Decoder(nn.Module):
 
     def __init__(self, *, channels: int, size: int, grid: int, width: int, dim: int, blocks: int = 2) -> None:
         super().__init__()
+        self.grid = grid
         widths = [channels, *_widths(size, grid, width)][::-1]
         layers: list[nn.Module] = [nn.Conv2d(dim, width, 3, 1, 1), *(Residual(width) for _ in range(blocks))]
         layers += [nn.ReLU(), nn.Conv2d(width, widths[0], 3, 1, 1)]
@@ -64,6 +67,31 @@ class Residual(nn.Module):
         return out
 
 
+def default_grid(size: int) -> int:
+    """Return the codes per side of an image: its size halved as often as six or more are left.
+
+    Args:
+        size: of the image.
+
+    Returns:
+        8 where the size is a power of two.
+
+    Raises:
+        ValueError: more than LARGEST_GRID would be left.
+    """
+    grid = _halved(size)
+    if grid > LARGEST_GRID:
+        what = f"halves to {grid} codes per side, which are too many"
+        raise refused_size(size, lambda other: _halved(other) <= LARGEST_GRID, what)
+    return grid
+
+
+def _halved(size: int) -> int:
+    while size % 2 == 0 and size >= 12:
+        size //= 2
+    return size
+
+
 def _he(layer: Any) -> None:
     """Draw weights as He et al., arXiv:1502.01852: an encoder's layer gives as much as it got.
 
@@ -79,6 +107,7 @@ def _widths(size: int, grid: int, width: int) -> list[int]:
     """
     factor = size // grid
     if factor * grid != size or factor & (factor - 1):
-        raise ValueError(f"grid: the image's size {size} should be {grid} times 1, 2, 4, 8 ...")
+        fitting = ", ".join(str(size >> k) for k in range(size.bit_length()) if not size % (1 << k) and size >> k < 65)
+        raise ValueError(f"grid: data.size {size} should be {grid} times 1, 2, 4, 8 ...; set it to {fitting or size}")
     halvings = factor.bit_length() - 1
     return [max(width // 2, 1)] * (halvings > 1) + [width] * (halvings - (halvings > 1))

@@ -1,4 +1,5 @@
-"""Stage code: what decides each stage's outputs, to out/code; what a run from scratch begins with, to out/scratch."""
+"""Stage code, before all others: checks params.yaml; writes to out/code what decides each stage's outputs, and to
+out/scratch what a run from scratch begins with."""
 
 import json
 import logging
@@ -8,19 +9,23 @@ from pathlib import Path
 import typer
 
 import pipeline
-from pipeline.config import read_params
+from pipeline.config import Data, Evaluate, parse
 from pipeline.dependencies.entries import CODE, code_files
 from pipeline.errors import run
-from pipeline.files import atomic_folder
+from pipeline.files import atomic_folder, borrow, project_root
 from pipeline.stages.paths import OUT
+
+CHECKED = OUT / "checked.txt"  # not in DVC's cache, so a clone and a temporary copy lack it, and this stage runs there
 
 logger = logging.getLogger("pipeline.stages.code")  # __name__ is "__main__" in a script
 
 
 def main() -> None:
-    """Hash the code that decides each stage's outputs, by what it means, for DVC to compare."""
-    params = read_params()
-    settings = params.evaluate
+    """Check params.yaml; hash the code that decides each stage's outputs, by what it means, for DVC to compare."""
+    from pipeline.training.check_params import check_params
+
+    _borrow_files()
+    settings = check_params().evaluate
     _say_if_old(Path("dvc.lock"))
     root = Path(pipeline.__file__).parents[1]
     with atomic_folder(CODE) as folder:
@@ -29,6 +34,21 @@ def main() -> None:
     with atomic_folder(OUT / "scratch") as folder:
         # Every run's training depends on out/<init_from>/weights.safetensors; a run from scratch reads none.
         (folder / "weights.safetensors").write_text("No weights: a run from scratch draws its own from its seed.\n")
+    CHECKED.write_text("params.yaml was checked in this folder.\n")
+
+
+def _borrow_files() -> None:
+    """Make the files of this machine that params.yaml names appear in a temporary copy of the project."""
+    sections, _ = parse()
+    data, evaluate = sections.get("data", Data()), sections.get("evaluate")
+    named = [data.path, evaluate.weights if isinstance(evaluate, Evaluate) else None]
+    named += [run.get("weights") for run in sections.get("runs", {}).values()]
+    for path in named:
+        if isinstance(path, str) and "://" not in path and ":/" not in path:
+            borrow(Path(path), project_root())
+    path = Path(data.path)
+    if data.source != "image_folder" and not path.is_absolute() and not path.exists():
+        path.mkdir(parents=True)  # DVC looks at it whatever the source
 
 
 def _say_if_old(lock: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the stages of a run share: the folder of all journals, trainings and unfinished downloads."""
+"""What the stages of a run share: the scratch folder, how many images at once, and what is kept of a failure."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -2,69 +2,65 @@
 
 DVC restores files without running a stage: from its run cache, by ``dvc checkout``, ``dvc pull`` and ``dvc exp apply``.
 So results are journaled from the files, not by the stage that made them, and again whenever the files differ from the
-journal. A run that was pulled has no journal on this machine: MLflow's own run of that training goes on, or, where
-MLflow has none, one is made of the files, and a tag says so.
+journal; and MLflow's run is then compared with the files (standing.py), because other machines write there too.
 
-A metric of which there are several values at one step: the last one journaled stands. Every evaluation is also kept as
-an artifact, evaluations/<hash>.json, with its protocol; the tag ``evaluation`` names the one that stands.
+A run that was pulled has no journal on this machine, so one is begun from its files. MLflow's own run of that training
+goes on with what comes after; where MLflow has none, one is made of the files and tagged ``genloom.made_from``.
+
+Every evaluation is also kept as an artifact, evaluations/<hash>.json, with its protocol; the tag ``evaluation`` names
+the one that stands.
 """
 
 import csv
-import hashlib
 import json
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.files import project_root
-from pipeline.tracking import sender
-from pipeline.tracking.journal import Journal
-from pipeline.tracking.queries import by_key, fetch_runs
+from pipeline.tracking import journal, sender
+from pipeline.tracking.journal import BusyError, Journal
+from pipeline.tracking.outages import is_away, remember_silence
 from pipeline.tracking.record import read_train_json, run_scratch
-from pipeline.tracking.references import PUBLISHED, RUNS, Reference, find_journal
-from pipeline.tracking.shipped import is_synced
-from pipeline.tracking.target import find_outage, resolve
-
-EVALUATION, ORIGIN = "evaluation", "genloom.made_from"  # tags
-SUPERSEDED = "superseded: the present evaluation does not measure this"
-_PROTOCOL = "protocol."
+from pipeline.tracking.references import PUBLISHED, RUNS, Reference, find_journal, list_journals
+from pipeline.tracking.sender import ORIGIN
+from pipeline.tracking.shipped import Shipped, is_synced
+from pipeline.tracking.standing import EVALUATION, FINAL_SAMPLES, PICTURES, Standing, read_standing
+from pipeline.tracking.target import NO_ANSWER, find_outage, resolve
 
 _logger = logging.getLogger(__name__)
 
 
 def send_results(name: str, params: Params) -> None:
-    """Journal what stands in a run's published folder and send it; never raise for MLflow's sake.
+    """Journal what stands in a run's published folder and send it; never raise for MLflow's or the files' sake.
 
     Args:
         name: The run's.
         params: The project's params.
-
-    Raises:
-        UserError: The published files cannot be read.
     """
-    tracking, target = params.tracking, resolve(params.tracking)
-    if problem := find_outage(target):
-        _logger.warning(
-            f"tracking: MLflow at {target.shown} does not answer ({problem}); `genloom sync` sends {name} later."
-        )
-        return
+    journals = journals_of(params)
     try:
-        folder = update_journal(RUNS / name, params)
-        if not is_synced(folder, tracking):
-            sender.sync(folder, tracking)
+        folder, standing = update_journal(RUNS / name, params)
+        if not is_away(resolve(params.tracking), journals, "all runs"):
+            sender.agree(folder, params.tracking, standing=standing)
+    except BusyError:
+        _logger.info("%s: another process is sending it to MLflow; `genloom sync` brings what it does not", name)
     except UserError as error:
-        _logger.warning(f"tracking: {error} `genloom sync` sends {name} later.")
+        if str(error).endswith(NO_ANSWER):
+            remember_silence(resolve(params.tracking), journals)
+        _logger.warning(f"tracking: {str(error).rstrip('.')}. `genloom sync` sends {name} later.")
 
 
 def send_all_results(params: Params) -> None:
-    """Do for every published run what ``send_results`` does for one, with one word if MLflow does not answer."""
-    target = resolve(params.tracking)
-    if problem := find_outage(target):
-        _logger.warning(f"tracking: MLflow at {target.shown} does not answer ({problem}); `genloom sync` sends later.")
+    """Do for every published run what ``send_results`` does for one; say it, even again, if MLflow does not answer."""
+    if is_away(resolve(params.tracking), journals_of(params), "all runs", always=True):
+        update_journals(params)
         return
     for name in published_runs():
         send_results(name, params)
@@ -88,78 +84,170 @@ def update_journals(params: Params) -> list[str]:
     return problems
 
 
+@dataclass(kw_only=True)
+class Outcome:
+    """What ``synchronize`` did with a run.
+
+    Attributes:
+        run: the folder of its journal, or of its files.
+        sent: whether MLflow lacked something.
+        corrected: what MLflow said otherwise, and now says as the files do.
+        notes: what a person should know.
+        problem: why it was not sent.
+    """
+
+    run: str
+    sent: bool = False
+    corrected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problem: str | None = None
+
+
+def synchronize(params: Params, everything: bool = False) -> Iterator[Outcome]:
+    """Make MLflow agree with out/runs and with the journals, run by run.
+
+    Args:
+        params: The project's params.
+        everything: Send all of every journal again, which changes nothing that MLflow has.
+
+    Yields:
+        What was done, for every published run and every other journal; at last what is not sent, and why.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    target = resolve(params.tracking)
+    if problem := find_outage(target):
+        raise UserError(f"MLflow at {target.shown} can't be reached: {problem}. Start it, or set tracking.uri.")
+    done = set()
+    for name in published_runs():
+        outcome = Outcome(run=(RUNS / name).as_posix())
+        with _telling(outcome):
+            folder = _journal_of(RUNS / name, read_train_json(RUNS / name), params)
+            outcome.run = folder.name
+            done.add(folder)
+            _, standing = update_journal(RUNS / name, params)
+            _agree(outcome, folder, params, everything, standing)
+        yield outcome
+    for folder in list_journals(params):
+        if folder not in done:
+            outcome = Outcome(run=folder.name)
+            with _telling(outcome):
+                _agree(outcome, folder, params, everything, None)
+            yield outcome
+    yield from _left_out(params)
+
+
+@contextmanager
+def _telling(outcome: Outcome) -> Iterator[None]:
+    try:
+        yield
+    except BusyError as error:  # such as a training's own shipper
+        outcome.sent = False
+        outcome.notes.append(str(error))
+    except UserError as error:
+        outcome.problem = str(error)
+
+
+def _agree(outcome: Outcome, folder: Path, params: Params, everything: bool, standing: Standing | None) -> None:
+    outcome.sent = everything or not is_synced(folder, params.tracking)
+    if outcome.sent or standing is not None:
+        outcome.corrected, outcome.notes = sender.agree(folder, params.tracking, everything, standing)
+    refused = Shipped.read(folder, resolve(params.tracking)).refused
+    outcome.notes += [f"refused by MLflow: {reason}" for reason in refused]
+
+
+def _left_out(params: Params) -> Iterator[Outcome]:
+    """Yield what looks like a run and is not sent."""
+    root = journals_of(params)
+    for path in sorted(root.rglob(journal.NAME)):
+        folder = path.parent
+        if folder.parent != root:
+            why = f"a run's folder lies right below {root}; this journal is of a name with '/': rename it"
+            yield Outcome(run=folder.relative_to(root).as_posix(), problem=f"{path}: not sent: {why}.")
+        elif journal.started(folder) is None:
+            yield Outcome(run=folder.name, problem=f"{path}: not sent: it does not say of which run it is; remove it.")
+    for path in sorted(RUNS.glob("*/metrics.json")):
+        if not (path.parent / PUBLISHED).exists():
+            why = f"{path.parent / PUBLISHED} is not there; `dvc checkout` or `dvc pull` brings it"
+            yield Outcome(run=path.parent.name, problem=f"{path}: not sent: {why}.")
+
+
 def published_runs() -> Iterator[str]:
     """Yield the names of the runs in out/runs that are trained."""
     for path in sorted(RUNS.glob(f"*/{PUBLISHED}")):
         yield path.parent.name
 
 
-def update_journal(published: Path, params: Params) -> Path:
+def journals_of(params: Params) -> Path:
+    """Return the folder that holds a folder for each journal."""
+    return run_scratch(project_root() / params.cluster.scratch, "run", "key").parent
+
+
+def update_journal(published: Path, params: Params) -> tuple[Path, Standing]:
     """Journal a run's published results where the journal says something else.
 
     Args:
         published: The run's folder in out/runs.
-        params: The project's params; MLflow is asked if there is no journal.
+        params: The project's params.
 
     Returns:
-        The journal's folder.
+        The journal's folder, and what stands in the published one.
 
     Raises:
-        UserError: The files or the journal cannot be read, or MLflow does not answer.
+        BusyError: Another process writes the journal.
+        UserError: The files or the journal cannot be read.
     """
     trained = read_train_json(published)
-    name, key = published.name, trained["key"]
-    folder = find_journal(Reference(run=name, key=key), params)
-    if folder is None:
-        folder = run_scratch(project_root() / params.cluster.scratch, name, key)
-        known = fetch_runs(params.tracking, by_key(name, key))
-        _begin_journal(folder, published, trained, in_mlflow=bool(known))
+    standing = read_standing(published, trained["seen"])
+    folder = _journal_of(published, trained, params)
+    known = journal.summary(folder)
     with Journal.open(folder) as opened:
-        _record_results(opened, published, trained["seen"])
-    return folder
+        if known is None or (known["restored"] and known["status"] == "RUNNING"):  # the second: a crash in the midst
+            _restore(opened, published, trained)
+        _record_results(opened, standing)
+    return folder, standing
 
 
-def _begin_journal(folder: Path, published: Path, trained: dict[str, Any], *, in_mlflow: bool) -> None:
-    """Begin the journal of a training that another machine did; MLflow may have it from there."""
+def _journal_of(published: Path, trained: dict[str, Any], params: Params) -> Path:
+    """Return the folder of the training's journal, which need not exist."""
+    known = find_journal(Reference(run=published.name, key=trained["key"]), params)
+    return known or run_scratch(project_root() / params.cluster.scratch, published.name, trained["key"])
+
+
+def _restore(opened: Journal, published: Path, trained: dict[str, Any]) -> None:
+    """Journal the training that another machine did, from its files."""
     about = {"name": published.name, "key": trained["key"], "params": trained["params"], "dataset": trained["dataset"]}
-    with Journal.open(folder) as opened:
-        if in_mlflow:
-            opened.start(**about, tags={}, finished=True)
-            return
-        opened.start(**about, tags={ORIGIN: "published files"})
-        for row in _read_history(published):
-            seen = int(row.pop("seen"))
-            opened.metrics(row, step=seen, once=True)
-        for path in sorted((published / "snapshots").glob("*.png")):
-            opened.image("samples", path, step=int(path.stem))
-        cost = {name: trained[name] for name in ("seconds", "images_per_second", "peak_memory_bytes")}
-        opened.metrics({f"cost/{name}": value for name, value in cost.items()}, step=trained["seen"])
-        for name in ("history.csv", "weights.safetensors"):
-            if (published / name).exists():
-                opened.artifact(published / name)
-        if (published / "weights.safetensors").exists():
-            opened.model(published / "weights.safetensors")
-        opened.finish("FINISHED")
+    opened.start(**about, tags={ORIGIN: "published files"}, restored=True)
+    for row in _read_history(published):
+        seen = int(row.pop("seen"))
+        opened.metrics(row, step=seen, once=True)
+    for path in sorted((published / "snapshots").glob("*.png")):
+        opened.image("samples", path, step=int(path.stem))
+    cost = {name: trained[name] for name in ("seconds", "images_per_second", "peak_memory_bytes") if name in trained}
+    opened.metrics({f"cost/{name}": value for name, value in cost.items()}, step=trained["seen"])
+    for name in ("history.csv", "weights.safetensors"):
+        if (published / name).exists():
+            opened.artifact(published / name)
+    if (published / "weights.safetensors").exists():
+        opened.model(published / "weights.safetensors")
+    opened.finish("FINISHED")
 
 
-def _record_results(opened: Journal, published: Path, seen: int) -> None:
+def _record_results(opened: Journal, standing: Standing) -> None:
     """Journal scores with their protocol, and pictures, as far as they are there."""
-    scores, protocol = (_read_json(published / f"{name}.json") for name in ("metrics", "protocol"))
-    if scores is not None and protocol is not None:
-        opened.metrics(scores, step=seen)
-        tags = {f"{_PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
-        gone = {name for name in opened.known_tags() if name.startswith(_PROTOCOL)} - tags.keys()
-        evaluation = json.dumps({"metrics": scores, "protocol": protocol}, indent=2, sort_keys=True)
-        digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
+    if standing.metrics is not None:
+        opened.metrics(standing.metrics, step=standing.step)
+        evaluation = {"metrics": standing.metrics, "protocol": standing.protocol}
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, f"{digest}.json")
-            path.write_text(evaluation + "\n")
+            path = Path(folder, f"{standing.tags[EVALUATION]}.json")
+            path.write_text(json.dumps(evaluation, indent=2, sort_keys=True) + "\n")
             opened.artifact(path, "evaluations")
-        opened.tags(tags | dict.fromkeys(gone, SUPERSEDED) | {EVALUATION: digest})
-    if (published / "samples.png").exists():
-        opened.image("final_samples", published / "samples.png", step=seen)
-        for path in (published / "samples.png", *sorted((published / "panels").glob("*"))):
-            opened.artifact(path, "pictures")
+    if standing.pictures:
+        opened.image(FINAL_SAMPLES, standing.pictures[0], step=standing.step)
+        for path in standing.pictures:
+            opened.artifact(path, PICTURES)
+    opened.tags(dict(standing.tags) | standing.superseded(opened.known_tags()))
 
 
 def _read_history(published: Path) -> Iterator[dict[str, float]]:
@@ -170,13 +258,3 @@ def _read_history(published: Path) -> Iterator[dict[str, float]]:
                 yield {name: float(value) for name, value in row.items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error}). Run `dvc pull` or `dvc repro` to make it.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}). Run `dvc repro` to make it.") from error
-    return content

@@ -70,6 +70,22 @@ def makers(path: str, stages: Stages) -> list[Stage]:
     ]
 
 
+def readers(path: str, stages: Stages) -> list[Stage]:
+    """Return the stages that read a file, or a folder that it is in or that is in it."""
+    return [
+        stage for stage in stages.values() if any(is_within(path, dep) or is_within(dep, path) for dep in stage.deps)
+    ]
+
+
+def downstream(path: str, stages: Stages) -> list[Stage]:
+    """Return the stages that read a file, then those that read what these made, to the end."""
+    chain = readers(path, stages)
+    for stage in chain:
+        for out in stage.outs:
+            chain += [reader for reader in readers(out, stages) if reader not in chain]
+    return chain
+
+
 def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
     params = {key: value for section in entry.get("params", {}).values() for key, value in section.items()}
     deps = {item["path"]: item.get("md5", "") for item in entry.get("deps", [])}

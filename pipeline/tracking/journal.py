@@ -33,6 +33,10 @@ _ALLOWED = re.compile(r"[\w.\- :/]{1,250}", re.ASCII)
 _LOCK_WAIT = 5.0
 
 
+class BusyError(UserError):
+    """Another process, such as a training, has the journal in its hands, and will send it."""
+
+
 class Journal:
     """The only writer of a run's journal, from ``open`` to ``close`` or the end of a with block."""
 
@@ -63,14 +67,15 @@ class Journal:
             The journal, locked against other writers.
 
         Raises:
-            UserError: Another process is writing it, or it is damaged before its end.
+            BusyError: Another process is writing it.
+            UserError: It is damaged before its end.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(folder / LOCK, _LOCK_WAIT))
             except BlockingIOError:
-                raise UserError(
+                raise BusyError(
                     f"{folder}: another process is writing this run's journal. Wait until it ends, or stop it."
                 ) from None
             _repair(folder / NAME)
@@ -88,7 +93,7 @@ class Journal:
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
         dataset: Mapping[str, Any] | None = None,
-        finished: bool = False,
+        restored: bool = False,
     ) -> None:
         """Record what the run is, or that it goes on; return when that is on disk.
 
@@ -98,7 +103,7 @@ class Journal:
             params: A param that is journaled already keeps its first value.
             tags: A tag that is journaled already takes the new value.
             dataset: The content of out/data/spec.json.
-            finished: The training is over and MLflow has it from elsewhere; the journal holds what comes after it.
+            restored: What follows up to ``finish`` is read from published files: another machine trained.
 
         Raises:
             ValueError: The journal is of another run, or MLflow would refuse the name of a param.
@@ -108,7 +113,7 @@ class Journal:
         new = {key: value for key, value in params.items() if key not in self._params}
         for param in new:
             _check_name(param)
-        content = {"params": new, "tags": self._changed(tags)} | ({"status": "FINISHED"} if finished else {})
+        content = {"params": new, "tags": self._changed(tags)} | ({"restored": True} if restored else {})
         if self._start:
             self._append("resume", content)
         else:
@@ -296,17 +301,25 @@ def started(folder: Path) -> Record | None:
 
 
 def summary(folder: Path) -> Record | None:
-    """Return name, key, params, dataset, and the tags and status as they are now; None if there is no journal yet."""
+    """Return name, key, params, dataset, whether it was restored, and tags and status as they are now; or None."""
     start = started(folder)
     if start is None:
         return None
     now: Record = {name: start[name] for name in ("name", "key", "dataset")} | {"params": {}, "tags": {}}
+    now["restored"] = start.get("restored", False)
     for record, _ in read(folder / NAME):
         now["params"] |= record.get("params", {})
         now["tags"] |= record.get("tags", {})
         if record["kind"] in ("start", "resume", "finish"):
             now["status"] = record.get("status", "RUNNING")
     return now
+
+
+def end_of_restored(folder: Path) -> int:
+    """Return the offset behind what was read from published files when the journal was begun; 0 if nothing was."""
+    if not (started(folder) or {}).get("restored"):
+        return 0
+    return next((end for record, end in read(folder / NAME) if record["kind"] == "finish"), 0)
 
 
 def is_open(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tracking import journal
-from pipeline.tracking.dvc_lock import LOCK, Stage, Stages, is_within, maker, read_stages, upstream
+from pipeline.tracking.dvc_lock import LOCK, Stage, Stages, downstream, is_within, maker, read_stages, readers, upstream
 from pipeline.tracking.dvc_status import AS_RECORDED, MISSING, Status, read_status
 from pipeline.tracking.queries import by_key, fetch_runs
 from pipeline.tracking.references import (
@@ -40,8 +40,9 @@ def lineage(what: str, params: Params) -> dict[str, Any]:
         params: The project's params.
 
     Returns:
-        Plain values: for a file its state, stage, the chain of stages back to the data, and the runs on the way (for
-        data: made from it); for a run its params, dataset, commit and files. ``unknown`` says what is not known.
+        Plain values: for a file its state, stage, the chain of stages back to the data, the stages that read it and
+        those that follow them, and the runs on the way (for data: made from it); for a run its params, dataset, commit
+        and files. ``unknown`` says what is not known.
 
     Raises:
         UserError: It is neither.
@@ -60,6 +61,7 @@ def _of_file(path: str, out: str, stage: Stage, stages: Stages, params: Params) 
     status = read_status(chain)
     found = _trainings_of(chain, params) or _trainings_from(path, stages, params)
     unknown = _unknown_states(status)
+    direct = [reader.name for reader in readers(path, stages)]
     return {
         "file": path,
         # DVC records a folder as one: a file in it is as recorded if all of the folder is.
@@ -67,6 +69,8 @@ def _of_file(path: str, out: str, stage: Stage, stages: Stages, params: Params) 
         "md5": stage.outs[out],
         "stage": stage.name,
         "chain": [_described(item, stages, status) for item in chain],
+        "read_by": direct,
+        "followed_by": [later.name for later in downstream(path, stages) if later.name not in direct],
         "runs": [_run(reference, params, unknown) for reference in found],
         "unknown": unknown,
     }
@@ -125,8 +129,12 @@ def _trainings_from(path: str, stages: Stages, params: Params) -> list[Reference
 
 
 def _reads(stage: Stage, path: str, stages: Stages) -> bool:
-    deps = {dep for item in upstream(stage, stages) for dep in item.deps}
-    return any(is_within(path, dep) or is_within(dep, path) for dep in deps)
+    return _overlaps(path, {dep for item in upstream(stage, stages) for dep in item.deps})
+
+
+def _overlaps(path: str, others: Iterable[str]) -> bool:
+    """Return whether a file or folder is, holds or lies in one of the others."""
+    return any(is_within(path, other) or is_within(other, path) for other in others)
 
 
 def _run(reference: Reference, params: Params, unknown: list[str]) -> dict[str, Any]:
@@ -220,6 +228,9 @@ def show(result: Mapping[str, Any]) -> None:
     tree = Tree(title)
     for stage in result.get("chain", []):
         _add_stage(tree, stage)
+    for what, key in (("read by", "read_by"), ("then", "followed_by")):
+        if result.get(key):
+            tree.add(f"{what}: {', '.join(result[key])}")
     for run in result.get("runs", [result]):
         _add_run(tree.add(_title(run)) if "file" in result else tree, run)
     for path, state in result.get("files", {}).items():

@@ -92,8 +92,9 @@ def find_page(name: str, params: Params) -> str:
         return target.page(run_id)
     for found in fetch_runs(params.tracking, by_key(training.run, training.key)):
         return target.page(found["run_id"])
-    remedy = "`genloom sync` sends it" if folder else "its journal is not here either, so nothing can send it"
-    raise UserError(f"{name}: MLflow at {target.shown} does not have this training ({training.key[:16]}); {remedy}.")
+    raise UserError(
+        f"{name}: MLflow at {target.shown} does not have this training ({training.key[:16]}); `genloom sync` sends it."
+    )
 
 
 def _newest_journaled(name: str, params: Params) -> Reference | None:

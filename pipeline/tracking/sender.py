@@ -21,6 +21,7 @@ from pipeline.tracking.journal import Record
 from pipeline.tracking.model import publish_model
 from pipeline.tracking.queries import by_key, search_runs
 from pipeline.tracking.shipped import STATE, Shipped, sole_sender
+from pipeline.tracking.standing import FINAL_SAMPLES, PICTURES, Standing, correct, is_same_text
 from pipeline.tracking.target import Target, connect, find_or_create_experiment, prepare, reason, resolve
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 # The server refused the content and will always do so; anything else may pass.
+ORIGIN = "genloom.made_from"  # a tag: what a run was made of that no training here sent
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 _DIGEST_LENGTH = 36
-_SHORTEST_CUT = 250  # of a param's value, by the version of MLflow and its store; 6,000 in 3.17
 _SYNC_WAIT = 10.0
 
 
@@ -52,18 +53,42 @@ def sync(folder: Path, tracking: Tracking, everything: bool = False) -> list[str
     Raises:
         UserError: MLflow can't be reached, or another process is sending this journal.
     """
+    agree(folder, tracking, everything)
+    return Shipped.read(folder, resolve(tracking)).refused
+
+
+def agree(
+    folder: Path, tracking: Tracking, everything: bool = False, standing: Standing | None = None
+) -> tuple[list[str], list[str]]:
+    """Send what MLflow lacks of a journal, then put right what its run says otherwise than the published files.
+
+    Args:
+        folder: The journal's folder.
+        tracking: Where MLflow is.
+        everything: Send all of the journal again, which changes nothing that MLflow has.
+        standing: What the files say; None: of this training none are here.
+
+    Returns:
+        What was put right, and what a person should know of it.
+
+    Raises:
+        BusyError: Another process is sending this journal.
+        UserError: MLflow can't be reached.
+    """
     target = resolve(tracking)
     with sole_sender(folder, _SYNC_WAIT):
         if everything:
             (folder / STATE).unlink(missing_ok=True)
         prepare(target)
+        sender = Sender(folder, target)
         try:
-            Sender(folder, target).send(last=True)
+            sender.send(last=True)
+            corrected = sender.correct(standing) if standing else []
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"{folder}: MLflow at {target.shown} can't be reached: {reason(error)}") from error
-    return Shipped.read(folder, target).refused
+    return corrected, sender.notes
 
 
 class Sender:
@@ -75,6 +100,10 @@ class Sender:
         self._state = Shipped.read(folder, target)
         self._client: MlflowClient | None = None
         self._experiment = ""
+        self._begun_elsewhere = False
+        self._stands: dict[str, float] = {}  # a result that a run of elsewhere says already is no new point
+        self._pictures_there: list[str] | None = None
+        self.notes: list[str] = []
 
     def send(self, last: bool = False) -> None:
         """Send what is new; raise whatever MLflow, a database or a disk raises.
@@ -103,20 +132,65 @@ class Sender:
     def _connect(self, start: Record) -> "MlflowClient":
         client = connect(self._target)
         self._experiment = find_or_create_experiment(client, self._target)
-        run = _get_active_run(client, self._state.run_id)
-        run = run or next(iter(search_runs(client, self._experiment, by_key(start["name"], start["key"]))), None)
+        run = self._find_run(client, start)
         if run is None:
             tags = {"genloom.key": start["key"], "genloom.run": start["name"]}
             run = client.create_run(self._experiment, start_time=start["time"], tags=tags, run_name=start["name"])
+        self._begun_elsewhere = run.info.start_time != start["time"]
+        self._stands = dict(run.data.metrics) if self._begun_elsewhere else {}
         if run.info.run_id != self._state.run_id:
             self._state = Shipped(self._target.digest, self._target.experiment, run.info.run_id)
+            if self._begun_elsewhere:  # it has the training from the machine that did it
+                self._state.base = self._state.offset = journal.end_of_restored(self._folder)
+        if self._state.base and run.info.status != "FINISHED":
+            self.notes.append(
+                f"MLflow's run {run.info.run_id} of this training is {run.info.status}, so its curves may lack their "
+                "end: `genloom sync` on the machine that trained it sends them. If that is gone, delete the run in "
+                "MLflow: `genloom sync` here then makes one of the published files"
+            )
         self._state.write(self._folder)
         return client
+
+    def _find_run(self, client: "MlflowClient", start: Record) -> "Run | None":
+        """Return the training's run; one that was made of published files gives way to the journal of the training."""
+        known = _get_active_run(client, self._state.run_id)
+        if known is not None:
+            return known
+        for run in search_runs(client, self._experiment, by_key(start["name"], start["key"])):
+            if ORIGIN not in run.data.tags or start.get("restored"):
+                return run
+            client.delete_run(run.info.run_id)
+            self.notes.append(
+                f"the training's own journal takes the place of MLflow's run {run.info.run_id}, which was made of "
+                "published files and is deleted now (`mlflow gc` or the page's filter finds it)"
+            )
+        return None
+
+    def correct(self, standing: Standing) -> list[str]:
+        """Put right what the run says otherwise than the published files; return what, a few words each."""
+        if self._client is None or self._state.run_id is None:
+            return []
+        said = correct(self._client, self._run_id, standing)
+        if f"tag {PICTURES}" in said:
+            self._send_pictures_again(self._client)
+        return said
+
+    def _send_pictures_again(self, client: "MlflowClient") -> None:
+        """Send the latest of each picture, which another machine's have replaced."""
+        latest: dict[tuple[Any, ...], Record] = {}
+        for record, _ in journal.read(self._folder / journal.NAME):
+            match record:
+                case {"kind": "image", "key": key, "step": step} if key == FINAL_SAMPLES:
+                    latest[key, step] = record
+                case {"kind": "artifact", "folder": folder, "file": file} if folder == PICTURES:
+                    latest[folder, Path(file).name] = record
+        for record in latest.values():
+            self._try(record["kind"], partial(self._apply, client, record))
 
     def _send_journal(self, client: "MlflowClient") -> None:
         path, offset = self._folder / journal.NAME, self._state.offset
         if path.exists() and offset > path.stat().st_size:
-            offset = 0  # a crash of the machine cut the file: repeating is harmless, a gap is not
+            offset = self._state.base  # a crash of the machine cut the file: repeating is harmless, a gap is not
         batch: list[Record] = []
         for record, end in journal.read(path, offset):
             if record["kind"] == "metrics":
@@ -164,15 +238,16 @@ class Sender:
             Metric(key, value, record["time"], record["step"])
             for record in records
             for key, value in record["values"].items()
+            if record["once"] or self._stands.get(key) != value
         ]
+        self._stands |= {point.key: point.value for point in points if point.key in self._stands}
         for part in _batches(points, _METRICS_PER_BATCH):
             self._try("metrics", partial(client.log_batch, self._run_id, metrics=part))
 
     def _apply(self, client: "MlflowClient", record: Record) -> None:
         match record:
             case {"kind": "start" | "resume", "params": params, "tags": tags}:
-                if "status" not in record:  # else it is over already
-                    client.update_run(self._run_id, status="RUNNING")
+                client.update_run(self._run_id, status="RUNNING")
                 self._send_tags(client, tags)
                 self._send_params(client, params)
                 if dataset := record.get("dataset"):
@@ -200,7 +275,7 @@ class Sender:
         from mlflow.entities import Param
 
         known = client.get_run(self._run_id).data.params
-        for key in [key for key, value in params.items() if not _is_same(known.get(key), str(value))]:
+        for key in [key for key, value in params.items() if not is_same_text(known.get(key, str(value)), str(value))]:
             self._refuse(f"param {key}", f"MLflow holds {known[key]}, the journal {params[key]}")
         new = [Param(key, str(value)) for key, value in params.items() if key not in known]
         for part in _batches(new, _PARAMS_PER_BATCH):
@@ -215,6 +290,7 @@ class Sender:
         key, step = record["key"], record["step"]
         unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{key} {step}")
         stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{record['time']}+{unique}"
+        stem = self._find_picture(client, str(unique)) or stem
         with tempfile.TemporaryDirectory() as folder:
             full, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
             shutil.copyfile(self._folder / record["file"], full)
@@ -223,6 +299,16 @@ class Sender:
             for file in (full, small):
                 client.log_artifact(self._run_id, str(file), "images")
         client.set_tag(self._run_id, MLFLOW_LOGGED_IMAGES, True)
+
+    def _find_picture(self, client: "MlflowClient", unique: str) -> str | None:
+        """Return the name under which a run that was begun elsewhere has a picture, so that it is replaced."""
+        if not self._begun_elsewhere:
+            return None
+        if self._pictures_there is None:
+            listed = client.list_artifacts(self._run_id, "images")
+            self._pictures_there = [Path(item.path).name for item in listed]
+        end = f"+{unique}.png"
+        return next((name.removesuffix(".png") for name in self._pictures_there if name.endswith(end)), None)
 
     def _unfinished(self) -> bool:
         summary = journal.summary(self._folder)
@@ -242,11 +328,6 @@ def _get_active_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
             raise
         return None
     return run if run and run.info.lifecycle_stage == "active" else None
-
-
-def _is_same(known: str | None, value: str) -> bool:
-    """Return whether a param has the value in MLflow, which cuts off what is longer than it keeps."""
-    return known is None or known == value or (len(known) >= _SHORTEST_CUT and value.startswith(known))
 
 
 def _dataset_input(info: Mapping[str, Any]) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.config import Tracking
-from pipeline.errors import UserError
 from pipeline.files import locked, write_json
 from pipeline.tracking import journal
+from pipeline.tracking.journal import BusyError
 from pipeline.tracking.target import Target, resolve
 
 STATE = "shipped.json"
@@ -20,14 +20,15 @@ LOCK = "shipper.lock"
 class Shipped:
     """The content of shipped.json.
 
-    target: digest of the target; offset: bytes of the journal that MLflow has; refused: what MLflow will never take,
-    and why.
+    target: digest of the target; offset: bytes of the journal that MLflow has; base: the first of them that are not
+    sent, because MLflow has that part of the training from elsewhere; refused: what MLflow will never take, and why.
     """
 
     target: str
     experiment: str
     run_id: str | None = None
     offset: int = 0
+    base: int = 0
     refused: list[str] = field(default_factory=list)
 
     @classmethod
@@ -80,13 +81,13 @@ def sole_sender(folder: Path, wait: float) -> Iterator[None]:
         wait: Seconds to wait for another sender to finish.
 
     Raises:
-        UserError: Another process is still sending it.
+        BusyError: Another process is still sending it.
     """
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK, wait))
         except BlockingIOError:
-            raise UserError(
+            raise BusyError(
                 f"{folder}: another process is sending this run to MLflow; try again when it is done."
             ) from None
         yield

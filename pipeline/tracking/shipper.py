@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pipeline.config import Tracking
 from pipeline.files import project_root
+from pipeline.tracking.outages import is_away, remember_silence
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.shipped import sole_sender
 from pipeline.tracking.system import SystemMetrics
-from pipeline.tracking.target import Target, find_outage, prepare, reason, redacted, resolve
+from pipeline.tracking.target import NO_ANSWER, Target, find_outage, prepare, reason, redacted, resolve
 
 LOG = "shipper.log"
 
@@ -30,6 +31,7 @@ _LONGEST_BACKOFF = 30.0
 _LAST_ATTEMPTS = 3
 _LAST_SECONDS = 8.0
 _OTHER_SENDER_SECONDS = 120.0
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 @contextmanager
@@ -44,8 +46,7 @@ def shipping(folder: Path, tracking: Tracking, wait: float = 60.0) -> Iterator[N
         wait: Seconds to wait at the end until the rest is sent.
     """
     target = resolve(tracking)
-    if problem := find_outage(target):
-        _logger.warning(f"tracking: MLflow at {target.shown} does not answer ({problem}); training goes on.")
+    is_away(target, folder.parent, "all runs")
     process = _start_shipper(folder, target)
     try:
         yield
@@ -82,9 +83,12 @@ def _finish_shipper(process: "subprocess.Popen[bytes]", folder: Path, target: Ta
     assert process.stdin is not None
     process.stdin.close()
     try:
-        if process.wait(wait) == 0:
+        if process.wait(wait) == 0 or is_away(target, folder.parent, "all runs"):
             return
-        problem = f"MLflow at {target.shown} did not take all of this run: {_last_line(folder / LOG)}"
+        why = _last_line(folder / LOG)
+        if why == NO_ANSWER:
+            remember_silence(target, folder.parent)
+        problem = f"MLflow at {target.shown} did not take all of this run ({why})"
     except subprocess.TimeoutExpired:
         problem = f"MLflow at {target.shown} is slow; this run is still being sent"
     _logger.warning(f"tracking: {problem}. It is complete on disk: `genloom sync` sends the rest.")
@@ -92,7 +96,7 @@ def _finish_shipper(process: "subprocess.Popen[bytes]", folder: Path, target: Ta
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return lines[-1] if lines else "no reason given"
+    return lines[-1][len(time.strftime(_TIME)) :].strip() if lines else "no reason given"
 
 
 # ---- In the shipper's process
@@ -113,14 +117,14 @@ def follow(folder: Path, target: Target) -> bool:
     os.nice(10)  # training comes first
     parent = os.getppid()
     with sole_sender(folder, _OTHER_SENDER_SECONDS):
-        prepare(target)
-        _take_over_messages()
-        sender, system, failures = Sender(folder, target), SystemMetrics(target), 0
+        sender, system, failures, works = Sender(folder, target), SystemMetrics(target), 0, False
+        send = partial(_send_what_is_new, sender, system)
         while not _wait_for_end(parent, min(_POLL_SECONDS * 2**failures, _LONGEST_BACKOFF)):
-            failures = 0 if _attempt(partial(_send_what_is_new, sender, system)) else min(failures + 1, 10)
+            works = _attempt(target, send, works)
+            failures = 0 if works else min(failures + 1, 10)
         sent = _send_the_rest(sender, target)
         if sent and sender.run_id:  # else MLflow does not answer, and training has waited enough
-            _attempt(partial(system.finish, sender.run_id))
+            _attempt(target, partial(system.finish, sender.run_id), works=True)
         return sent
 
 
@@ -142,20 +146,27 @@ def _wait_for_end(parent: int, seconds: float) -> bool:
 def _send_the_rest(sender: Sender, target: Target) -> bool:
     """Make a few attempts, the last of which begins early, since the training process waits meanwhile."""
     latest = time.monotonic() + _LAST_SECONDS
-    if problem := find_outage(target):
-        _logger.warning(problem)
-        return False
     for attempt in range(_LAST_ATTEMPTS):
-        if _attempt(partial(sender.send, last=True)):
+        if _attempt(target, partial(sender.send, last=True)):
             return True
-        time.sleep(attempt + 1)
-        if time.monotonic() > latest:
+        if time.monotonic() > latest or find_outage(target):
             break
+        time.sleep(attempt + 1)
     return False
 
 
-def _attempt(action: Callable[[], None]) -> bool:
+def _attempt(target: Target, action: Callable[[], None], works: bool = False) -> bool:
+    """Do it and log why it failed.
+
+    works: so it did the last time. Else MLflow, whose import takes seconds, is loaded only when something listens.
+    """
     try:
+        if not works:
+            if problem := find_outage(target):
+                _logger.warning(problem)
+                return False
+            prepare(target)
+            _take_over_messages()
         action()
     except Exception as error:  # whatever MLflow, a database or a disk may raise: training must not notice
         _logger.warning(reason(error))
@@ -170,7 +181,7 @@ class _Formatter(logging.Formatter):
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s", _TIME))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 

@@ -9,8 +9,10 @@ import os
 import re
 import socket
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,13 +23,16 @@ from pipeline.files import locked, project_root
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+NO_ANSWER = "no answer in time"
 UI_PORT = 5000  # the default of `genloom ui`
 
-_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "http", "https", "databricks")
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "oracle": 1521}
+_SERVERS = ("http", "https")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_SECONDS = 3.0
 _TABLES_SECONDS = 120.0
 _LONGEST_REASON = 300
+_NO_MLFLOW = re.compile(r"endpoint (\S+) failed with error code (\d+)")  # MLflow's words for an answer of another kind
 
 
 @dataclass(frozen=True)
@@ -74,20 +79,72 @@ def resolve(tracking: Tracking) -> Target:
         The target; nothing has been contacted.
 
     Raises:
-        UserError: The URI is of a kind that MLflow cannot write to.
+        UserError: MLflow cannot write there, whatever the network says: no such kind of address, or an incomplete one.
     """
     from_environment = os.environ.get("MLFLOW_TRACKING_URI")
     uri = from_environment or tracking.uri
-    if re.split(r"[+:]", uri, maxsplit=1)[0] not in _SCHEMES:
-        where = "MLFLOW_TRACKING_URI" if from_environment else f"{PARAMS}: tracking.uri"
+    where = "MLFLOW_TRACKING_URI" if from_environment else f"{PARAMS}: tracking.uri"
+    if problem := _find_mistake(uri):
         raise UserError(
-            f"{where}: MLflow cannot write to '{redacted(uri)}'. "
+            f"{where}: MLflow cannot write to '{redacted(uri)}': {problem}. "
             "Use for example sqlite:///mlflow.db or http://localhost:5000."
         )
+    if not tracking.experiment.strip():
+        raise UserError(f"{PARAMS}: tracking.experiment: name the experiment, for example 'genloom'.")
     prefix, _, path = uri.partition(":///")
     if prefix.startswith("sqlite") and not path.startswith("/"):
         uri = f"{prefix}:///{project_root() / path}"
     return Target(uri, tracking.experiment)
+
+
+def _find_mistake(uri: str) -> str | None:
+    """Return what is wrong with an address itself; None if it can be tried."""
+    scheme = re.split(r"[+:]", uri, maxsplit=1)[0]
+    if uri == "databricks" or uri.startswith("databricks://"):
+        return None
+    if scheme in _SERVERS:
+        return _find_mistake_of_server(uri)
+    if scheme not in _DATABASES:
+        kinds = ", ".join(f"{kind}://" for kind in (*_DATABASES, *_SERVERS))
+        return f"an address begins with one of {kinds} or is databricks"
+    return _find_mistake_of_file(uri) if scheme == "sqlite" else _find_mistake_of_database(uri)
+
+
+def _find_mistake_of_server(uri: str) -> str | None:
+    if re.search(r"\s", uri):
+        return "there is a space in it"
+    try:
+        address = urlsplit(uri)
+        complete = address.hostname and "://" in uri and address.port != 0
+    except ValueError as error:  # a port that is no number, or too large
+        return redacted(str(error)).lower()
+    return None if complete else "it lacks the server's name"
+
+
+def _find_mistake_of_file(uri: str) -> str | None:
+    prefix, slashes, path = uri.partition(":///")
+    file = path.partition("?")[0]
+    if not slashes or not re.fullmatch(r"sqlite(\+\w+)?", prefix):
+        return "a file has three slashes before a relative and four before an absolute path"
+    if file in ("", ":memory:"):
+        return "it names no file, and runs in memory would be lost"
+    if (project_root() / file).is_dir():
+        return "that is a folder"
+    return None
+
+
+def _find_mistake_of_database(uri: str) -> str | None:
+    """Say if the address is not SQLAlchemy's, or names a driver that is not installed."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        return f"its driver is not installed ({error}); `pip install` it, or name another (postgresql+psycopg://)"
+    except (ArgumentError, ValueError) as error:
+        return redacted(" ".join(str(error).split()))
+    return None
 
 
 def redacted(text: str) -> str:
@@ -95,24 +152,49 @@ def redacted(text: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
-def reason(error: Exception) -> str:
-    """Return an error's type and message on one line, shortened and redacted."""
+def reason(error: BaseException) -> str:
+    """Return what went wrong on one line, redacted: for a connection that failed in a few words, else the error's."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ConnectionError | socket.gaierror) and cause.errno and cause.strerror:
+            return cause.strerror.lower()
+        if isinstance(cause, TimeoutError) or type(cause).__name__ in ("Timeout", "ReadTimeout", "ConnectTimeout"):
+            return NO_ANSWER
     text = redacted(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text[:_LONGEST_REASON]}"
+    if found := _NO_MLFLOW.search(text):
+        return f"what answers there is no MLflow, or refuses: error {found[2]} for {found[1]}"
+    return shorten(f"{type(error).__name__}: {text}", _LONGEST_REASON, placeholder=" ...")
 
 
-def find_outage(target: Target) -> str | None:
-    """Try to open a connection, for at most 3 seconds; return why that failed.
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those behind it; urllib3 keeps some as ``reason``."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        item = waiting.pop(0)
+        if isinstance(item, BaseException) and item not in found:
+            found.append(item)
+            waiting += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
+    yield from found
 
-    Returns None if something listens, and also if the target has no address (a sqlite file).
+
+def find_outage(target: Target, seconds: float = _CONNECT_SECONDS) -> str | None:
+    """Try to open a connection; return why that failed.
+
+    Args:
+        target: Where MLflow is.
+        seconds: For how long to try.
+
+    Returns:
+        The reason in a few words; None if something listens, and also if the target has no address (a sqlite file).
     """
     address = urlsplit(target.uri)
     try:
         port = address.port or _PORTS.get(re.split(r"[+:]", target.uri, maxsplit=1)[0])
         if address.hostname and port:
-            socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        return str(error)
+            socket.create_connection((address.hostname, port), timeout=seconds).close()
+    except OSError as error:
+        return reason(error)
     return None
 
 

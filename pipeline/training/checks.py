@@ -1,14 +1,22 @@
 """What could go wrong with a run is said before anything starts."""
 
 import logging
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config import Run
+from torch import Tensor
+
+from pipeline.config import PARAMS, Cluster, Run
+from pipeline.config.validation import field_names
 from pipeline.core import transfer
-from pipeline.core.method import Method
+from pipeline.core.batch import ImageSpec
+from pipeline.core.method import Method, Nets
+from pipeline.core.transfer import LoadReport
 from pipeline.data.dataset import Dataset
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, refuse
 from pipeline.inference.weights import load_tensors
+from pipeline.training.rehearsal import build_without_numbers, rehearse
 
 logger = logging.getLogger(__name__)
 
@@ -25,25 +33,67 @@ def check_data(prefix: str, run: Run, method: Method, dataset: Dataset) -> None:
     Raises:
         UserError: with the key and the remedy.
     """
-    classes = [str(name) for name in dataset.info["classes"]]
-    if "labels" in method.needs and len(classes) < 2:
-        raise UserError(
-            f"params.yaml: {prefix}method: {run.method} needs labels, but data.source has {len(classes)} class(es). "
-            "Choose a source with classes, or a method without labels."
-        )
-    if ("other" in method.needs) != (run.domains is not None):
-        raise UserError(
-            f"params.yaml: {prefix}domains: "
-            + ("name two classes of the data, for example" if run.domains is None else "leave it out:")
-            + (f" [{', '.join(classes[:2])}]." if run.domains is None else f" {run.method} has one domain.")
-        )
-    for name in run.domains or ():
-        if name not in classes:
-            raise UserError(f"params.yaml: {prefix}domains: no class '{name}' in the data. {nearest(name, classes)}")
+    check_classes(prefix, run, method, [str(name) for name in dataset.info["classes"]])
 
 
-def check_nets(prefix: str, run: Run, method: Method, dataset: Dataset, weights: Path | None) -> None:
-    """Build the nets once, so that a shape that does not fit is said before anything starts.
+def check_classes(prefix: str, run: Run, method: Method, classes: Sequence[str] | None) -> None:
+    """Raise UserError if a method needs labels or domains that there are not, or gets domains that it does not take.
+
+    Args:
+        prefix: of the run's keys, such as "runs.dcgan.".
+        run: its settings.
+        method: its method.
+        classes: of the data; None: not known yet.
+
+    Raises:
+        UserError: with the key and the remedy.
+    """
+    problems = []
+    if "labels" in method.needs and classes is not None and len(classes) < 2:
+        problems.append(
+            f"{prefix}method: {run.method} needs labels, but data.source has {len(classes)} class(es). Choose a source "
+            "with classes, or a method without labels."
+        )
+    if "other" in method.needs and run.domains is None:
+        example = f", for example [{', '.join(classes[:2])}]" if classes else ""
+        problems.append(
+            f"{prefix}domains: name two classes of the data{example}: {run.method} translates one to another."
+        )
+    elif "other" not in method.needs and run.domains is not None:
+        problems.append(f"{prefix}domains: leave it out: {run.method} has one domain.")
+    elif run.domains and run.domains[0] == run.domains[1]:
+        problems.append(f"{prefix}domains: name two different classes, not '{run.domains[0]}' twice.")
+    elif run.domains and classes is not None:
+        strange = [name for name in run.domains if name not in classes]
+        problems += [f"{prefix}domains: no class '{name}' in the data. {nearest(name, classes)}" for name in strange]
+    refuse([f"{PARAMS}: {problem}" for problem in problems])
+
+
+def check_workers(prefix: str, batch_size: int, cluster: Cluster) -> None:
+    """Raise UserError unless every possible number of workers divides a global batch equally.
+
+    Args:
+        prefix: of the run's keys, such as "runs.dcgan.".
+        batch_size: of the run.
+        cluster: says how many workers.
+
+    Raises:
+        UserError: the workers' range is empty, or some number leaves a remainder.
+    """
+    numbers = range(max(cluster.least, 1), max(cluster.most, 1) + 1)
+    if not numbers:
+        least, most = cluster.least, cluster.most
+        raise UserError(f"{PARAMS}: cluster.workers: [{least}, {most}]: the least comes first: [{most}, {least}].")
+    uneven = [number for number in numbers if batch_size % number]
+    if uneven:
+        raise UserError(
+            f"{PARAMS}: cluster.workers: {uneven[0]} workers cannot share a batch_size of {batch_size} equally; make "
+            f"{prefix}batch_size a multiple of {math.lcm(*numbers)}."
+        )
+
+
+def check_nets(prefix: str, run: Run, method: Method, dataset: Dataset, weights: Path | None, cluster: Cluster) -> None:
+    """Go through an iteration's shapes once, so that what does not fit is said before anything starts.
 
     Args:
         prefix: of the run's keys, such as "runs.dcgan.".
@@ -51,28 +101,111 @@ def check_nets(prefix: str, run: Run, method: Method, dataset: Dataset, weights:
         method: its method.
         dataset: the data.
         weights: what training begins from, if not from scratch; what of it will be loaded is logged.
+        cluster: says how many workers.
 
     Raises:
         UserError: the nets do not fit the data, freeze names nothing, or weights that the method needs are missing.
     """
-    try:
-        nets = method.build(dataset.spec)
-        transfer.trainable_parameters(nets, method.phases(), run.freeze)
-    except ValueError as error:
-        raise UserError(f"params.yaml: {prefix.removesuffix('.')}: {error}") from None
-    account = transfer.compare(nets, load_tensors(weights) if weights else {})
-    lacking = [key for key in (*account.missing, *account.reshaped) if key.split(".")[0] in method.starts_from]
-    if lacking:
-        raise UserError(
-            f"params.yaml: {prefix}init_from: {run.method} needs trained weights of {', '.join(method.starts_from)}: "
-            + (f"{account}. Give both runs the same sizes." if weights else "name their run, such as runs/vqvae.")
-        )
+    nets = rehearsed(prefix, run, method, dataset.spec, cluster)
+    account = check_beginning(prefix, run, method, nets, None if weights is None else tensors_of(prefix, run, weights))
     if weights:
         beginning = run.weights or run.init_from
-        if not account.loaded:
-            key = "weights" if run.weights else "init_from"
-            raise UserError(
-                f"params.yaml: {prefix}{key}: nothing of {beginning} fits this run's nets ({account}). Name weights of "
-                "the same method and sizes, or begin from scratch."
-            )
         logger.log(logging.WARNING if account.reshaped else logging.INFO, "%s: %s", beginning, account)
+
+
+def rehearsed(prefix: str, run: Run, method: Method, spec: ImageSpec, cluster: Cluster) -> Nets:
+    """Build a run's nets without numbers and go through an iteration of its training.
+
+    Args:
+        prefix: of the run's keys, such as "runs.dcgan.".
+        run: its settings.
+        method: its method.
+        spec: of the data.
+        cluster: says how many workers.
+
+    Returns:
+        The nets, on the meta device.
+
+    Raises:
+        UserError: the nets do not fit the data or the batch, or freeze names nothing.
+    """
+    alone = 1 if run.sync_batch_norm else max(cluster.most, 1)
+    try:
+        nets = build_without_numbers(method, spec, run.freeze)
+        rehearse(method, nets, spec, samples=max(run.batch_size // alone, 1), images=run.images)
+    except ValueError as error:
+        raise UserError(f"{PARAMS}: {_with_key(prefix, run, method, str(error))}") from None
+    return nets
+
+
+def check_beginning(
+    prefix: str, run: Run, method: Method, nets: Nets, tensors: Mapping[str, Tensor] | None
+) -> LoadReport:
+    """Compare a run's nets with what they begin from.
+
+    Args:
+        prefix: of the run's keys, such as "runs.dcgan.".
+        run: its settings.
+        method: its method.
+        nets: its nets.
+        tensors: what they begin from; None: nothing, from scratch.
+
+    Returns:
+        What of it will be loaded.
+
+    Raises:
+        UserError: nothing of it fits, or the method needs weights that are not there.
+    """
+    account = transfer.compare(nets, tensors or {})
+    lacking = [key for key in (*account.missing, *account.reshaped) if key.split(".")[0] in method.starts_from]
+    key = "weights" if run.weights else "init_from"
+    if lacking:
+        raise UserError(
+            f"{PARAMS}: {prefix}{key}: {run.method} needs trained weights of {', '.join(method.starts_from)}: "
+            + (
+                "name their run, such as runs/vqvae."
+                if tensors is None
+                else f"{account}. Give both runs the same sizes."
+            )
+        )
+    if tensors is not None and not account.loaded:
+        raise UserError(
+            f"{PARAMS}: {prefix}{key}: nothing of {run.weights or run.init_from} fits this run's nets ({account}). "
+            "Name weights of the same method and sizes, or begin from scratch."
+        )
+    return account
+
+
+def tensors_of(prefix: str, run: Run, weights: Path) -> dict[str, Tensor]:
+    """Read the weights that a run begins from.
+
+    Args:
+        prefix: of the run's keys, such as "runs.dcgan.".
+        run: its settings.
+        weights: the file.
+
+    Returns:
+        The tensors, by "<net>.<parameter or buffer>".
+
+    Raises:
+        UserError: it is no file of weights; if the run names the file, the remedy is to name another.
+    """
+    try:
+        return load_tensors(weights)
+    except UserError as error:
+        if run.weights is None:
+            raise
+        reason = str(error).removeprefix(f"{weights}: ").removesuffix(" Run `dvc repro` to make it.")
+        raise UserError(
+            f"{PARAMS}: {prefix}weights: {run.weights}: {reason} Name a weights.safetensors, a checkpoint's folder or "
+            "an MLflow model (models:/<id>)."
+        ) from None
+
+
+def _with_key(prefix: str, run: Run, method: Method, message: str) -> str:
+    key = message.partition(":")[0]
+    if key.startswith("data."):
+        return f"{message} (for {prefix.removesuffix('.')}, {run.method})."
+    if key in field_names(type(method)) or key in field_names(Run):
+        return f"{prefix}{message}."
+    return f"{prefix.removesuffix('.')}: {message}."

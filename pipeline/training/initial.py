@@ -46,10 +46,15 @@ def initial_weights(name: str, run: Run, out: Path, tracking: Tracking) -> Itera
     elif Path(run.weights).is_file():
         yield Path(run.weights)
     else:
-        raise UserError(
-            f"params.yaml: runs.{name}.weights: '{run.weights}' is no file. Name a weights file, a checkpoint's folder "
-            "or an MLflow model (models:/<id>); to begin from a run, set init_from to runs/<run>."
-        )
+        raise no_such_weights(f"runs.{name}.", run.weights)
+
+
+def no_such_weights(prefix: str, weights: str) -> UserError:
+    """Return the error for a run's ``weights`` that name neither a file nor a model."""
+    return UserError(
+        f"params.yaml: {prefix}weights: '{weights}' is no file. Name a weights file, a checkpoint's folder or an "
+        "MLflow model (models:/<id>); to begin from a run, set init_from to runs/<run>."
+    )
 
 
 def _state_file(path: Path) -> Path | None:

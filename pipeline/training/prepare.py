@@ -62,7 +62,7 @@ def prepared(name: str, params: Params, *, out: Path, scratch: Path) -> Iterator
     dataset = open_dataset(data)
     check_data(prefix, run, method, dataset)
     with initial_weights(name, run, out, params.tracking) as weights:
-        check_nets(prefix, run, method, dataset, weights)
+        check_nets(prefix, run, method, dataset, weights, params.cluster)
         key = TrainingKey.of(run, method, dataset.digest, sha256_of(weights) if weights else None)
         store = training_folder(scratch, name, key.course)
         job = Job(

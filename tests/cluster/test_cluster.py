@@ -53,6 +53,15 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_last_checkpoint(t
     assert newest is None or newest < work.finished_at
 
 
+def test_a_divergence_promises_a_checkpoint_where_there_is_one_alone(tmp_path: Path) -> None:
+    diverging = job(tmp_path, images=100_000, lr=1e30)
+    with pytest.raises(UserError, match=r"diverged.*It ended before its first checkpoint; its pictures"):
+        train_on(Cluster(workers=0), diverging)
+    trained_here(job(tmp_path, images=256))
+    with pytest.raises(UserError, match=r"diverged.*The last good checkpoint, at 256 images"):
+        train_on(Cluster(workers=0), diverging)
+
+
 def test_a_training_in_which_every_step_is_skipped_has_diverged(tmp_path: Path) -> None:
     work = job(tmp_path, images=512, lr=1e30)
     with pytest.raises(DivergedError, match="not finite in any step between"):

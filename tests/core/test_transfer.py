@@ -9,7 +9,7 @@ from torch import nn
 from toy_data import toy_batch
 
 from pipeline import methods
-from pipeline.config import Run
+from pipeline.config import Cluster, Run
 from pipeline.core import transfer
 from pipeline.core.batch import Clock, ImageSpec
 from pipeline.core.loop import descend
@@ -115,13 +115,13 @@ def test_what_the_data_does_not_bring_is_said(
 def test_a_method_that_starts_from_trained_nets_is_refused_without_them_and_with_others(tmp_path: Path) -> None:
     method, run = methods.load("vq_transformer"), Run(method="vq_transformer", init_from="runs/vqvae")
     with pytest.raises(UserError, match=r"needs trained weights of encoder, codebook, decoder.*name their run"):
-        check_nets("runs.x.", run, method, dataset("a", "b"), None)
+        check_nets("runs.x.", run, method, dataset("a", "b"), None, Cluster())
     other = methods.load("vqvae", codes=16)
     state = State.fresh(other, dataset("a", "b").spec, 0, CPU)
     path = tmp_path / "weights.safetensors"
     save_weights(path, name="vqvae", params={}, spec=SPEC, seen=0, nets=state.nets, ema=state.ema)
     with pytest.raises(UserError, match=r"of another shape \(codebook.*Give both runs the same sizes"):
-        check_nets("runs.x.", run, method, dataset("a", "b"), path)
+        check_nets("runs.x.", run, method, dataset("a", "b"), path, Cluster())
 
 
 def test_weights_of_which_nothing_fits_are_refused_and_a_part_is_a_warning(
@@ -133,8 +133,8 @@ def test_weights_of_which_nothing_fits_are_refused_and_a_part_is_a_warning(
     save_weights(path, name="dcgan", params={}, spec=data.spec, seen=0, nets=state.nets, ema=state.ema)
     run = Run(method="vae", init_from="runs/dcgan")
     with pytest.raises(UserError, match=r"runs\.x\.init_from: nothing of runs/dcgan fits.*begin from scratch"):
-        check_nets("runs.x.", run, methods.load("vae", width=8), data, path)
+        check_nets("runs.x.", run, methods.load("vae", width=8), data, path, Cluster())
     with caplog.at_level("INFO"):
-        check_nets("runs.x.", run, narrow, data, path)
-        check_nets("runs.x.", run, methods.load("dcgan", width=16), data, path)
+        check_nets("runs.x.", run, narrow, data, path, Cluster())
+        check_nets("runs.x.", run, methods.load("dcgan", width=16), data, path, Cluster())
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]

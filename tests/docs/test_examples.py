@@ -73,6 +73,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with all four examples, chosen in params.yaml, after its stages up to the scores."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "data").mkdir()
     for example, place in PLACES.items():
         shutil.copy(EXAMPLES / f"{example}.py", folder / "pipeline" / f"{place}.py")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())

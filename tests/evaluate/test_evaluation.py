@@ -1,8 +1,6 @@
 """The stages reference, generate, evaluate and evaluate_real: what they keep, and the numbers made of it."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,6 @@ from pipeline.stages import evaluate as evaluate_stage
 from pipeline.stages import evaluate_real as real_stage
 from pipeline.stages import generate as generate_stage
 from pipeline.stages import reference as reference_stage
-from pipeline.tracking.journal import Journal, read
 
 LITE = "efficientnet_lite0"
 FID, IS, KID = f"fid_{LITE}", f"is_{LITE}", f"kid_{LITE}"
@@ -346,21 +343,17 @@ def test_a_metric_in_one_new_file_is_found_in_the_numbers_and_on_the_leaderboard
 # The stages
 
 
-def test_the_stages_write_references_features_numbers_protocol_and_journal(
+def test_the_stages_write_references_features_numbers_and_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = toy_dataset()
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
     params = replace(params, evaluate=SETTINGS, runs={"toy": {"method": "vae"}})
 
-    @contextmanager
-    def reopened(name: str) -> Iterator[Journal]:
-        with Journal.open(Path("journal")) as journal:
-            yield journal
-
+    sent: list[str] = []
     for stage in (reference_stage, generate_stage, evaluate_stage, real_stage):
         monkeypatch.setattr(stage, "read_params", lambda: params)
-    monkeypatch.setattr(evaluate_stage, "reopen", reopened)
+    monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, params: sent.append(name))
     for module in ("pipeline.evaluate.extraction", "pipeline.render.samples"):
         monkeypatch.setattr(f"{module}.open_dataset", lambda path: dataset)
     model = trained(Copying(), dataset.spec)
@@ -376,9 +369,4 @@ def test_the_stages_write_references_features_numbers_protocol_and_journal(
         protocol = json.loads((folder / "protocol.json").read_text())
         assert metrics.keys() == protocol.keys() and all(isinstance(value, float) for value in metrics.values())
         assert {FID, IS, f"{IS}_std"} <= metrics.keys()
-    metrics = json.loads(Path("out/runs/toy/metrics.json").read_text())
-    records = [record for record, _ in read(Path("journal/journal.jsonl"))]
-    assert [(r["values"], r["step"]) for r in records if r["kind"] == "metrics"] == [(metrics, 1000)]
-    tags = {key: value for r in records if r["kind"] == "tags" for key, value in r["tags"].items()}
-    protocol = json.loads(Path("out/runs/toy/protocol.json").read_text())
-    assert json.loads(tags[f"protocol.{FID}"]) == protocol[FID]
+    assert sent == ["toy"]

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 from toy_data import toy_batch
 
 from pipeline import methods
-from pipeline.config import validated
+from pipeline.config.validation import validated
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.loop import Settings, descend
 from pipeline.core.method import Logs, Nets, Phase
@@ -128,13 +128,16 @@ def test_clipping_by_value_and_by_norm() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": "adamm"}, "optimizer: should be 'sgd', 'adam', 'adamw' or 'rmsprop', got 'adamm'"),
-        ({"schedule": "step"}, "schedule: should be 'constant', .* or 'cosine', got 'step'"),
-        ({"lr": 0.0}, "lr: should be greater than 0, got 0.0"),
-        ({"clip_norm": 0.0}, "clip_norm: should be greater than 0"),
-        ({"l1": -1.0}, "l1: should be greater than or equal to 0, got -1.0"),
-        ({"lr": math.nan}, "lr: should be a finite number"),
-        ({"beta1": 1.0}, "beta1: should be less than 1, got 1.0"),
+        (
+            {"optimizer": "adamm"},
+            "optimizer: expected 'sgd', 'adam', 'adamw' or 'rmsprop', got 'adamm'. Did you mean 'adam'",
+        ),
+        ({"schedule": "step"}, "schedule: expected 'constant', .* or 'cosine', got 'step'"),
+        ({"lr": 0.0}, "lr: expected a number greater than 0, got 0.0"),
+        ({"clip_norm": 0.0}, "clip_norm: expected a number greater than 0 or null, got 0.0"),
+        ({"l1": -1.0}, "l1: expected a number of at least 0, got -1.0"),
+        ({"lr": math.nan}, "lr: expected a number greater than 0, got nan"),
+        ({"beta1": 1.0}, "beta1: expected a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

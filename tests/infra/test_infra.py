@@ -32,7 +32,8 @@ import yaml
 from compose_spec import PyCompose
 from repository import copy_project, environment
 
-from pipeline.config import PARAMS, Cluster, checked
+from pipeline.config import PARAMS, Cluster
+from pipeline.config.validation import checked
 from pipeline.tracking.shipped import last_sent
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using extra keyword arguments on `Field`")  # Ray's own

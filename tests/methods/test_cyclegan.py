@@ -89,7 +89,7 @@ def test_a_pool_of_none_shows_what_it_gets() -> None:
 
 @pytest.mark.parametrize(("steps", "field"), [(1, 16), (2, 34), (3, 70)])
 def test_a_patch_has_the_size_it_is_named_by(steps: int, field: int) -> None:
-    critic = PatchCritic(channels=1, width=4, steps=steps, norm_name="none")
+    critic = PatchCritic(channels=1, size=128, width=4, steps=steps, norm_name="none")
     images = torch.randn(1, 1, 128, 128, requires_grad=True)
     scores = critic(images)
     middle = scores.shape[-1] // 2

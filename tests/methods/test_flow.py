@@ -80,7 +80,7 @@ def test_an_nsf_without_scales_is_a_flow_too() -> None:
 
 
 def test_a_size_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"levels: .* 7 x 7"):
+    with pytest.raises(ValueError, match="28 cannot be halved 3 times"):
         methods.load("glow", levels=3).build(ImageSpec(channels=1, size=28))
 
 

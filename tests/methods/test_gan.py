@@ -184,7 +184,7 @@ def test_minimax_saturates_and_its_alternative_does_not() -> None:
 
 
 def test_an_unknown_objective_is_refused() -> None:
-    with pytest.raises(ValueError, match="objective: should be 'minimax' or 'nonsaturating'"):
+    with pytest.raises(ValueError, match="objective: expected 'minimax' or 'nonsaturating'"):
         made("gan", objective="maximin")
 
 

@@ -86,6 +86,12 @@ def test_other_budgets_go_on_from_what_is_there(project: Path) -> None:
     assert (published / "history.csv").read_text() == history
     call(project, *GENLOOM, "publish", "vae", "--at", "1920")
     assert json.loads((project / "published/vae-1920/train.json").read_text())["seen"] == 1920
+    call(project, *GENLOOM, "sample", "published/vae-1920", "--count", "3", "--to", "published/samples")
+    assert len(list((project / "published/samples").glob("*.png"))) == 3
+    call(project, *GENLOOM, "evaluate", "published/vae-1920", "--to", "published/scores.json")
+    scores = json.loads((project / "published/scores.json").read_text())
+    assert scores["seen"] == 1920 and scores["metrics"]["fid_efficientnet_lite0"] > 0
+    assert scores["protocol"]["fid_efficientnet_lite0"]["generated"]["images_seen"] == 1920
     assert "no checkpoint at 5 images; there are: 640, 1280, 1664, 1920" in call(
         project, *GENLOOM, "publish", "vae", "--at", "5", ok=False
     )

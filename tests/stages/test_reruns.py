@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -180,7 +181,8 @@ def test_whatever_a_stage_executes_is_counted(project: Path, stage: str) -> None
 def test_params_redo_what_they_decide(project: Path) -> None:
     assert out_of_date(project) == set()  # every edit above is undone
     with edits(project, with_params(project, {"runs": {"vae": RUNS["vae"] | {"lr": 0.002}}})):
-        assert stale(project) == {"train@vae", "report"}
+        assert stale(project) == {"code", "train@vae", "report"}  # code checks params, and its outputs stay the same
+        assert out_of_date(project) == {"train@vae", "report"}
     with edits(project, with_params(project, LOCAL)):
         assert stale(project) == set()
 
@@ -210,10 +212,10 @@ def test_another_machine_that_pulls_redoes_nothing_there_or_elsewhere(shared: Pa
     clone = tmp_path / "clone"
     call(shared, "git", "clone", "-q", str(shared), str(clone))
     call(clone, "dvc", "pull", "-q")
-    assert stale(clone) == set()
+    assert stale(clone) == {"code"}  # params.yaml was not checked there
     with edits(clone, with_params(clone, LOCAL)):
+        assert stages_that_ran(call(clone, "dvc", "repro")) == ["code"]
         assert stale(clone) == set()
-        assert not stages_that_ran(call(clone, "dvc", "repro"))
 
 
 @pytest.mark.slow
@@ -221,7 +223,7 @@ def test_experiments_redo_what_they_change_and_can_be_applied_and_undone(shared:
     folder = tmp_path / "copy"
     call(shared, "git", "clone", "-q", str(shared), str(folder))
     call(folder, "dvc", "pull", "-q")
-    of_vae = {*of_runs("train", "generate", "evaluate", "render", runs={"vae"}), "report"}
+    of_vae = {"code", *of_runs("train", "generate", "evaluate", "render", runs={"vae"}), "report"}
     output = call(folder, "dvc", "exp", "run", "--temp", "-n", "temporary", "-S", "runs.vae.seed=3")
     assert set(stages_that_ran(output)) == of_vae
     for seed in (4, 5):
@@ -237,12 +239,12 @@ def test_experiments_redo_what_they_change_and_can_be_applied_and_undone(shared:
         logs = call(folder, "dvc", "queue", "logs", f"seed-{seed}")
         assert set(stages_that_ran(logs)) == of_vae, logs
     call(folder, "dvc", "exp", "apply", "seed-4")
-    assert stale(folder) == set()
+    assert stale(folder) <= {"code"}
     assert yaml.safe_load((folder / "params.yaml").read_text())["runs"]["vae"]["seed"] == 4
     commit(folder, "seed 4")
     call(folder, "git", "checkout", "-q", "HEAD~1")
     call(folder, "dvc", "checkout", "-q")
-    assert stale(folder) == set()
+    assert stale(folder) <= {"code"}
 
 
 def wait_for_queue(folder: Path) -> None:
@@ -282,17 +284,57 @@ def test_two_processes_that_need_the_same_training_train_it_once(project: Path, 
     assert weights[0] == weights[1]
 
 
+SCORE = "fid_efficientnet_lite0"
+
+
+def agreed(folder: Path, samples: int) -> dict[str, Any]:
+    """MLflow's one run of each published one, after checking that it says what the files say."""
+    client, found = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}"), {}
+    for path in sorted((folder / "out/runs").glob("*/metrics.json")):
+        name = path.parent.name
+        scores, protocol = (json.loads((path.parent / f"{file}.json").read_text()) for file in ("metrics", "protocol"))
+        (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
+        assert {key: run.data.metrics[key] for key in scores} == scores, name
+        assert {key: json.loads(run.data.tags[f"protocol.{key}"]) for key in scores} == protocol, name
+        assert protocol[SCORE]["generated"]["count"] == samples
+        kept = client.download_artifacts(run.info.run_id, f"evaluations/{run.data.tags['evaluation']}.json")
+        assert json.loads(Path(kept).read_text()) == {"metrics": scores, "protocol": protocol}
+        found[name] = run
+    assert set(found) == set(RUNS)
+    return found
+
+
 @pytest.mark.slow
 def test_mlflow_agrees_after_dvc_restored_an_evaluation(project: Path) -> None:
     """64 samples, then 80, then 64 again: the third evaluation comes from DVC's run cache, and no stage runs for it."""
-    name, scores, ran = "fid_efficientnet_lite0", [], []
-    for samples in (64, 80, 64):
+    before, ran = agreed(project, 64), []
+    for samples in (80, 64):
         with edits(project, with_params(project, {"evaluate": {"samples": samples}})):
             ran.append(stages_that_ran(call(project, "dvc", "repro")))
-            scores.append(json.loads((project / "out/runs/vae/metrics.json").read_text())[name])
-            client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-            (found,) = client.search_runs(["1"], "attributes.run_name = 'vae'")
-            assert found.data.metrics[name] == scores[-1]
-            assert json.loads(found.data.tags[f"protocol.{name}"])["generated"]["count"] == samples
-    assert scores[0] == scores[2] != scores[1]
-    assert "evaluate@vae" in ran[1] and ran[2] == ["report"], ran
+            for name, run in agreed(project, samples).items():
+                assert (run.info.run_id, run.info.status) == (before[name].info.run_id, "FINISHED")
+                assert run.info.end_time == before[name].info.end_time, "an evaluation moved the training's end"
+    assert "evaluate@vae" in ran[0] and ran[1] == ["report"], ran
+
+
+@pytest.mark.slow
+def test_one_command_makes_mlflow_agree_after_a_pull_a_checkout_and_an_apply(shared: Path, tmp_path: Path) -> None:
+    folder, sync = tmp_path / "pulled", (sys.executable, "-m", "pipeline", "sync")
+    call(shared, "git", "clone", "-q", str(shared), str(folder))
+    call(folder, "dvc", "pull", "-q")
+    call(folder, *sync)
+    made = agreed(folder, 64)
+    assert {run.data.tags["genloom.made_from"] for run in made.values()} == {"published files"}
+    call(folder, "dvc", "exp", "run", "-q", "-n", "more", "-S", "evaluate.samples=80")
+    agreed(folder, 80)
+    call(folder, "git", "checkout", "-q", "-f")
+    call(folder, "dvc", "checkout", "-q")
+    call(folder, *sync)
+    agreed(folder, 64)
+    call(folder, "dvc", "exp", "apply", "-q", "more")
+    call(folder, *sync)
+    runs = agreed(folder, 80)
+    assert {name: run.info.run_id for name, run in runs.items()} == {
+        name: run.info.run_id for name, run in made.items()
+    }
+    assert "0 runs sent, 3 were complete already" in call(folder, *sync)

@@ -47,7 +47,7 @@ PIPELINE = """
       evaluate:
         foreach: ${runs}
         do:
-          cmd: echo 1 > out/runs/${key}/metrics.json
+          cmd: echo '{}' > out/runs/${key}/metrics.json
           deps: ["out/runs/${key}/weights.safetensors"]
           outs: ["out/runs/${key}/metrics.json"]
 """
@@ -118,6 +118,8 @@ def of(what: str) -> dict[str, Any]:
 def test_a_file_leads_to_its_stages_params_data_commit_and_run(project: Path) -> None:
     result = of("out/runs/a/metrics.json")
     assert (result["stage"], result["state"], result["unknown"]) == ("evaluate@a", "as recorded", [])
+    assert result["read_by"] == [] and of("out/runs/a/weights.safetensors")["read_by"] == ["evaluate@a"]
+    assert of("out/code/code-vae.json")["read_by"] == ["train@b"]
     assert [stage["stage"] for stage in result["chain"]] == ["evaluate@a", "train@a", "code", "normalize"]
     assert result["chain"][1]["params"] == {"runs.a": {"method": "dcgan", "init_from": "scratch", "seed": 1}}
     assert result["chain"][1]["cmd"].startswith("mkdir -p out/runs/a")
@@ -151,6 +153,19 @@ def test_code_leads_to_the_runs_that_it_decided(project: Path) -> None:
         Path("code.py").write_text(before)
     assert chain["code"]["code.py"]["state"] == "modified since"
     assert chain["train@a"]["out/code/code-dcgan.json"]["state"] == "as recorded"
+
+
+def test_a_file_leads_to_the_stages_that_read_it_and_those_that_follow(project: Path) -> None:
+    for path, direct, further in [
+        ("out/code/code-vae.json", ["train@b"], ["evaluate@b"]),
+        ("out/code", ["train@a", "train@b"], ["evaluate@a", "evaluate@b"]),
+        ("out/runs/a/weights.safetensors", ["evaluate@a"], []),
+        ("out/runs/a/metrics.json", [], []),
+    ]:
+        result = of(path)
+        assert (result["read_by"], result["followed_by"]) == (direct, further), path
+    text = genloom("lineage", "out/code/code-vae.json").stdout
+    assert "read by: train@b\n" in text and "then: evaluate@b\n" in text
 
 
 def test_a_run_leads_to_its_files(project: Path) -> None:
@@ -288,21 +303,8 @@ def test_sync_sends_what_is_missing_and_says_what_it_did(project: Path) -> None:
     failed = genloom("sync", "--all", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
-    assert failed.stderr.count("can't be reached") == 2
+    assert failed.stderr.count("can't be reached: connection refused") == 1
     assert genloom("sync").returncode == 0
-
-
-def test_check_names_every_wrong_run(project: Path) -> None:
-    good = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(good.replace("seed: 1", "sed: 1").replace("method: vae", "method: vea"))
-    try:
-        wrong = genloom("check")
-    finally:
-        Path("params.yaml").write_text(good)
-    assert wrong.returncode == 1
-    assert "runs.a.sed: unknown param. Did you mean 'seed'?" in wrong.stderr
-    assert "runs.b.method: there is no method 'vea'" in wrong.stderr
-    assert genloom("check").stdout.startswith("params.yaml: fine; runs: a, b")
 
 
 def genloom(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -44,3 +44,17 @@ def test_a_page_known_only_at_the_end_is_still_said(project: Path, capfd: pytest
     with watching(project / "run", "dcgan", 400, lambda: known[0] if known else None):
         known.append(PAGE)
     assert capfd.readouterr().err.splitlines() == [f"dcgan: {PAGE}"]
+
+
+def test_rows_of_before_are_not_shown_again(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither those in the journal nor those that a checkpoint brings into a new one, at the time of their making."""
+    folder, hour_ago = project / "run", (time.time_ns() // 1_000_000) - 3_600_000
+    values = {"critic/loss": 0.5, "images_per_second": 1234.0}
+    with begin(folder) as opened:
+        opened.metrics(values, step=40, once=True)
+    time.sleep(0.01)
+    with begin(folder) as opened, watching(folder, "dcgan", 400, lambda: None):
+        opened.metrics(values, step=40, once=True, time=hour_ago)
+        opened.metrics(values, step=80, once=True, time=hour_ago)
+        opened.metrics(values, step=120, once=True)
+    assert capfd.readouterr().err.splitlines() == ["dcgan: 120 of 400 images, 1,234 images/s  critic 0.5"]

@@ -17,6 +17,7 @@ from mlflow_server import Server, free_port
 from pipeline.config import Tracking
 from pipeline.errors import UserError
 from pipeline.files import locked
+from pipeline.tracking.outages import is_away
 from pipeline.tracking.queries import fetch_runs
 from pipeline.tracking.sender import sync
 from pipeline.tracking.shipped import is_synced, last_sent, run_page
@@ -129,7 +130,7 @@ def test_a_server_that_dies_and_comes_back_misses_nothing_and_delays_nothing(
         train(opened, range(100, 1100))
         assert time.monotonic() - began < 2
         time.sleep(2.5)  # the shipper meets a dead server
-        assert "MlflowException" in (folder / "shipper.log").read_text()
+        assert "connection refused" in (folder / "shipper.log").read_text()
         server.start()
         train(opened, range(1000, 1200))
         opened.model(weights)
@@ -157,10 +158,10 @@ def test_a_server_that_never_answers_costs_training_little_and_is_said_once(
         opened.finish("FINISHED")
         inside = time.monotonic() - began
     assert inside < 2
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 10
     said = caplog.text
-    assert said.count("does not answer ([Errno 111] Connection refused); training goes on.") == 1
-    assert said.count("genloom sync") == 1
+    assert said.count("does not answer (connection refused). Nothing waits for it: `genloom sync` sends") == 1
+    assert said.count("tracking:") == 1
     assert "Traceback" not in said
     assert last_sent(folder) is None
     assert run_page(folder, tracking) is None
@@ -218,4 +219,8 @@ def test_a_server_that_takes_connections_and_says_nothing_delays_the_end_by_seco
             train(opened, range(10))
             opened.finish("FINISHED")
         assert 5 < time.monotonic() - began < 40
-    assert "did not take all of this run" in caplog.text
+    assert "did not take all of this run (no answer in time)" in caplog.text
+    before = len(caplog.records)
+    began = time.monotonic()
+    assert is_away(resolve(tracking), project, "all runs") and time.monotonic() - began < 0.5
+    assert len(caplog.records) == before

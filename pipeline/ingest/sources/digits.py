@@ -15,6 +15,8 @@ from PIL import Image
 from pipeline.data.dataset import save_array
 from pipeline.ingest.source import Origin, RawDataset, RawSplit, Source, unusable
 
+CLASSES = tuple("0123456789")
+
 
 @dataclass(frozen=True)
 class Digits(Source):
@@ -27,6 +29,9 @@ class Digits(Source):
         save_array(raw / "images.npy", digits.images.astype(np.uint8))
         save_array(raw / "labels.npy", digits.target.astype(np.int64))
 
+    def foreseen_classes(self, path: Path) -> tuple[str, ...]:
+        return CLASSES
+
     @contextmanager
     def open(self, raw: Path) -> Iterator[RawDataset]:
         try:
@@ -36,7 +41,7 @@ class Digits(Source):
             raise unusable(raw, error) from error
         images = np.rint(shades * (255 / 16)).astype(np.uint8)
         split = RawSplit(labels=labels, decode=lambda number: Image.fromarray(images[number]))
-        yield RawDataset(classes=tuple("0123456789"), splits={"train": split})
+        yield RawDataset(classes=CLASSES, splits={"train": split})
 
 
 SOURCE = Digits()

@@ -61,6 +61,12 @@ class ImageFolder(Source):
         else:
             raise UserError(f"params.yaml: data.path: there is no '{origin.path}'. Name a directory or zip of images.")
 
+    def foreseen_classes(self, path: Path) -> tuple[str, ...]:
+        if path.is_dir():
+            return layout_of(filter(looks_like_image, files_under(path)), path).classes
+        with zipfile.ZipFile(path) as archive:
+            return layout_of(images_in(archive), path).classes
+
     @contextmanager
     def open(self, raw: Path) -> Iterator[RawDataset]:
         try:

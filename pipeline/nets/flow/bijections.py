@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pixel_shuffle
 
 from pipeline.core.batch_norm import BatchStatistics
+from pipeline.core.precision import without_autocast
 from pipeline.core.world import World
 
 Shape = tuple[int, int, int]  # c, h, w
@@ -109,7 +110,7 @@ class Squeeze(Bijection):
     def shape_after(self, shape: Shape) -> Shape:
         c, h, w = shape
         if h % 2 or w % 2:
-            raise ValueError(f"levels: an image of {h} x {w} cannot be halved; take fewer levels or another data.size")
+            raise ValueError(f"levels: a map of {h} x {w} pixels cannot be halved; take fewer levels")
         return 4 * c, h // 2, w // 2
 
 
@@ -208,13 +209,13 @@ class InvertibleConv(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         lower, upper = self._triangles()
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             y = _mix(x, self.permutation @ (lower @ upper))
         return y, _same_for_all(self.log_diagonal, x)
 
     def inverse(self, y: Tensor) -> Tensor:
         lower, upper = self._triangles()
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y.device):
             half = torch.linalg.solve_triangular(lower, self.permutation.mT, upper=False, unitriangular=True)
             return _mix(y, torch.linalg.solve_triangular(upper, half, upper=True))
 

@@ -6,19 +6,19 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from pipeline import registry
-from pipeline.errors import UserError, nearest
+from pipeline.config.validation import checked, field_names, misfits, shown, unknown, validated
+from pipeline.errors import UserError, nearest, refuse
 
 PARAMS = Path("params.yaml")
-_RUN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+RUN_NAME = re.compile(r"[A-Za-z_][\w-]{0,99}", re.ASCII)
 SCRATCH = "scratch"  # where a run begins that begins from no other
 
 Positive = Annotated[int, Field(gt=0)]
@@ -29,13 +29,6 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]  # (0, 1)
 Unit = Annotated[float, Field(ge=0, lt=1)]  # [0, 1)
 Share = Annotated[float, Field(gt=0, le=1)]  # (0, 1]
 Probability = Annotated[float, Field(ge=0, le=1)]  # [0, 1]
-
-
-def bounds(
-    *, gt: float | None = None, ge: float | None = None, lt: float | None = None, le: float | None = None
-) -> Any:
-    """Return the limits of a number as the metadata of an ``Annotated`` type."""
-    return Field(gt=gt, ge=ge, lt=lt, le=le)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +176,8 @@ class Evaluate:
         for key, chosen in (("metrics", self.metrics), ("extractors", self.extractors)):
             for name in chosen:
                 _check_choice(f"pipeline.evaluate.{key}", key, name)
+            if len(set(chosen)) < len(chosen):
+                raise ValueError(f"{key}: {max(chosen, key=chosen.count)} stands there more than once; leave one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +226,42 @@ def _check_choice(package: str, key: str, name: str) -> None:
         raise ValueError(str(error)) from None
 
 
+def parse(path: Path = PARAMS) -> tuple[dict[str, Any], list[str]]:
+    """Read params.yaml and check each section by itself.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The sections that are right, by name (``runs`` as it stands there), and everything that is wrong with the
+        others: one line each with file, key and remedy.
+
+    Raises:
+        UserError: the file is no mapping, or cannot be read.
+    """
+    raw = _read_yaml(path)
+    kinds = get_type_hints(Params)
+    if "derived" in raw:
+        raise UserError(
+            f"{path}: derived: runs that begin from another one now stand under runs, with init_from: runs/<run>; "
+            "all others say init_from: scratch. Move them and remove derived."
+        )
+    sections: dict[str, Any] = {}
+    problems = [f"{path}: {line}" for line in unknown(raw, list(kinds), "")]
+    for name, kind in kinds.items():
+        section = raw.get(name, {})
+        if not isinstance(section, dict):
+            found = [f"{name}: expected a mapping of settings, got {shown(section)}."]
+        elif name == "runs":
+            found = _problems_of_runs(section)
+        else:
+            found = [*unknown(section, field_names(kind), f"{name}."), *misfits(kind, section, f"{name}.")]
+        problems += [f"{path}: {line}" for line in found]
+        if not found:
+            sections[name] = section if name == "runs" else validated(kind, section)
+    return sections, problems
+
+
 def read_params(path: Path = PARAMS) -> Params:
     """Read params.yaml and check every section; ``read_run`` and ``methods.configure`` check a run.
 
@@ -243,45 +274,57 @@ def read_params(path: Path = PARAMS) -> Params:
     Raises:
         UserError: the file cannot be read, a key is unknown, or a value does not fit; with file, key and remedy.
     """
-    raw = _read_yaml(path)
-    known = {field.name: field.type for field in fields(Params) if field.init}
-    if "derived" in raw:
-        raise UserError(
-            f"{path}: derived: runs that begin from another one now stand under runs, with init_from: runs/<run>; "
-            "all others say init_from: scratch. Move them and remove derived."
-        )
-    refuse_unknown(raw, known, path, "")
-    for name, section in raw.items():
-        if not isinstance(section, dict):
-            raise UserError(f"{path}: {name}: expected a mapping of settings, got {section!r}.")
-        if name != "runs":
-            refuse_unknown(section, field_names(known[name]), path, f"{name}.")
-    params: Params = checked(Params, {name: {} for name in known} | raw, path, "")
-    for name in params.runs:
-        if not _RUN_NAME.fullmatch(str(name)):
-            raise UserError(
-                f"{path}: runs.{name}: a run's name is a folder's and a word of a command: letters, digits, '_', '-' "
-                "and '.', the first one a letter or digit."
+    sections, problems = parse(path)
+    refuse(problems)
+    return Params(**sections)
+
+
+def _problems_of_runs(runs: Mapping[Any, Any]) -> list[str]:
+    if not runs:
+        return ["runs: name at least one run, such as dcgan: {method: dcgan, init_from: scratch}."]
+    problems = _misnamed(runs)
+    problems += [
+        f"runs.{name}: expected a mapping of settings, got {shown(run)}."
+        for name, run in runs.items()
+        if not isinstance(run, dict)
+    ]
+    return problems or [line for name in runs for line in _problems_of_beginning(runs, name)]
+
+
+def _misnamed(runs: Mapping[Any, Any]) -> list[str]:
+    """Return what is wrong with names: each is a key in DVC and YAML, a folder, a word of a command."""
+    problems, folders = list[str](), dict[str, str]()
+    for name in runs:
+        if not isinstance(name, str) or not RUN_NAME.fullmatch(name) or yaml.safe_load(name) != name:
+            problems.append(
+                f"runs.{shown(name) if not isinstance(name, str) else name}: this cannot be a run's name: a letter or "
+                "'_', then letters, digits, '_' or '-', 100 at most, and no word that YAML reads as something else "
+                "(true, no, null). A dot, for example, would end the key for DVC."
             )
-        _check_beginning(params.runs, name, path)
-    return params
+        elif folders.setdefault(name.lower(), name) != name:
+            problems.append(
+                f"runs.{name}: differs from '{folders[name.lower()]}' in case alone, and on some file systems both "
+                "would be one folder. Give one of them another name."
+            )
+    return problems
 
 
-def _check_beginning(runs: Mapping[str, Mapping[str, Any]], name: str, path: Path) -> None:
+def _problems_of_beginning(runs: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     """DVC makes what a run begins from a dependency, so every run must say it, and none may begin from itself."""
     known, run, chain = [SCRATCH, *(f"runs/{other}" for other in runs)], name, [name]
     while (beginning := runs[run].get("init_from")) != SCRATCH:
         if beginning not in known:
-            raise UserError(
-                f"{path}: runs.{run}.init_from: say where its weights begin: {SCRATCH}, or runs/<run>"
-                + (f", not {beginning!r}. {nearest(str(beginning), known)}" if beginning else ".")
-            )
+            said = f", not {shown(beginning)}. {nearest(str(beginning), known)}" if beginning else "."
+            wrong = f"runs.{run}.init_from: say where its weights begin: {SCRATCH}, or runs/<run>{said}"
+            return [wrong] if run == name else []  # else it is said of that run
         run = str(beginning).removeprefix("runs/")
-        if run in chain:
-            raise UserError(f"{path}: runs.{name}.init_from: {' begins from '.join([*chain, run])}: name another run.")
+        if run in chain:  # said of the first run of the circle alone
+            first = run == name and name == min(chain, key=list(runs).index)
+            return [f"runs.{name}.init_from: {' begins from '.join([*chain, run])}: name another run."] * first
         chain.append(run)
     if runs[name].get("init_from") != SCRATCH and runs[name].get("weights"):
-        raise UserError(f"{path}: runs.{name}.weights: the run begins from {runs[name]['init_from']}; leave one out.")
+        return [f"runs.{name}.weights: the run begins from {runs[name]['init_from']}; leave one out."]
+    return []
 
 
 def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
@@ -300,7 +343,24 @@ def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[
     """
     if name not in params.runs:
         raise UserError(f"{path}: runs: there is no run '{name}'. {nearest(name, params.runs)}")
-    raw, own, prefix = params.runs[name], field_names(Run), f"runs.{name}."
+    return general_settings(params.runs[name], f"runs.{name}.", path)
+
+
+def general_settings(raw: Mapping[str, Any], prefix: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
+    """Return the settings that every run has, and the rest, which belongs to its method.
+
+    Args:
+        raw: the run as it stands in the file.
+        prefix: of its keys, such as "runs.dcgan.".
+        path: of the file, for messages.
+
+    Returns:
+        The run's settings, and its method's own by name.
+
+    Raises:
+        UserError: a value does not fit.
+    """
+    own = field_names(Run)
     if not isinstance(raw.get("method"), str):
         raise UserError(f"{path}: {prefix}method: name the method, for example 'dcgan'.")
     run = checked(Run, {key: value for key, value in raw.items() if key in own}, path, prefix)
@@ -317,97 +377,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections such as 'data:' and 'runs:', got {raw!r}.")
     return raw
-
-
-def field_names(cls: Any) -> list[str]:
-    """List what a dataclass takes."""
-    return [field.name for field in fields(cls) if field.init]
-
-
-def refuse_unknown(raw: Mapping[str, Any], known: Any, path: Path, prefix: str, also: list[str] | None = None) -> None:
-    """Raise UserError for the first key of ``raw`` that is not in ``known``, with the nearest that is.
-
-    Args:
-        raw: a section, or a run.
-        known: the names that it may have.
-        path: of the file, for the message.
-        prefix: of the keys, such as "data.".
-        also: further names to suggest.
-
-    Raises:
-        UserError: a key is unknown.
-    """
-    for key in raw:
-        if key not in known:
-            raise UserError(f"{path}: {prefix}{key}: unknown param. {nearest(str(key), [*known, *(also or [])])}")
-
-
-def checked(cls: Any, raw: dict[str, Any], path: Path, prefix: str) -> Any:
-    """Return an instance of a dataclass made from a section of params.yaml.
-
-    Args:
-        cls: the dataclass.
-        raw: its fields, as YAML gives them; a number may be text such as "1e-4".
-        path: of the params file, for the message.
-        prefix: of the section's keys, such as "runs.dcgan.".
-
-    Returns:
-        The instance, its types and ranges checked.
-
-    Raises:
-        UserError: a value that does not fit, with file, key, range and the value given.
-    """
-    try:
-        return validated(cls, _numbers(raw))
-    except ValueError as error:
-        end = "" if str(error).endswith((".", "?")) else "."
-        raise UserError(f"{path}: {prefix}{error}{end}") from None
-
-
-def validated(cls: Any, raw: Mapping[str, Any]) -> Any:
-    """Return an instance of a dataclass after checking the types and ranges of its fields.
-
-    Args:
-        cls: the dataclass.
-        raw: its fields by name; what is no field is ignored (``refuse_unknown`` complains about it).
-
-    Returns:
-        The instance.
-
-    Raises:
-        ValueError: a value that does not fit: "field: what it should be, got the value", of the first one alone.
-    """
-    try:
-        return _adapter(cls).validate_python(raw)
-    except ValidationError as error:
-        first = max(error.errors(), key=lambda found: len(found["loc"]))  # of a union, the branch that fits best
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        parts = [str(part) for part in first["loc"] if not str(part).startswith(("constrained-", "tuple["))]
-        if first["type"] == "value_error":  # from a __post_init__, whose message begins with the field
-            field, _, message = message.partition(": ")
-            parts.append(field)
-        elif first["type"] != "missing":
-            message += f", got {first['input']!r}"
-        raise ValueError(f"{'.'.join(parts)}: {message}") from None
-
-
-def json_schema(cls: Any) -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of a dataclass."""
-    return _adapter(cls).json_schema()
-
-
-@cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; a person means a number."""
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, str):
-        try:
-            return float(value) if value[:1].isdigit() or value[:1] in "+-." else value
-        except ValueError:
-            return value
-    return value

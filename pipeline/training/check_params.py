@@ -1,0 +1,174 @@
+"""All that params.yaml decides by itself, checked before anything is downloaded or trained."""
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from torch import Tensor
+
+from pipeline import methods
+from pipeline.config import PARAMS, SCRATCH, Cluster, Data, Evaluate, Params, Run, Tracking, general_settings, parse
+from pipeline.config.validation import field_names
+from pipeline.core.batch import ImageSpec
+from pipeline.core.method import Method, Nets
+from pipeline.errors import UserError, gathering, refuse
+from pipeline.files import project_root
+from pipeline.ingest import sources
+from pipeline.storage.checkpoint import STATE
+from pipeline.tracking.target import redacted, resolve
+from pipeline.training.checks import check_beginning, check_classes, check_workers, rehearsed, tensors_of
+from pipeline.training.initial import no_such_weights
+
+SOME_CLASSES = 2  # where their number is not known before the download
+
+
+def check_params() -> Params:
+    """Check params.yaml: its sections, the files that it names, and a rehearsal of every run.
+
+    Returns:
+        The params.
+
+    Raises:
+        UserError: everything that is wrong, one line each with file, key and remedy.
+    """
+    sections, problems = parse(PARAMS)
+    for name, check in _CHECKS.items():
+        if name in sections:
+            with gathering(problems):
+                check(sections[name])
+    if "runs" in sections:
+        problems += _problems_of_runs(sections)
+    refuse(problems)
+    return Params(**sections)
+
+
+def _check_data(data: Data) -> None:
+    if data.source == "image_folder" and not Path(data.path).exists():
+        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}'. Name a directory or zip of images.")
+    if not Path(data.path).exists() and Path(data.path).is_absolute():  # a relative one is made by the stage code
+        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}', and DVC looks at it. Leave it at data.")
+    if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():
+        raise UserError(f"{PARAMS}: data.mirror: '{data.mirror}' is no directory. Name one, a URL prefix, or null.")
+
+
+def _check_evaluate(settings: Evaluate) -> None:
+    if settings.weights and not Path(settings.weights).is_file():
+        raise UserError(
+            f"{PARAMS}: evaluate.weights: there is no file '{settings.weights}'. Name the extractor's weights file, or "
+            "null to have it downloaded."
+        )
+
+
+def _check_cluster(cluster: Cluster) -> None:
+    import fsspec
+
+    folder = Path(project_root(), cluster.scratch)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{PARAMS}: cluster.storage: '{cluster.storage}' is a file. Name a folder, or a URL.")
+    try:
+        if cluster.url is not None:
+            fsspec.get_filesystem_class(cluster.url.partition("://")[0].partition("::")[0])
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"{PARAMS}: cluster.storage: cannot open {cluster.url} ({error}). Correct the address, or install the "
+            "package that fsspec needs for it."
+        ) from None
+
+
+def _check_tracking(tracking: Tracking) -> None:
+    uri = resolve(tracking).uri
+    address = urlsplit(uri)
+    if not tracking.experiment.strip():
+        raise UserError(f"{PARAMS}: tracking.experiment: it is empty. Give MLflow's experiment a name.")
+    if "://" not in uri or (address.scheme in ("http", "https") and not address.hostname):
+        raise UserError(
+            f"{PARAMS}: tracking.uri: '{redacted(tracking.uri)}' is no whole address. Use for example "
+            "sqlite:///mlflow.db or http://localhost:5000."
+        )
+
+
+_CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "data": _check_data,
+    "evaluate": _check_evaluate,
+    "cluster": _check_cluster,
+    "tracking": _check_tracking,
+}
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A run whose own settings are right."""
+
+    prefix: str
+    run: Run
+    method: Method
+
+
+def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
+    problems: list[str] = []
+    runs: dict[str, _Checked] = {}
+    for name, raw in sections["runs"].items():
+        with gathering(problems):
+            runs[name] = _configured(f"runs.{name}.", raw)
+    data, cluster = sections.get("data"), sections.get("cluster", Cluster())
+    classes = _classes(data, [one.method for one in runs.values()]) if data else None
+    nets: dict[str, Nets] = {}
+    for name, one in runs.items():
+        with gathering(problems):
+            check_workers(one.prefix, one.run.batch_size, cluster)
+        with gathering(problems):
+            check_classes(one.prefix, one.run, one.method, classes)
+            if data:
+                number = SOME_CLASSES if classes is None else len(classes)
+                spec = ImageSpec(channels=data.channels, size=data.size, classes=number)
+                nets[name] = rehearsed(one.prefix, one.run, one.method, spec, cluster)
+    for name, own in nets.items():
+        with gathering(problems):
+            _check_weights(runs[name], own, nets)
+    return problems
+
+
+def _configured(prefix: str, raw: dict[str, Any]) -> _Checked:
+    """Return a run and its method; what is wrong with the settings of both is raised at once."""
+    method, problems = raw.get("method"), list[str]()
+    own = {key: value for key, value in raw.items() if key not in field_names(Run)}
+    run = made = None
+    with gathering(problems):
+        run, own = general_settings(raw, prefix)
+    if isinstance(method, str):
+        with gathering(problems):
+            made = methods.configure(run or Run(method=method), own, prefix)
+    refuse(problems)
+    assert run is not None and made is not None, "without them there was a problem"
+    return _Checked(prefix, run, made)
+
+
+def _classes(data: Data, chosen: Sequence[Method]) -> Sequence[str] | None:
+    """Return the names of the classes, if a method asks for them and they are known before the download."""
+    if not any(method.needs for method in chosen):
+        return None
+    try:
+        return sources.find(data.source).foreseen_classes(Path(data.path))
+    except (UserError, OSError, zipfile.BadZipFile):  # said where the data are read
+        return None
+
+
+def _check_weights(one: _Checked, own: Nets, nets: Mapping[str, Nets]) -> None:
+    """Compare what a run begins from with its nets, as far as that is known before anything is trained."""
+    run, file = one.run, Path(one.run.weights or "")
+    tensors: Mapping[str, Tensor] | None = None
+    if run.init_from != SCRATCH:
+        before = nets.get(run.init_from.removeprefix("runs/"))
+        if before is None:  # it is wrong itself
+            return
+        tensors = before.state_dict()
+    elif run.weights is not None:
+        if run.weights.startswith(("models:/", "runs:/")) or file.name == STATE or Path(file, STATE).is_file():
+            return
+        if not file.is_file():
+            raise no_such_weights(one.prefix, run.weights)
+        tensors = tensors_of(one.prefix, run, file)
+    check_beginning(one.prefix, run, one.method, own, tensors)

@@ -1,0 +1,122 @@
+"""`genloom check`: everything that params.yaml decides by itself, all of it at once, one line each."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import save_file
+
+from pipeline.errors import UserError
+from pipeline.training.check_params import check_params
+from pipeline.training.checks import check_workers
+
+RIGHT: dict[str, Any] = {
+    "data": {"source": "digits", "size": 16},
+    "runs": {"a": {"method": "dcgan", "init_from": "scratch", "width": 4}},
+    "evaluate": {"extractors": ["efficientnet_lite0"]},
+}
+
+
+def problems(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> list[str]:
+    """Of RIGHT with sections changed, without "params.yaml: "."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (folder / "data").mkdir(exist_ok=True)
+    params = RIGHT | {name: RIGHT.get(name, {}) | section for name, section in changes.items()}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    try:
+        check_params()
+    except UserError as error:
+        assert all(line.startswith("params.yaml: ") for line in error.problems)
+        return [line.removeprefix("params.yaml: ") for line in error.problems]
+    return []
+
+
+def run(method: str, **settings: Any) -> dict[str, Any]:
+    return {"x": {"method": method, "init_from": "scratch"} | settings}
+
+
+def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert problems(tmp_path, monkeypatch) == []
+    both = run("vqvae", width=8) | {"y": {"method": "vq_transformer", "init_from": "runs/x", "width": 8}}
+    assert problems(tmp_path, monkeypatch, runs=both, cluster={"workers": [1, 2], "storage": "memory://x"}) == []
+    assert problems(tmp_path, monkeypatch, runs=run("cyclegan", domains=["0", "1"], width=4)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data": {"source": "image_folder", "path": "photos"}}, "data.path: there is no 'photos'. Name a directory"),
+        ({"data": {"path": "/no/such"}}, "data.path: there is no '/no/such', and DVC looks at it. Leave it at data."),
+        ({"data": {"mirror": "nowhere"}}, "data.mirror: 'nowhere' is no directory"),
+        ({"data": {"size": 100}}, "data.size: 100 is not 4, 5"),
+        ({"evaluate": {"metrics": ["fid", "fid"]}}, "evaluate.metrics: fid stands there more than once"),
+        ({"evaluate": {"weights": "a.pth"}}, "evaluate.weights: there is no file 'a.pth'"),
+        ({"cluster": {"storage": "s4://bucket"}}, "cluster.storage: cannot open s4://bucket (Protocol not known: s4)"),
+        ({"cluster": {"storage": "params.yaml"}}, "cluster.storage: 'params.yaml' is a file"),
+        ({"cluster": {"workers": [8, 2]}}, "cluster.workers: [8, 2]: the least comes first: [2, 8]."),
+        (
+            {"cluster": {"workers": 3}},
+            "cluster.workers: 3 workers cannot share a batch_size of 64 equally; make runs.a.",
+        ),
+        ({"tracking": {"uri": "nonsense"}}, "tracking.uri: MLflow cannot write to 'nonsense'"),
+        ({"tracking": {"uri": "http://"}}, "tracking.uri: 'http://' is no whole address"),
+        ({"tracking": {"experiment": " "}}, "tracking.experiment: it is empty"),
+        ({"runs": run("gan", batch_size=1)}, "runs.x.batch_size: batch norm needs two images"),
+        (
+            {"runs": run("gan", batch_size=2, sync_batch_norm=False), "cluster": {"workers": 2}},
+            "runs.x.batch_size: batch norm needs two images",
+        ),
+        ({"runs": run("dcgan", freeze=["crtic"])}, "runs.x.freeze: 'crtic' names no parameter"),
+        ({"runs": run("dcgan", domains=["0", "1"])}, "runs.x.domains: leave it out: dcgan has one domain."),
+        ({"runs": run("cyclegan")}, "runs.x.domains: name two classes of the data, for example [0, 1]"),
+        ({"runs": run("cyclegan", domains=["0", "0"])}, "runs.x.domains: name two different classes"),
+        ({"runs": run("cyclegan", domains=["0", "x"])}, "runs.x.domains: no class 'x' in the data. Known: 0, 1"),
+        ({"runs": run("vq_transformer")}, "runs.x.init_from: vq_transformer needs trained weights of encoder"),
+        ({"runs": run("dcgan", weights="a.safetensors")}, "runs.x.weights: 'a.safetensors' is no file. Name a weights"),
+        ({"runs": run("dcgan", weights="params.yaml")}, "runs.x.weights: params.yaml: not a readable weights file"),
+        ({"runs": run("dcgan", init_from="runs/a") | RIGHT["runs"]}, ""),
+        ({"runs": run("vae", init_from="runs/a") | RIGHT["runs"]}, "runs.x.init_from: nothing of runs/a fits"),
+    ],
+)
+def test_a_problem_is_named_with_its_key_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: str
+) -> None:
+    found = problems(tmp_path, monkeypatch, **changes)
+    found = [line for line in found if not line.startswith("runs.a.") or "runs.a." in expected]
+    assert [line[: len(expected)] for line in found] == ([expected] if expected else [])
+
+
+def test_weights_of_another_program_have_the_right_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (line,) = problems(tmp_path, monkeypatch, runs=run("dcgan", weights="other.safetensors"))
+    assert "not a weights file of this program" in line and "Name a weights.safetensors" in line
+    assert "dvc repro" not in line
+
+
+def test_methods_that_need_classes_are_refused_a_folder_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos/all").mkdir(parents=True)
+    (tmp_path / "photos/all/1.png").write_bytes(b"only its name is looked at")
+    data = {"source": "image_folder", "path": "photos"}
+    assert problems(tmp_path, monkeypatch, data=data) == []
+    (line,) = problems(tmp_path, monkeypatch, data=data, runs=run("cgan"))
+    assert line.startswith("runs.x.method: cgan needs labels, but data.source has 1 class")
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = run("dcgan", lr="fast", lrr=1, batch_size=0) | {
+        "y": {"method": "dcgan", "init_from": "scratch", "freeze": ["z"]}
+    }
+    found = problems(tmp_path, monkeypatch, data={"siz": 3, "channels": 2}, runs=runs, tracking={"uri": "nonsense"})
+    keys = ["data.siz", "data.channels", "tracking.uri", "runs.x.batch_size", "runs.x.lrr", "runs.x.lr"]
+    assert [line.partition(":")[0] for line in found] == keys  # y's nets need data
+    assert "Did you mean 'size'?" in found[0] and "expected 1 or 3, got 2" in found[1]
+
+
+def test_no_worker_at_all_is_one_process() -> None:
+    from pipeline.config import Cluster
+
+    check_workers("", 1, Cluster(workers=0))
