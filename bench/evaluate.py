@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     real, samples = (features(options.count, 2048, seed).astype(np.float32) for seed in (1, 2))
-    pairs = {("fid",): "pytorch_fid", ("precision_recall", "density_coverage"): "prdc_once", ("kid",): None}
+    pairs = {("fid",): "pytorch_fid", ("precision_recall", "density_coverage"): "prdc_once", ("kid",): ""}
     with tempfile.TemporaryDirectory() as folder, peers(options.python) as python:
         np.save(Path(folder, "real.npy"), real)
         np.save(Path(folder, "samples.npy"), samples)
@@ -62,7 +62,7 @@ def main() -> None:
             ]
             mine, theirs = rounds[-1]
             print("+".join(names), "ours", mine)
-            print("  ", peer, theirs)
+            print("  ", peer, theirs, flush=True)
             if peer:
                 each = [b["seconds"] / a["seconds"] for a, b in rounds]
                 print(f"   times as fast: median {statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})")
