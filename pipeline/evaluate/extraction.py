@@ -112,10 +112,10 @@ def write_samples(
     if second:
         images["distinct"] = min(settings.samples, len(split))  # a translation of the same image is the same again
         (folder / TARGET).mkdir()
-        about = {"class": int(second.splits[settings.split].labels[0])}
-        _write_real(folder / TARGET, second, settings, extractors, about)
-    if not _heeds_labels(trained, next(batches(split, rows[:8], truncation=settings.truncation, **plan))):
-        images["labelled"] = False  # labels.npy says beside which images they were drawn
+        _write_real(
+            folder / TARGET, second, settings, extractors, {"class": int(second.splits[settings.split].labels[0])}
+        )
+    images |= _about_labels(trained, next(batches(split, rows[:8], truncation=settings.truncation, **plan)))
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=False)
     write_json(folder / "scores.json", _own_scores(trained, dataset, few))
 
@@ -131,15 +131,16 @@ def _write_real(
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=True)
 
 
-def _heeds_labels(trained: Trained, like: Batch) -> bool:
-    """Tell whether a method's samples are of the labels that it is given: others make other images."""
+def _about_labels(trained: Trained, like: Batch) -> dict[str, bool]:
+    """Return {"labelled": False} unless the method's samples are of the labels that it is given: others make other
+    images. Else labels.npy only says beside which images they were drawn."""
     classes = trained.spec.classes
     if classes < 2:
-        return False
+        return {"labelled": False}
     others = replace(like, labels=(like.labels + 1) % classes, shared={})
     with torch.inference_mode():
         first, second = (trained.method.sample(trained.nets, batch) for batch in (like, others))
-    return not torch.equal(first, second)
+    return {"labelled": False} if torch.equal(first, second) else {}
 
 
 def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[str, Any]:
