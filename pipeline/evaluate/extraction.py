@@ -86,8 +86,7 @@ def write_samples(
         dataset: the real images that samples are drawn beside.
         settings: how many samples, their seed and truncation.
         extractors: each sees every sample.
-        second: the domain into which the method translates, whose features are then written too: no other run
-            needs them.
+        second: the domain into which the method translates, whose features are then written too.
         at_a_time: images that the nets take at once, if fewer than the extractors do (``settings.batch_size``).
 
     Raises:
@@ -112,9 +111,8 @@ def write_samples(
     if second:
         images["distinct"] = min(settings.samples, len(split))  # a translation of the same image is the same again
         (folder / TARGET).mkdir()
-        _write_real(
-            folder / TARGET, second, settings, extractors, {"class": int(second.splits[settings.split].labels[0])}
-        )
+        about = {"class": int(second.splits[settings.split].labels[0])}
+        _write_real(folder / TARGET, second, settings, extractors, about)
     images |= _about_labels(trained, next(batches(split, rows[:8], truncation=settings.truncation, **plan)))
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=False)
     write_json(folder / "scores.json", _own_scores(trained, dataset, few))
