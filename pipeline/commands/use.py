@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.config import is_in_mlflow
 from pipeline.errors import UserError, nearest
 from pipeline.stages.paths import DATA, REFERENCE, RUNS, run_folder
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.inference.weights import Trained
 
 WEIGHTS = "weights.safetensors"
-_URIS = ("models:/", "runs:/")
 
 Source = Annotated[
     str,
@@ -149,9 +149,10 @@ def evaluate(
     settings, dataset = read_params().evaluate, open_dataset(DATA)
     with loaded(source) as (trained, _), tempfile.TemporaryDirectory() as temporary:
         refuse_other_images(trained, dataset.spec, source)
-        first, second = domains(dataset, _facts(_found(source)).get("params", {}).get("domains"))
-        folder, device = Path(temporary), next(trained.nets.parameters()).device
-        write_samples(folder, trained, first, settings, load_all(settings, device), second)
+        facts = _facts(trained.source) if trained.source else {}
+        first, second = domains(dataset, facts.get("params", {}).get("domains"))
+        folder = Path(temporary)
+        write_samples(folder, trained, first, settings, load_all(settings, trained.device), second)
         scores = score_run(folder, REFERENCE, settings)
     content = {"source": source, "seen": trained.seen, "metrics": scores.metrics, "protocol": scores.protocol}
     if to is None:
@@ -178,7 +179,7 @@ def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
     from pipeline.inference.weights import load_weights
 
     with tempfile.TemporaryDirectory() as folder:
-        path = _fetched(source, Path(folder)) if source.startswith(_URIS) else _found(source)
+        path = _fetched(source, Path(folder)) if is_in_mlflow(source) else _found(source)
         yield load_weights(path, default_device()), _classes(path)
 
 

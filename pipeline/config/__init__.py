@@ -327,6 +327,11 @@ def _problems_of_beginning(runs: Mapping[str, Mapping[str, Any]], name: str) -> 
     return []
 
 
+def is_in_mlflow(weights: str) -> bool:
+    """Tell whether weights are named by an address of MLflow, a model's or a run's, rather than a path."""
+    return weights.startswith(("models:/", "runs:/"))
+
+
 def read_run(params: Params, name: str, path: Path = PARAMS) -> tuple[Run, dict[str, Any]]:
     """Return the settings that every run has, and the rest, which belongs to its method.
 

@@ -95,7 +95,7 @@ def write_samples(
     split = dataset.splits[settings.split]
     rows = shuffled(len(split), settings.samples, settings.seed)
     few = replace(settings, batch_size=min(settings.batch_size, at_a_time or settings.batch_size))
-    plan: dict[str, Any] = {"seed": settings.seed, "batch_size": few.batch_size, "device": _device(trained)}
+    plan: dict[str, Any] = {"seed": settings.seed, "batch_size": few.batch_size, "device": trained.device}
     like, tally = batches(split, rows, truncation=settings.truncation, **plan), Tally()
     images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
     images |= {"digest": dataset.digest, "images_seen": trained.seen, "truncation": settings.truncation}
@@ -147,7 +147,7 @@ def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[
     split = dataset.splits["test"]
     count = min(len(split), settings.samples)
     rows = shuffled(len(split), count, settings.seed)
-    real = batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=_device(trained))
+    real = batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=trained.device)
     images = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
     images["images_seen"] = trained.seen
     try:
@@ -174,7 +174,3 @@ def _gathered(parts: Iterable[Tensor], count: int) -> Iterator[Tensor]:
 def _protocol(images: Mapping[str, Any], extractors: Sequence[Extractor]) -> dict[str, Any]:
     known = {key: value for key, value in images.items() if value is not None}
     return {"images": known, "extractors": {extractor.name: extractor.protocol for extractor in extractors}}
-
-
-def _device(trained: Trained) -> str:
-    return str(next(trained.nets.parameters()).device)

@@ -31,11 +31,6 @@ def plain_batch(images: Tensor, labels: Tensor) -> Batch:
     return Batch(images=images, labels=labels, noise=Noise(0, torch.zeros_like(labels)))
 
 
-def device_of(trained: Trained) -> torch.device:
-    """Return where the nets are."""
-    return next((parameter.device for parameter in trained.nets.parameters()), torch.device("cpu"))
-
-
 def describe(trained: Trained) -> dict[str, Any]:
     """Return what identifies a model beside its outputs: method, params, images seen, and a hash of its weights."""
     digest = hashlib.sha256()
@@ -190,7 +185,7 @@ def _write(
 
 
 def _batches(trained: Trained, images: Iterable[Tensor], labels: Tensor | None) -> Iterator[Batch]:
-    device, start = device_of(trained), 0
+    device, start = trained.device, 0
     shape = (trained.spec.channels, trained.spec.size, trained.spec.size)
     for part in images:
         if part.dtype != torch.uint8 or part.shape[1:] != shape:

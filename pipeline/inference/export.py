@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.noise import Noise
 from pipeline.families.vq import Quantized
-from pipeline.inference.encode import device_of, plain_batch
+from pipeline.inference.encode import plain_batch
+from pipeline.inference.generate import SLACK
 from pipeline.inference.weights import Trained, load_weights
-
-SLACK = 1e-3  # a float32 tanh is within this of [-1, 1]
 
 
 class Exportable(nn.Module):
@@ -38,7 +37,7 @@ class Exportable(nn.Module):
     def settle(self, trained: Trained) -> None:
         """Keep the nets that ``forward`` reads and no others; called once all else is set."""
         self.nets = watched = _Watched(trained.nets)
-        device = device_of(trained)
+        device = trained.device
         with torch.inference_mode():
             self(*(value.to(device) for value in self.examples(2).values()))
         self.nets = nn.ModuleDict({name: trained.nets[name] for name in sorted(watched.read)})
@@ -118,7 +117,7 @@ class Decoder(Exportable):
 
     def __init__(self, trained: Trained) -> None:
         super().__init__(trained)
-        self.name, device = trained.method.decodes[0], device_of(trained)
+        self.name, device = trained.method.decodes[0], trained.device
         images, labels = _zeros(trained.spec, 1).to(device), torch.zeros(1, dtype=torch.int64, device=device)
         with torch.inference_mode():
             encoded = trained.method.encode(trained.nets, plain_batch(images, labels))[self.name]

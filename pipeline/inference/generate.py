@@ -22,8 +22,7 @@ from pipeline.errors import UserError
 from pipeline.inference.diagnosis import not_finite
 from pipeline.inference.weights import Trained, load_weights
 
-# a float32 tanh is within this of [-1, 1]; a wrong range is not
-_SLACK = 1e-3
+SLACK = 1e-3  # a float32 tanh is within this of [-1, 1]; a wrong range is not
 
 DRAWS = 10  # of one sample, the first included
 MOST_REDRAWN = 0.1  # of all samples
@@ -135,7 +134,7 @@ def samples(trained: Trained, like: Iterator[Batch], tally: Tally | None = None)
             spoilt = _spoilt(images)
             if len(spoilt):
                 images[spoilt] = _drawn_anew(trained, batch, spoilt)
-        if images.abs().max() > 1 + _SLACK:
+        if images.abs().max() > 1 + SLACK:
             raise ValueError(f"method '{trained.name}': samples must lie in [-1, 1], got {float(images.abs().max())}")
         counted.samples += len(images)
         counted.redrawn += len(spoilt)

@@ -18,7 +18,7 @@ from pipeline.core.batch import Batch, to_uint8, to_unit_range
 from pipeline.core.noise import Noise
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
-from pipeline.inference.encode import chosen, describe, device_of, differs, reconstruct
+from pipeline.inference.encode import chosen, describe, differs, reconstruct
 from pipeline.inference.generate import samples
 from pipeline.inference.weights import Trained
 from pipeline.ingest.own_images import OwnImages
@@ -60,7 +60,7 @@ def write_samples(
         UserError: the folder holds something else, the model translates, or it has no use for label or truncation.
     """
     _check_use(trained, seed, label, truncation)
-    spec, device = trained.spec, device_of(trained)
+    spec, device = trained.spec, trained.device
     conditional = _labels_matter(trained)
     about = describe(trained) | {"seed": seed, "truncation": truncation}
     about |= {"label": label, "classes": "in turn" if conditional and label is None else None}
@@ -107,7 +107,7 @@ def write_translations(
     def translated(parts: Iterable[Tensor]) -> Iterator[Tensor]:
         for part in parts:
             with torch.inference_mode():
-                made = trained.method.translate(trained.nets, to_unit_range(part, device_of(trained)), towards)
+                made = trained.method.translate(trained.nets, to_unit_range(part, trained.device), towards)
             if not torch.isfinite(made).all():
                 raise UserError(f"the '{trained.name}' model translates to what is not finite: its training diverged.")
             yield to_uint8(made).cpu()
@@ -238,7 +238,7 @@ def _like(trained: Trained, ids: Tensor, labels: Tensor, seed: int, truncation: 
 
 
 def _sampled(trained: Trained, label: int, truncation: float | None = None) -> dict[str, Tensor]:
-    ids = torch.arange(2, device=device_of(trained))
+    ids = torch.arange(2, device=trained.device)
     with torch.inference_mode():
         return {"images": trained.method.sample(trained.nets, _like(trained, ids, ids * 0 + label, 0, truncation))}
 

@@ -48,6 +48,11 @@ class Trained:
     params: Mapping[str, Any]
     source: Path | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the nets are."""
+        return next((parameter.device for parameter in self.nets.parameters()), torch.device("cpu"))
+
     @classmethod
     def of(cls, method: Method, state: State, spec: ImageSpec) -> "Trained":
         """Return what a training has learnt so far, without a file.

@@ -15,7 +15,7 @@ from pipeline.stages.paths import OUT, run_folder
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Train one run of params.yaml; go on from a checkpoint of the same training, where there is one."""
     from pipeline.cluster.launch import Launch, exclusive, launch
-    from pipeline.tracking.record import run_scratch
+    from pipeline.tracking.references import journal_folder
     from pipeline.training.prepare import prepared
     from pipeline.training.publish import publish
 
@@ -24,7 +24,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
         launching = Launch(
             run=ready.run,
             key=ready.key,
-            journal=run_scratch(scratch(params), name, ready.key.digest),
+            journal=journal_folder(params, name, ready.key.digest),
             dataset=ready.dataset.info,
             cluster=params.cluster,
             tracking=params.tracking,

@@ -9,7 +9,7 @@ A folder gets its name only when all of it is on disk; training resumes from the
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,38 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Budgets:
+    """Where the budgets of one course of training end, which decides what checkpoints stay.
+
+    Attributes:
+        until: images seen where this training ends.
+        ended: where earlier ones ended.
+    """
+
+    until: float = math.inf
+    ended: Sequence[int] = ()
+
+    def outdated(self, existing: Iterable[int], seen: int) -> set[int]:
+        """Return which checkpoints nothing needs once the one at ``seen`` is written.
+
+        The newest ones are kept, up to and including that; those where a budget ended, as results that may be asked for
+        again; and those of a larger budget. Newer ones within the budget were refused when training resumed before
+        them.
+
+        Args:
+            existing: images seen at all checkpoints, in any order.
+            seen: at the newest of this training.
+
+        Returns:
+            Images seen at those to remove.
+        """
+        found = set(existing)
+        newest = sorted(other for other in found if other <= seen)[-KEPT:]
+        ended = {other for other in self.ended if other <= seen}
+        return found - set(newest) - ended - {other for other in found if other > self.until}
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -36,21 +68,20 @@ class Checkpoints:
     folder: Path
     key: str
 
-    def save(self, seen: int, content: dict[str, Any], *, ends: Iterable[int] = (), until: float = math.inf) -> None:
-        """Write a checkpoint, and remove those that ``outdated`` lists.
+    def save(self, seen: int, content: dict[str, Any], budgets: Budgets) -> None:
+        """Write a checkpoint, and remove those that are outdated.
 
         Args:
             seen: images seen.
             content: tensors, numbers, text and containers of them.
-            ends: images seen where a budget ended.
-            until: images seen where this one ends.
+            budgets: say which others stay.
         """
         with atomic_folder(self._path(seen)) as temporary:
             state = temporary / STATE
             torch.save(content, state)
             manifest = {"key": self.key, "seen": seen, "files": {state.name: sha256_of(state)}}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        for other in outdated(self.existing(), seen, ends, until):
+        for other in budgets.outdated(self.existing(), seen):
             self._drop(other)
 
     def newest(self, before: float = math.inf) -> int | None:
@@ -94,27 +125,6 @@ class Checkpoints:
         for name in (MANIFEST, STATE):
             (self._path(seen) / name).unlink(missing_ok=True)
         self._path(seen).rmdir()
-
-
-def outdated(existing: Iterable[int], seen: int, ends: Iterable[int], until: float) -> set[int]:
-    """Return which checkpoints nothing needs once the one at ``seen`` is written.
-
-    The newest ones are kept, up to and including that; those where a budget ended, as results that may be asked for
-    again; and those of a larger budget. Newer ones within the budget were refused when training resumed before them.
-
-    Args:
-        existing: images seen at all checkpoints, in any order.
-        seen: at the newest of this training.
-        ends: images seen where a budget ended.
-        until: images seen where this one ends.
-
-    Returns:
-        Images seen at those to remove.
-    """
-    found = set(existing)
-    newest = sorted(other for other in found if other <= seen)[-KEPT:]
-    ended = {other for other in ends if other <= seen}
-    return found - set(newest) - ended - {other for other in found if other > until}
 
 
 def name_of(seen: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import locked
-from pipeline.storage.checkpoint import Checkpoints, name_of, outdated
+from pipeline.storage.checkpoint import Budgets, Checkpoints, name_of
 from pipeline.storage.remote import RemoteStore
 
 FETCH_SECONDS = 600.0
@@ -72,19 +72,12 @@ class Store:
                 self.remote.fetch(name_of(seen))
         return self.checkpoints.is_whole(seen)
 
-    def save(self, seen: int, content: dict[str, Any], *, ends: Iterable[int] = (), until: float = math.inf) -> None:
-        """Write a checkpoint to the folder, and to the URL; remove what is outdated there.
-
-        Args:
-            seen: images seen.
-            content: tensors, numbers, text and containers of them.
-            ends: images seen where a budget ended.
-            until: images seen where this one ends.
-        """
-        self.checkpoints.save(seen, content, ends=ends, until=until)
+    def save(self, seen: int, content: dict[str, Any], budgets: Budgets) -> None:
+        """Write a checkpoint to the folder, and to the URL, as ``Checkpoints.save`` does."""
+        self.checkpoints.save(seen, content, budgets)
         if self.remote:
             self.remote.send(name_of(seen))
-            self.remote.drop(partial(outdated, seen=seen, ends=tuple(ends), until=until))
+            self.remote.drop(partial(budgets.outdated, seen=seen))
 
     def existing(self) -> list[int]:
         """Return images seen at each checkpoint at hand, damaged or not, in ascending order."""

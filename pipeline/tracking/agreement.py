@@ -11,7 +11,6 @@ Every evaluation is also kept as an artifact, evaluations/<hash>.json, with its 
 the one that stands.
 """
 
-import csv
 import json
 import logging
 import tempfile
@@ -23,12 +22,20 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.files import project_root
+from pipeline.render.curves import read_history
 from pipeline.tracking import journal, sender
 from pipeline.tracking.journal import BusyError, Journal
 from pipeline.tracking.outages import is_away, remember_silence
-from pipeline.tracking.record import read_train_json, run_scratch
-from pipeline.tracking.references import PUBLISHED, RUNS, Reference, find_journal, list_journals
+from pipeline.tracking.record import read_train_json
+from pipeline.tracking.references import (
+    PUBLISHED,
+    RUNS,
+    Reference,
+    find_journal,
+    journal_folder,
+    journals_of,
+    list_journals,
+)
 from pipeline.tracking.sender import ORIGIN
 from pipeline.tracking.shipped import Shipped, is_synced
 from pipeline.tracking.standing import EVALUATION, FINAL_SAMPLES, PICTURES, Standing, read_standing
@@ -123,11 +130,11 @@ def synchronize(params: Params, everything: bool = False) -> Iterator[Outcome]:
     for name in published_runs():
         outcome = Outcome(run=(RUNS / name).as_posix())
         with _telling(outcome):
-            folder = _journal_of(RUNS / name, read_train_json(RUNS / name), params)
+            trained = read_train_json(RUNS / name)
+            folder = _journal_of(RUNS / name, trained, params)
             outcome.run = folder.name
             done.add(folder)
-            _, standing = update_journal(RUNS / name, params)
-            _agree(outcome, folder, params, everything, standing)
+            _agree(outcome, folder, params, everything, _update(folder, RUNS / name, trained))
         yield outcome
     for folder in list_journals(params):
         if folder not in done:
@@ -179,11 +186,6 @@ def published_runs() -> Iterator[str]:
         yield path.parent.name
 
 
-def journals_of(params: Params) -> Path:
-    """Return the folder that holds a folder for each journal."""
-    return run_scratch(project_root() / params.cluster.scratch, "run", "key").parent
-
-
 def update_journal(published: Path, params: Params) -> tuple[Path, Standing]:
     """Journal a run's published results where the journal says something else.
 
@@ -199,28 +201,35 @@ def update_journal(published: Path, params: Params) -> tuple[Path, Standing]:
         UserError: The files or the journal cannot be read.
     """
     trained = read_train_json(published)
-    standing = read_standing(published, trained["seen"])
     folder = _journal_of(published, trained, params)
+    return folder, _update(folder, published, trained)
+
+
+def _update(folder: Path, published: Path, trained: dict[str, Any]) -> Standing:
+    standing = read_standing(published, trained["seen"])
     known = journal.summary(folder)
     with Journal.open(folder) as opened:
         if known is None or (known["restored"] and known["status"] == "RUNNING"):  # the second: a crash in the midst
             _restore(opened, published, trained)
         _record_results(opened, standing)
-    return folder, standing
+    return standing
 
 
 def _journal_of(published: Path, trained: dict[str, Any], params: Params) -> Path:
     """Return the folder of the training's journal, which need not exist."""
     known = find_journal(Reference(run=published.name, key=trained["key"]), params)
-    return known or run_scratch(project_root() / params.cluster.scratch, published.name, trained["key"])
+    return known or journal_folder(params, published.name, trained["key"])
 
 
 def _restore(opened: Journal, published: Path, trained: dict[str, Any]) -> None:
     """Journal the training that another machine did, from its files."""
     about = {"name": published.name, "key": trained["key"], "params": trained["params"], "dataset": trained["dataset"]}
     opened.start(**about, tags={ORIGIN: "published files"}, restored=True)
-    for row in _read_history(published):
-        seen = int(row.pop("seen"))
+    rows: dict[int, dict[str, float]] = {}
+    for name, points in read_history(published / "history.csv").items():
+        for seen, value in points:
+            rows.setdefault(seen, {})[name] = value
+    for seen, row in rows.items():
         opened.metrics(row, step=seen, once=True)
     for path in sorted((published / "snapshots").glob("*.png")):
         opened.image("samples", path, step=int(path.stem))
@@ -248,13 +257,3 @@ def _record_results(opened: Journal, standing: Standing) -> None:
         for path in standing.pictures:
             opened.artifact(path, PICTURES)
     opened.tags(dict(standing.tags) | standing.superseded(opened.known_tags()))
-
-
-def _read_history(published: Path) -> Iterator[dict[str, float]]:
-    path = published / "history.csv"
-    try:
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                yield {name: float(value) for name, value in row.items()}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error}). Run `dvc pull` or `dvc repro` to make it.") from error

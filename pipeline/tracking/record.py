@@ -33,17 +33,3 @@ def read_train_json(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not readable ({error}). Run `dvc repro train@{folder.name}` to make it.") from error
     return content
-
-
-def run_scratch(scratch: Path, name: str, key: str) -> Path:
-    """Return the folder of a result's journal: outside the outs, which DVC deletes before a rerun.
-
-    Args:
-        scratch: of the project.
-        name: the run's.
-        key: of the result.
-
-    Returns:
-        The folder, which need not exist.
-    """
-    return scratch / "runs" / f"{name}-{key[:16]}"

@@ -55,9 +55,28 @@ def read_journaled(folder: Path) -> Reference | None:
     return Reference(run=start["name"], key=start["key"], run_id=run_id, experiment=experiment)
 
 
+def journals_of(params: Params) -> Path:
+    """Return the folder that holds a folder for each journal: outside the outs, which DVC deletes before a rerun."""
+    return project_root() / params.cluster.scratch / "runs"
+
+
+def journal_folder(params: Params, name: str, key: str) -> Path:
+    """Return the folder of a result's journal, which need not exist.
+
+    Args:
+        params: The project's params.
+        name: The run's.
+        key: Of the result.
+
+    Returns:
+        The folder.
+    """
+    return journals_of(params) / f"{name}-{key[:16]}"
+
+
 def list_journals(params: Params) -> Iterator[Path]:
     """Yield the folders that hold the project's journals, in the order of their names."""
-    for path in sorted((project_root() / params.cluster.scratch / "runs").glob(f"*/{journal.NAME}")):
+    for path in sorted(journals_of(params).glob(f"*/{journal.NAME}")):
         yield path.parent
 
 

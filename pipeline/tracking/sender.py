@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# The server refused the content and will always do so; anything else may pass.
 ORIGIN = "genloom.made_from"  # a tag: what a run was made of that no training here sent
+# The server refused the content and will always do so; anything else may pass.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100

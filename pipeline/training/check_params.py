@@ -5,22 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from pipeline import methods
-from pipeline.config import PARAMS, SCRATCH, Cluster, Data, Evaluate, Params, Run, Tracking, general_settings, parse
+from pipeline.config import PARAMS, SCRATCH, Cluster, Data, Evaluate, Params, Run, general_settings, is_in_mlflow, parse
 from pipeline.config.validation import field_names
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
 from pipeline.errors import UserError, gathering, refuse
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.storage.checkpoint import STATE
-from pipeline.tracking.target import redacted, resolve
+from pipeline.tracking.target import resolve
 from pipeline.training.checks import check_beginning, check_classes, check_workers, rehearsed, tensors_of
-from pipeline.training.initial import no_such_weights
+from pipeline.training.initial import no_such_weights, state_file
 
 SOME_CLASSES = 2  # where their number is not known before the download
 
@@ -78,23 +76,11 @@ def _check_cluster(cluster: Cluster) -> None:
         ) from None
 
 
-def _check_tracking(tracking: Tracking) -> None:
-    uri = resolve(tracking).uri
-    address = urlsplit(uri)
-    if not tracking.experiment.strip():
-        raise UserError(f"{PARAMS}: tracking.experiment: it is empty. Give MLflow's experiment a name.")
-    if "://" not in uri or (address.scheme in ("http", "https") and not address.hostname):
-        raise UserError(
-            f"{PARAMS}: tracking.uri: '{redacted(tracking.uri)}' is no whole address. Use for example "
-            "sqlite:///mlflow.db or http://localhost:5000."
-        )
-
-
-_CHECKS: Mapping[str, Callable[[Any], None]] = {
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
     "data": _check_data,
     "evaluate": _check_evaluate,
     "cluster": _check_cluster,
-    "tracking": _check_tracking,
+    "tracking": resolve,
 }
 
 
@@ -166,7 +152,7 @@ def _check_weights(one: _Checked, own: Nets, nets: Mapping[str, Nets]) -> None:
             return
         tensors = before.state_dict()
     elif run.weights is not None:
-        if run.weights.startswith(("models:/", "runs:/")) or file.name == STATE or Path(file, STATE).is_file():
+        if is_in_mlflow(run.weights) or state_file(file):
             return
         if not file.is_file():
             raise no_such_weights(one.prefix, run.weights)

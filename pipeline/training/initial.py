@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import SCRATCH, Run, Tracking
+from pipeline.config import SCRATCH, Run, Tracking, is_in_mlflow
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.inference.weights import save_tensors
@@ -35,12 +35,12 @@ def initial_weights(name: str, run: Run, out: Path, tracking: Tracking) -> Itera
         yield out / run.init_from / "weights.safetensors"
     elif run.weights is None:
         yield None
-    elif run.weights.startswith(("models:/", "runs:/")):
+    elif is_in_mlflow(run.weights):
         from pipeline.tracking.queries import fetch_weights
 
         with tempfile.TemporaryDirectory() as folder:
             yield fetch_weights(run.weights, tracking, Path(folder))
-    elif (state := _state_file(Path(run.weights))) is not None:
+    elif (state := state_file(Path(run.weights))) is not None:
         with tempfile.TemporaryDirectory() as folder:
             yield _from_checkpoint(name, state, Path(folder) / "weights.safetensors")
     elif Path(run.weights).is_file():
@@ -57,7 +57,7 @@ def no_such_weights(prefix: str, weights: str) -> UserError:
     )
 
 
-def _state_file(path: Path) -> Path | None:
+def state_file(path: Path) -> Path | None:
     """Return the file of the state if the path names a checkpoint: its folder, or the file."""
     file = path / STATE if path.is_dir() else path
     return file if file.name == STATE and file.is_file() else None

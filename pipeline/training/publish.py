@@ -19,7 +19,7 @@ from pipeline.inference.weights import save_weights
 from pipeline.training.job import Job, Row
 from pipeline.training.trainer import draw_snapshot, fixed_batches, snapshot_name
 
-PUBLISHED = Path("published")  # checkpoints; a run's result is in out/runs
+OF_CHECKPOINTS = Path("published")  # a run's result is in out/runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def publish_checkpoint(about: RunInfo, job: Job, dataset: Dataset, *, at: int | 
     seen = found[-1] if at is None else at
     if seen not in found:
         raise UserError(f"{about.name}: no checkpoint at {seen:,} images; there are: {', '.join(map(str, found))}.")
-    folder = to or PUBLISHED / f"{about.name}-{seen}"
+    folder = to or OF_CHECKPOINTS / f"{about.name}-{seen}"
     if folder.exists():
         raise UserError(f"{folder}: exists already. Remove it, or name another folder by --to.")
     with atomic_folder(folder) as temporary:

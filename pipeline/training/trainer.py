@@ -20,6 +20,7 @@ from pipeline.core.world import World
 from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.files import atomic_file
 from pipeline.render.grid import grid
+from pipeline.storage.checkpoint import Budgets
 from pipeline.training.course import fresh_state, iterations
 from pipeline.training.job import Job, Progress, Row
 from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
@@ -125,7 +126,8 @@ class _Training:
         self.state.synchronize(self.world)
         content = {"state": self.state.state_dict(), **vars(self.progress)}  # collective, if sharded
         if self.world.rank == 0:
-            self.job.storage.save(self.state.seen, content, ends=self.progress.ends, until=self.job.finished_at)
+            budgets = Budgets(until=self.job.finished_at, ended=self.progress.ends)
+            self.job.storage.save(self.state.seen, content, budgets)
 
     def snapshot(self) -> str | None:
         """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None."""

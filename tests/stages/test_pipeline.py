@@ -63,6 +63,16 @@ def test_mlflow_has_every_point_of_the_history_once(project: Path) -> None:
         assert "fid_efficientnet_lite0" in points
 
 
+def test_a_run_in_mlflow_is_scored_as_its_files_were(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    (run,) = client.search_runs(["1"], "attributes.run_name = 'vae'")
+    call(project, *GENLOOM, "evaluate", f"runs:/{run.info.run_id}", "--to", "published/from-mlflow.json")
+    found = json.loads((project / "published/from-mlflow.json").read_text())["metrics"]
+    assert found == json.loads((project / "out/runs/vae/metrics.json").read_text())
+
+
 def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
     """kill -9 between two checkpoints, in the same MLflow run, without a double or missing point."""
     killed_and_resumed(project, "dcgan")
@@ -92,7 +102,7 @@ def test_other_budgets_go_on_from_what_is_there(project: Path) -> None:
     scores = json.loads((project / "published/scores.json").read_text())
     assert scores["seen"] == 1920 and scores["metrics"]["fid_efficientnet_lite0"] > 0
     assert scores["protocol"]["fid_efficientnet_lite0"]["generated"]["images_seen"] == 1920
-    assert "no checkpoint at 5 images; there are: 640, 1280, 1664, 1920" in call(
+    assert "no checkpoint at 5 images; there are: 640, 1024, 1280, 1792, 1920" in call(
         project, *GENLOOM, "publish", "vae", "--at", "5", ok=False
     )
     assert "exists already" in call(project, *GENLOOM, "publish", "vae", ok=False)

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.storage.checkpoint import Checkpoints, outdated
+from pipeline.storage.checkpoint import Budgets, Checkpoints
 
 
 def saved(folder: Path, *seens: int, key: str = "key") -> Checkpoints:
     store = Checkpoints(folder, key)
     for seen in seens:
-        store.save(seen, {"state": {"x": torch.full((3,), float(seen))}, "history": [{"seen": seen, "values": {}}]})
+        store.save(
+            seen, {"state": {"x": torch.full((3,), float(seen))}, "history": [{"seen": seen, "values": {}}]}, Budgets()
+        )
     return store
 
 
@@ -87,4 +89,4 @@ def test_a_crash_while_writing_leaves_no_checkpoint(tmp_path: Path, monkeypatch:
 )
 def test_what_is_kept(existing: list[int], seen: int, ends: list[int], until: int, gone: list[int]) -> None:
     """Two of this training, every end of a budget up to here, and whatever lies beyond its own end."""
-    assert outdated(existing, seen, ends, until) == set(gone)
+    assert Budgets(until=until, ended=ends).outdated(existing, seen) == set(gone)

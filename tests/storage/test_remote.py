@@ -26,7 +26,7 @@ from pipeline.core.world import World
 from pipeline.data.dataset import open_dataset
 from pipeline.errors import UserError
 from pipeline.storage import remote
-from pipeline.storage.checkpoint import MANIFEST, name_of
+from pipeline.storage.checkpoint import MANIFEST, Budgets, name_of
 from pipeline.storage.remote import RemoteStore
 from pipeline.tracking.journal import Journal
 from pipeline.training.job import Job
@@ -161,11 +161,11 @@ def test_what_lies_at_the_url_counts_and_nothing_else(tmp_path: Path) -> None:
     trained_here(work)
     at_url = tmp_path / "bucket/runs/toy" / name_of(256) / "state.pt"
     replaced = work.checkpoints.load(256, torch.device("cpu")) | {"seconds": 1e9}
-    work.checkpoints.save(256, replaced)
-    work.checkpoints.save(1000, replaced)
+    work.checkpoints.save(256, replaced, Budgets())
+    work.checkpoints.save(1000, replaced, Budgets())
     assert work.storage.newest() == 256
     assert (Path(work.store) / name_of(256) / "state.pt").read_bytes() == at_url.read_bytes()
-    work.storage.save(256, replaced)
+    work.storage.save(256, replaced, Budgets())
     assert work.checkpoints.existing() == [256]
     assert there(tmp_path) == [f"{128:012d}", f"{256:012d}"]  # two are kept, whatever this node has
 

@@ -16,7 +16,7 @@ from pipeline.config import Cluster, Data, Evaluate, Params, Render, Tracking
 from pipeline.errors import UserError
 from pipeline.tracking.agreement import send_all_results, send_results, synchronize, update_journals
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.record import run_scratch
+from pipeline.tracking.references import journal_folder
 from pipeline.tracking.sender import ORIGIN, sync
 from pipeline.tracking.shipped import is_synced
 from pipeline.tracking.standing import SUPERSEDED
@@ -47,12 +47,12 @@ def published(project: Path) -> Path:
     (folder / "history.csv").write_text("seen,loss\n32,2.0\n64,1.5\n")
     for seen in (0, 64):
         picture(folder / f"snapshots/{seen:09d}.png", seen)
-    with Journal.open(run_scratch(project / ".genloom", "a", "k" * 64)) as opened:
+    with Journal.open(journal_folder(params(), "a", "k" * 64)) as opened:
         opened.start(name="a", key="k" * 64, params={"lr": 0.1}, tags={}, dataset=DATASET)
         opened.metrics({"loss": 2.0}, step=32, once=True)
         opened.metrics({"loss": 1.5}, step=64, once=True)
         opened.finish("FINISHED")
-    sync(run_scratch(project / ".genloom", "a", "k" * 64), Tracking())
+    sync(journal_folder(params(), "a", "k" * 64), Tracking())
     return folder
 
 
@@ -121,7 +121,7 @@ def test_a_pulled_run_that_mlflow_does_not_have_is_made_of_its_files(published: 
     points = points_in_mlflow(resolve(other).uri, made)
     assert [(step, value) for step, _, value in points["loss"]] == [(32, 2.0), (64, 1.5)]
     assert made.data.metrics[FID] == 940.4 and made.data.metrics["cost/seconds"] == 2.0
-    assert is_synced(run_scratch(project / ".genloom", "a", "k" * 64), other)
+    assert is_synced(journal_folder(params(), "a", "k" * 64), other)
 
 
 def test_a_server_that_is_down_is_said_at_first_and_at_last_and_fails_nothing(
@@ -320,7 +320,7 @@ def test_what_is_not_sent_is_said(published: Path, project: Path) -> None:
 
 
 def test_what_mlflow_refused_is_said_again_and_a_run_that_trains_is_no_problem(published: Path, project: Path) -> None:
-    folder = run_scratch(project / ".genloom", "a", "k" * 64)
+    folder = journal_folder(params(), "a", "k" * 64)
     with Journal.open(folder) as opened:
         opened.artifact(picture(project / "gone.png"))
     shutil.rmtree(next(folder.glob("files/*/gone.png")).parent)

@@ -61,8 +61,11 @@ def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.Monke
             "cluster.workers: 3 workers cannot share a batch_size of 64 equally; make runs.a.",
         ),
         ({"tracking": {"uri": "nonsense"}}, "tracking.uri: MLflow cannot write to 'nonsense'"),
-        ({"tracking": {"uri": "http://"}}, "tracking.uri: 'http://' is no whole address"),
-        ({"tracking": {"experiment": " "}}, "tracking.experiment: it is empty"),
+        (
+            {"tracking": {"uri": "http://"}},
+            "tracking.uri: MLflow cannot write to 'http://': it lacks the server's name",
+        ),
+        ({"tracking": {"experiment": " "}}, "tracking.experiment: name the experiment"),
         ({"runs": run("gan", batch_size=1)}, "runs.x.batch_size: batch norm needs two images"),
         (
             {"runs": run("gan", batch_size=2, sync_batch_norm=False), "cluster": {"workers": 2}},
