@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline import errors
-from pipeline.commands import use
+from pipeline.commands import reference, use
 from pipeline.errors import UserError
 from pipeline.tracking.target import UI_PORT
 
@@ -142,6 +142,7 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
 
 for command in (use.sample, use.encode, use.reconstruct, use.evaluate):
     app.command()(command)
+app.add_typer(reference.app, name="reference")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from pipeline.errors import UserError, nearest, refuse
 PARAMS = Path("params.yaml")
 RUN_NAME = re.compile(r"[A-Za-z_][\w-]{0,99}", re.ASCII)
 SCRATCH = "scratch"  # where a run begins that begins from no other
+PROGRAM, STATISTICS = ".pt2", ".npz"  # files of evaluate.path: exported programs, and moments of others' features
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -156,14 +157,26 @@ class Cluster:
 class Evaluate:
     """What is measured, and how: the protocol that is logged with each number.
 
-    metrics, extractors: files of pipeline/evaluate/metrics and extractors; the first of each rank the runs.
-    weights: the file of an extractor's weights, if it is not downloaded. samples: generated images per run.
-    reference_samples: real images at most; None: all of the split. split: which real images.
-    truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); None: no truncation.
+    Attributes:
+        metrics: files of pipeline/evaluate/metrics; the first one ranks the runs.
+        extractors: files of pipeline/evaluate/extractors, or exported programs in evaluate.path (dino.pt2); the first
+            one ranks the runs.
+        path: a folder of your own: exported programs (.pt2) and statistics of others (.npz).
+        statistics: by extractor, a file of evaluate.path (.npz with mu and sigma) that FID compares with in the place
+            of out/reference.
+        weights: the file of an extractor's weights, if it is not downloaded.
+        samples: generated images per run.
+        reference_samples: real images at most; null: all of the split.
+        split: which real images.
+        seed: of the samples and of the order in which images are taken.
+        batch_size: images that an extractor takes at once.
+        truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); null: no truncation.
     """
 
     metrics: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["fid", "inception_score"])
     extractors: Annotated[list[str], Field(min_length=1)]
+    path: str = "extractors"
+    statistics: dict[str, str] = field(default_factory=dict)
     weights: str | None = None
     samples: Annotated[int, Field(ge=10)] = 2_000
     reference_samples: Annotated[int, Field(ge=20)] | None = 10_000
@@ -173,11 +186,34 @@ class Evaluate:
     truncation: Annotated[float, Field(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        for key, chosen in (("metrics", self.metrics), ("extractors", self.extractors)):
-            for name in chosen:
-                _check_choice(f"pipeline.evaluate.{key}", key, name)
+        for name in self.extractors:
+            if not name.endswith(PROGRAM):
+                _check_choice("pipeline.evaluate.extractors", "extractors", name)
+            elif not RUN_NAME.fullmatch(name.removesuffix(PROGRAM)):
+                raise ValueError(
+                    f"extractors: {name}: name a file of evaluate.path, of letters, digits, '_' and '-', as its name "
+                    "without the ending becomes a part of the metrics' names"
+                )
+        for name in self.metrics:
+            _check_choice("pipeline.evaluate.metrics", "metrics", name)
+        for key, chosen in (("metrics", self.metrics), ("extractors", self.extractor_names)):
             if len(set(chosen)) < len(chosen):
                 raise ValueError(f"{key}: {max(chosen, key=chosen.count)} stands there more than once; leave one")
+        for extractor, file in self.statistics.items():
+            if extractor not in self.extractor_names:
+                raise ValueError(f"statistics: {extractor} is not in evaluate.extractors; add it there or remove this")
+            if not file.endswith(STATISTICS) or Path(file).name != file:
+                raise ValueError(f"statistics: {extractor}: name a file of evaluate.path that ends in .npz, not {file}")
+
+    @property
+    def extractor_names(self) -> list[str]:
+        """The extractors as metrics' names have them: a program without its ending."""
+        return [name.removesuffix(PROGRAM) for name in self.extractors]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files in ``path`` that are used."""
+        return [name for name in self.extractors if name.endswith(PROGRAM)] + list(self.statistics.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
+from pipeline.config import PROGRAM
 from pipeline.dependencies.closure import Closure
 from pipeline.errors import UserError
 
@@ -27,6 +28,7 @@ EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "download": ((), SOURCES),  # the source decides
     "normalize": (("pipeline.ingest.normalize:normalize",), SOURCES),
+    "extractors": (("pipeline.evaluate.extraction:prepare",), None),
     "reference": (("pipeline.evaluate.extraction:make_reference", "pipeline.render.samples:write_real_picture"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
     "generate": (("pipeline.evaluate.extraction:generate",), METHODS),
@@ -51,6 +53,7 @@ COURSE = (
 )
 # By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
 CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "extractors": (EXTRACTORS,),
     "reference": (EXTRACTORS,),
     "generate": (EXTRACTORS,),
     "evaluate": (METRICS,),
@@ -64,14 +67,14 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
 
     Args:
         root: the folder that holds the package.
-        extractors: those in use, by name.
+        extractors: those in use, by name; of people's own programs DVC compares the files.
         metrics: those in use, by name.
 
     Yields:
         A name such as "train-dcgan", and its content: ``digest`` and ``files``, a hash by path.
     """
     closure = Closure(root)
-    chosen = {EXTRACTORS: extractors, METRICS: metrics}
+    chosen = {EXTRACTORS: [name for name in extractors if not name.endswith(PROGRAM)], METRICS: metrics}
     for stage, (entries, package) in {**ENTRIES, "course": (COURSE, METHODS)}.items():
         common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
         if package is None:

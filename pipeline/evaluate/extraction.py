@@ -1,6 +1,8 @@
-"""The stages `reference` and `generate`: what extractors see in real images and in a run's samples, written to disk."""
+"""The stages `extractors`, `reference` and `generate`: what extractors need, and what they see in real images and in a
+run's samples, written to disk."""
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import Evaluate
+from pipeline.config import PROGRAM, Evaluate
 from pipeline.core.batch import Batch
 from pipeline.core.world import default_device
 from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.evaluate.extractor import Extractor, extract
-from pipeline.evaluate.extractors import load_all
+from pipeline.evaluate.extractors import fitting, load_all, load_one
 from pipeline.evaluate.feature_set import TARGET, write_set
+from pipeline.evaluate.prepared import fitted, imported, write_hashes
+from pipeline.evaluate.program import try_out
+from pipeline.evaluate.statistics_files import import_statistics
 from pipeline.files import write_json
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import Tally, batches, load_fitting, mean_scores, samples, shuffled
@@ -24,19 +29,50 @@ from pipeline.inference.weights import Trained
 logger = logging.getLogger(__name__)
 
 
-def make_reference(folder: Path, data: Path, settings: Evaluate) -> None:
+def prepare(folder: Path, data: Path, settings: Evaluate) -> None:
+    """Write what extractors need besides their code: as prepared.py says.
+
+    Args:
+        folder: an existing folder; the caller completes it.
+        data: the folder of the dataset.
+        settings: which extractors, and where people's own files lie.
+
+    Raises:
+        UserError: a file is missing or damaged, or an extractor cannot learn from such data.
+    """
+    own, device = Path(settings.path), default_device()
+    write_hashes(folder, own, settings.files)
+    for name, file in settings.statistics.items():
+        import_statistics(own / file)
+        shutil.copyfile(own / file, imported(folder, name))
+    for name in settings.extractors:
+        if not name.endswith(PROGRAM) and (fit := fitting(name)):
+            fit(fitted(folder, name), open_dataset(data), device)
+    for name in settings.extractors:
+        if name.endswith(PROGRAM):
+            try_out(load_one(name, settings, folder, device), own / name, _some(open_dataset(data)))
+
+
+def make_reference(folder: Path, data: Path, settings: Evaluate, prepared: Path) -> None:
     """Write what every extractor of the settings sees in the real images of a dataset; as ``write_reference`` does.
 
     Args:
         folder: an existing folder; the caller completes it.
         data: the folder of the dataset.
         settings: which extractors, and of which images.
+        prepared: what ``prepare`` wrote.
     """
-    write_reference(folder, open_dataset(data), settings, load_all(settings, default_device()))
+    write_reference(folder, open_dataset(data), settings, load_all(settings, prepared, default_device()))
 
 
 def generate(
-    folder: Path, weights: Path, data: Path, settings: Evaluate, classes: Sequence[str] | None, at_a_time: int
+    folder: Path,
+    weights: Path,
+    data: Path,
+    settings: Evaluate,
+    prepared: Path,
+    classes: Sequence[str] | None,
+    at_a_time: int,
 ) -> None:
     """Sample a run's weights once and write what metrics need of the samples; as ``write_samples`` does.
 
@@ -45,13 +81,14 @@ def generate(
         weights: the run's weights file.
         data: the folder of the dataset that it was trained on.
         settings: which extractors see how many samples.
+        prepared: what ``prepare`` wrote.
         classes: the two domains of a run that translates, else None.
         at_a_time: images that a process of its training took at once, and the nets take here at most.
     """
     dataset, device = open_dataset(data), default_device()
     first, second = domains(dataset, classes)
     trained = load_fitting(weights, dataset.spec, device)
-    write_samples(folder, trained, first, settings, load_all(settings, device), second, at_a_time)
+    write_samples(folder, trained, first, settings, load_all(settings, prepared, device), second, at_a_time)
 
 
 def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor]) -> None:
@@ -127,6 +164,12 @@ def _write_real(
     found = extract(extractors, (split.images(part.numpy()) for part in rows.split(settings.batch_size)))
     images = {"split": settings.split, "count": count, "seed": settings.seed, "digest": dataset.digest, **about}
     write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=True)
+
+
+def _some(dataset: Dataset) -> Tensor:
+    """Return three training images, fewer where there are fewer."""
+    split = dataset.splits["train"]
+    return split.images(range(min(3, len(split))))
 
 
 def _about_labels(trained: Trained, like: Batch) -> dict[str, bool]:

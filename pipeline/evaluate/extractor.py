@@ -3,9 +3,10 @@
 Shapes: n images, c channels (1 or 3), h, w pixels, d features, k classes.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class Extractor:
 
     network: uint8 (n, 3, h, w) to pooled and logits; it resizes and normalizes.
     weights_sha256, resize: the part of a score's protocol in which two programs can differ unnoticed.
+    repeats_gray: whether gray images are repeated to 3 channels; if not, the network takes (n, 1, h, w) too.
+    about: what else belongs to the protocol, such as how the weights came about.
     """
 
     name: str
@@ -35,12 +38,14 @@ class Extractor:
     resize: str
     network: Callable[[Tensor], tuple[Tensor, Tensor]]
     device: torch.device
+    repeats_gray: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images.
 
         Args:
-            images: uint8 (n, c, h, w), c 1 or 3; gray is repeated to 3 channels.
+            images: uint8 (n, c, h, w), c 1 or 3; gray is repeated to 3 channels, if ``repeats_gray``.
 
         Returns:
             The features, on the CPU.
@@ -54,18 +59,21 @@ class Extractor:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"{self.name}: images must be (n, 1 or 3, h, w), got {tuple(images.shape)}")
         with torch.inference_mode():
-            rgb = images.to(self.device).expand(-1, 3, -1, -1)
-            pooled, logits = self.network(rgb.contiguous(memory_format=torch.channels_last))
+            seen = images.to(self.device)
+            if self.repeats_gray:
+                seen = seen.expand(-1, 3, -1, -1)
+            pooled, logits = self.network(seen.contiguous(memory_format=torch.channels_last))
             return Features(pooled=pooled.float().cpu(), logits=logits.float().cpu())
 
     @property
-    def protocol(self) -> dict[str, str]:
+    def protocol(self) -> dict[str, Any]:
         """Return what must be equal for two scores to be comparable, besides the images."""
         return {
             "extractor": self.name,
             "weights_sha256": self.weights_sha256,
             "resize": self.resize,
-            "channels": "gray repeated to 3",
+            "channels": "gray repeated to 3" if self.repeats_gray else "as they are",
+            **self.about,
         }
 
 

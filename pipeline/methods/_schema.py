@@ -53,6 +53,8 @@ def properties(cls: Any) -> dict[str, Schema]:
     for name, schema in found.items():
         if name in CHOICES:
             schema.get("items", schema)["enum"] = registry.names(CHOICES[name])
+        if name == "extractors":
+            schema["items"] = {"anyOf": [schema["items"], {"type": "string", "pattern": r"\.pt2$"}]}
         if name in described:
             schema["description"] = described[name]
     return found

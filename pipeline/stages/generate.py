@@ -7,7 +7,7 @@ import typer
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
 from pipeline.stages.common import at_a_time, telling
-from pipeline.stages.paths import DATA, run_folder
+from pipeline.stages.paths import DATA, EXTRACTORS, run_folder
 
 
 @telling("generate")
@@ -20,7 +20,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     classes = read_run(params, name)[0].domains
     with atomic_folder(run_folder(name) / "features") as folder:
         weights = run_folder(name) / "weights.safetensors"
-        generate(folder, weights, DATA, params.evaluate, classes, at_a_time(params, name))
+        generate(folder, weights, DATA, params.evaluate, EXTRACTORS, classes, at_a_time(params, name))
 
 
 if __name__ == "__main__":

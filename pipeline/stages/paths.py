@@ -5,6 +5,7 @@ from pathlib import Path
 OUT = Path("out")
 RAW = OUT / "raw"
 DATA = OUT / "data"
+EXTRACTORS = OUT / "extractors"
 REFERENCE = OUT / "reference"
 RUNS = OUT / "runs"
 

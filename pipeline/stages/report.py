@@ -22,7 +22,7 @@ def main() -> None:
     from pipeline.tracking.agreement import send_all_results
 
     params = read_params()
-    board = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractors)
+    board = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractor_names)
     write_leaderboard(OUT / "leaderboard.csv", board)
     write_page(OUT / "report.html", board)
     for problem in board.problems:

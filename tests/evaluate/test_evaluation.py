@@ -44,7 +44,7 @@ def toy_dataset(channels: int = 1, digest: str = "d1") -> Dataset:
 
 @pytest.fixture(scope="module")
 def known() -> list[Extractor]:
-    return extractors.load_all(SETTINGS)
+    return extractors.load_all(SETTINGS, Path("unread"))
 
 
 @pytest.fixture(scope="module", params=[1, 3])
