@@ -11,7 +11,7 @@ import typer
 
 from pipeline.config import is_in_mlflow
 from pipeline.errors import UserError, nearest
-from pipeline.stages.paths import DATA, EXTRACTORS, REFERENCE, RUNS, run_folder
+from pipeline.stages.paths import DATA, EXTRACTORS, REFERENCE, RUNS, STATISTICS, run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,7 @@ def evaluate(
         first, second = domains(dataset, facts.get("params", {}).get("domains"))
         folder = Path(temporary)
         write_samples(folder, trained, first, settings, load_all(settings, EXTRACTORS, trained.device), second)
-        scores = score_run(folder, REFERENCE, settings, EXTRACTORS)
+        scores = score_run(folder, REFERENCE, settings, STATISTICS)
     content = {"source": source, "seen": trained.seen, "metrics": scores.metrics, "protocol": scores.protocol}
     if to is None:
         print(json.dumps(content, indent=2, sort_keys=True))

@@ -28,7 +28,10 @@ EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "download": ((), SOURCES),  # the source decides
     "normalize": (("pipeline.ingest.normalize:normalize",), SOURCES),
-    "extractors": (("pipeline.evaluate.extraction:prepare",), None),
+    "extractors": (
+        ("pipeline.evaluate.extraction:prepare_extractors", "pipeline.evaluate.extraction:prepare_statistics"),
+        None,
+    ),
     "reference": (("pipeline.evaluate.extraction:make_reference", "pipeline.render.samples:write_real_picture"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
     "generate": (("pipeline.evaluate.extraction:generate",), METHODS),

@@ -29,28 +29,41 @@ from pipeline.inference.weights import Trained
 logger = logging.getLogger(__name__)
 
 
-def prepare(folder: Path, data: Path, settings: Evaluate) -> None:
-    """Write what extractors need besides their code: as prepared.py says.
+def prepare_extractors(folder: Path, data: Path, settings: Evaluate) -> None:
+    """Write what extractors need besides their code: weights that are learnt from the data, hashes of programs.
 
     Args:
         folder: an existing folder; the caller completes it.
         data: the folder of the dataset.
-        settings: which extractors, and where people's own files lie.
+        settings: which extractors, and where programs lie.
 
     Raises:
-        UserError: a file is missing or damaged, or an extractor cannot learn from such data.
+        UserError: a program is missing or takes no images, or an extractor cannot learn from such data.
     """
-    own, device = Path(settings.path), default_device()
-    write_hashes(folder, own, settings.files)
-    for name, file in settings.statistics.items():
-        import_statistics(own / file)
-        shutil.copyfile(own / file, imported(folder, name))
+    programs, device = [name for name in settings.extractors if name.endswith(PROGRAM)], default_device()
+    write_hashes(folder, Path(settings.path), programs)
     for name in settings.extractors:
-        if not name.endswith(PROGRAM) and (fit := fitting(name)):
+        if name in programs:
+            path = Path(settings.path, name)
+            try_out(load_one(name, settings, folder, device), path, _some(open_dataset(data)))
+        elif fit := fitting(name):
             fit(fitted(folder, name), open_dataset(data), device)
-    for name in settings.extractors:
-        if name.endswith(PROGRAM):
-            try_out(load_one(name, settings, folder, device), own / name, _some(open_dataset(data)))
+
+
+def prepare_statistics(folder: Path, settings: Evaluate) -> None:
+    """Write the statistics of others that FID compares with, checked, and the hashes of their files.
+
+    Args:
+        folder: an existing folder; the caller completes it.
+        settings: which, and where they lie.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    write_hashes(folder, Path(settings.path), settings.statistics.values())
+    for name, file in settings.statistics.items():
+        import_statistics(Path(settings.path, file))
+        shutil.copyfile(Path(settings.path, file), imported(folder, name))
 
 
 def make_reference(folder: Path, data: Path, settings: Evaluate, prepared: Path) -> None:
@@ -60,7 +73,7 @@ def make_reference(folder: Path, data: Path, settings: Evaluate, prepared: Path)
         folder: an existing folder; the caller completes it.
         data: the folder of the dataset.
         settings: which extractors, and of which images.
-        prepared: what ``prepare`` wrote.
+        prepared: what ``prepare_extractors`` wrote.
     """
     write_reference(folder, open_dataset(data), settings, load_all(settings, prepared, default_device()))
 
@@ -81,7 +94,7 @@ def generate(
         weights: the run's weights file.
         data: the folder of the dataset that it was trained on.
         settings: which extractors see how many samples.
-        prepared: what ``prepare`` wrote.
+        prepared: what ``prepare_extractors`` wrote.
         classes: the two domains of a run that translates, else None.
         at_a_time: images that a process of its training took at once, and the nets take here at most.
     """

@@ -29,7 +29,7 @@ from torch import Tensor
 from pipeline.data.dataset import save_array
 from pipeline.errors import UserError
 from pipeline.evaluate.extractor import Features
-from pipeline.evaluate.neighbours import nearest
+from pipeline.evaluate.neighbours import Overlap, Points, nearest, overlap
 from pipeline.files import write_json
 
 TARGET = "reference"  # a folder in a translating run's features
@@ -71,9 +71,8 @@ class Statistics:
         mean = torch.stack([part.double().sum(0) for part in features.split(_CHUNK)]).sum(0) / len(features)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for part in features.split(_CHUNK):  # a float64 copy of 50,000 x 2,048 features would take 800 MB
-            centred = part.double() - mean
-            add_product(covariance, centred, centred)
-        covariance = mirrored(covariance) / (len(features) - 1)
+            covariance += gram(part.double() - mean)
+        covariance /= len(features) - 1
         root = None if len(features) > len(mean) else _without_mean(features.double() - mean)
         return cls(mean=mean, covariance=covariance, root=root)
 
@@ -93,16 +92,10 @@ class Statistics:
         return bool(torch.isfinite(self.mean).all() and torch.isfinite(self.covariance).all())
 
 
-def add_product(into: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add x^T y (d, d), which is symmetric, to the lower half of ``into``: 9/16 of the whole product's work."""
-    width = -(-len(into) // 8)
-    for start in range(0, len(into), width):
-        into[start:, start : start + width] += x[:, start:].T @ y[:, start : start + width]
-
-
-def mirrored(lower: Tensor) -> Tensor:
-    """Return the symmetric matrix with that lower half."""
-    return lower.tril() + lower.tril(-1).T
+def gram(x: Tensor) -> Tensor:
+    """Return x^T x (d, d) of float64 (n, d), by numpy: half the work of a product of two matrices."""
+    array = x.numpy()
+    return torch.from_numpy(array.T @ array)
 
 
 def _without_mean(centred: Tensor) -> Tensor:
@@ -133,6 +126,9 @@ class FeatureSet:
     stored: Statistics | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
+    _overlaps: dict[int, tuple["FeatureSet", Overlap]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.features)
@@ -151,7 +147,20 @@ class FeatureSet:
     def nearest(self) -> Tensor:
         """Return (distinct, 5) squared distances, ascending: from each distinct image to its nearest others; fewer
         columns where there are no five others. Computed once for all metrics."""
-        return nearest(self.distinct_features, min(NEAREST, self.distinct - 1))
+        return nearest(self.points, min(NEAREST, self.distinct - 1))
+
+    @cached_property
+    def points(self) -> Points:
+        """Return the distinct features as distances need them."""
+        return Points.of(self.distinct_features)
+
+    def overlap(self, real: "FeatureSet") -> Overlap:
+        """Return how the distinct samples lie in the balls of real images (as a) that reach their nearest ones, and the
+        other way (as b). Computed once for all metrics."""
+        if id(real) not in self._overlaps:
+            b = Points.of(self.distinct_features, real.points.centre)
+            self._overlaps[id(real)] = real, overlap(real.points, b, real.nearest, self.nearest)
+        return self._overlaps[id(real)][1]
 
     @classmethod
     def of_scores(cls, scores: Mapping[str, float], seed: int) -> "FeatureSet":

@@ -15,15 +15,22 @@ import torch
 from torch import Tensor
 
 _ELEMENTS = 2**23  # of a block of distances
-_PAIRS = 256  # whose differences are formed at once
+_PAIRS = 64  # whose differences are formed at once
 _SHARE = 64  # of a block's pairs, one in so many is computed one by one at most
 RIM = 2.0**-40  # of both squared norms; the matrix product in float64 errs by less
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Points:
-    """Features with what an estimate needs. rough: (n, d), short; norms: squared, of rough; off: at most, of a row of
-    rough, from the features; exact: (n, d) as given; centre: (d,), which is subtracted everywhere."""
+class Points:
+    """Features with what an estimate of their distances needs.
+
+    Attributes:
+        rough: (n, d), short, without the centre.
+        norms: (n,) squared, of rough.
+        off: (n,): at most, of a row of rough, from the features.
+        exact: (n, d) as given.
+        centre: (d,), which is subtracted everywhere.
+    """
 
     rough: Tensor
     norms: Tensor
@@ -32,16 +39,30 @@ class _Points:
     centre: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, centre: Tensor) -> "_Points":
+    def of(cls, features: Tensor, centre: Tensor | None = None) -> "Points":
+        """Round features.
+
+        Args:
+            features: (n, d) float32, finite.
+            centre: (d,) float64; of two sets that are compared it is the same; None: their mean.
+
+        Returns:
+            The points.
+        """
+        middle = features.mean(0, dtype=torch.float64) if centre is None else centre
         short = _short_format()
         rough = torch.empty_like(features, dtype=short)
         norms, off = (torch.empty(len(features), dtype=torch.float64) for _ in range(2))
-        for rows in _slices(len(features), 1024):
-            centred = features[rows].double() - centre
+        for rows in _slices(len(features), 256):
+            centred = features[rows].double() - middle
             rough[rows] = centred.to(short)
-            norms[rows] = rough[rows].double().square().sum(1)
-            off[rows] = (rough[rows].double() - centred).norm(dim=1)
-        return cls(rough=rough, norms=norms, off=off, exact=features, centre=centre)
+            rounded = rough[rows].double()
+            norms[rows] = torch.linalg.vecdot(rounded, rounded)
+            off[rows] = (rounded - centred).norm(dim=1)
+        return cls(rough=rough, norms=norms, off=off, exact=features, centre=middle)
+
+    def __len__(self) -> int:
+        return len(self.exact)
 
     @property
     def product_error(self) -> float:
@@ -50,32 +71,50 @@ class _Points:
         return (self.rough.shape[1] + 16) * 2.0**-24 * 1.1 + torch.finfo(self.rough.dtype).eps / 2
 
 
-def nearest(features: Tensor, count: int, among: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How two sets, a of n points and b of m, lie in each other's balls, by radius: k or l columns.
+
+    Attributes:
+        held_by_a: (n, k) int64: how many points of b lie in each ball of a.
+        b_covered: (m, k) bool: whether each point of b lies in some ball of a.
+        held_by_b: (m, l) int64: how many points of a lie in each ball of b.
+        a_covered: (n, l) bool: whether each point of a lies in some ball of b.
+    """
+
+    held_by_a: Tensor
+    b_covered: Tensor
+    held_by_b: Tensor
+    a_covered: Tensor
+
+
+def nearest(points: Points, count: int, among: Points | None = None) -> Tensor:
     """Find how far each point's nearest others are.
 
     Args:
-        features: (n, d) float32, finite.
+        points: n of them.
         count: how many others, fewer than there are points.
-        among: (m, d), m >= count, which are looked at; None: the features but the point itself.
+        among: m >= count of the same centre, which are looked at; None: the points but the point itself.
 
     Returns:
         (n, count) squared distances, ascending; a copy of a point is another point at distance 0.
     """
-    points, others = _prepare(features, features if among is None else among)
+    others = points if among is None else among
     wanted = count + (among is None)  # the nearest is the point itself
-    found, c = torch.empty(len(features), count, dtype=torch.float64), points.product_error
-    for rows in _blocks(len(features), len(others.exact)):
+    found, c = torch.empty(len(points), count, dtype=torch.float64), points.product_error
+    for rows in _blocks(len(points), len(others)):
         products = _products(points, others, rows)
         # The wanted-th smallest of upper bounds is one of the wanted-th distance. Minima over groups of columns are
         # looked at, as sorting rows would take longer than the products.
-        groups = min(len(others.exact), max(256, wanted))
+        groups = min(len(others), max(256, wanted))
         upper = products + (1 + c) * others.norms.float()
-        upper = upper[:, : len(others.exact) // groups * groups].unflatten(1, (-1, groups)).amin(1)
+        upper = upper[:, : len(others) // groups * groups].unflatten(1, (-1, groups)).amin(1)
         reach = upper.topk(wanted, largest=False).values[:, -1].double() + (1 + c) * points.norms[rows]
         # In float32 the sum of the three may be too small by rounding.
         reach += 2**-20 * (points.norms[rows] + others.norms.max())
-        radii = _slack(points, others, rows) + reach.clamp_min(0).sqrt()
-        pairs = _candidates(points, others, rows, products, radii)
+        # What is far by the rounded points may be near by the features, and the other way.
+        radii = points.off[rows] + others.off.max() + reach.clamp_min(0).sqrt()
+        pairs = _candidates(points, others, rows, products, radii[:, None])
         if len(pairs) > _few(products):
             whole = _whole(points, others, rows)
             if among is None:
@@ -88,35 +127,59 @@ def nearest(features: Tensor, count: int, among: Tensor | None = None) -> Tensor
     return found
 
 
-def inside(centres: Tensor, squared_radii: Tensor, features: Tensor) -> Iterator[Tensor]:
-    """Tell which points lie in which balls.
+def overlap(a: Points, b: Points, a_radii: Tensor, b_radii: Tensor) -> Overlap:
+    """Count which points lie in which balls; rims included.
 
     Args:
-        centres: (n, d) float32, finite.
-        squared_radii: (n,).
-        features: (m, d) float32, finite.
+        a: n points.
+        b: m points of the same centre.
+        a_radii: (n, k) squared, ascending in each row.
+        b_radii: (m, l) squared, ascending in each row.
 
-    Yields:
-        (rows, m) for the next rows of the centres: whether each point lies in the row's ball, its rim included.
+    Returns:
+        The counts, of one pass over all pairs.
     """
-    balls, points = _prepare(centres, features)
-    for rows in _blocks(len(centres), len(features)):
-        products = _products(balls, points, rows)
-        radii = squared_radii[rows].sqrt()
-        pairs = _candidates(balls, points, rows, products, radii)
-        held = torch.zeros_like(products, dtype=torch.bool)
-        row, column = pairs.T
-        sure = _upper(balls, points, rows, products, pairs) <= radii[row]
-        held[row[sure], column[sure]] = True
-        open_pairs = pairs[~sure]
-        if len(open_pairs) > _few(products):
-            sums = balls.norms[rows, None] + points.norms
-            yield _whole(balls, points, rows) <= squared_radii[rows, None] + RIM * sums
-            continue
-        row, column = open_pairs.T
-        rim = RIM * (balls.norms[rows][row] + points.norms[column])
-        held[row, column] = _squared(balls, points, rows, open_pairs) <= squared_radii[rows][row] + rim
-        yield held
+    found = Overlap(
+        held_by_a=torch.zeros(a_radii.shape, dtype=torch.int64),
+        b_covered=torch.zeros(len(b), a_radii.shape[1], dtype=torch.bool),
+        held_by_b=torch.zeros(b_radii.shape, dtype=torch.int64),
+        a_covered=torch.zeros(len(a), b_radii.shape[1], dtype=torch.bool),
+    )
+    for rows in _blocks(len(a), len(b)):
+        products = _products(a, b, rows)
+        row, column, held = _held(a, b, rows, products, a_radii[rows, None])
+        _count(found.held_by_a, found.b_covered, row + rows.start, column, held)
+        row, column, held = _held(a, b, rows, products, b_radii[None])
+        _count(found.held_by_b, found.a_covered, column, row + rows.start, held)
+    return found
+
+
+def _held(a: Points, b: Points, rows: slice, products: Tensor, radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tell which pairs of a block are within squared radii (rows, 1, k) of the rows, or (1, m, k) of the columns.
+
+    Returns:
+        Row and column of all pairs (p,) that may be within the largest, and whether they are within each (p, k).
+    """
+    by_row = radii.shape[1] == 1
+    pairs = _candidates(a, b, rows, products, radii[..., -1].sqrt())
+    row, column = pairs.T
+    own = radii[row, 0] if by_row else radii[0, column]
+    held = (_upper(a, b, rows, products, pairs) <= own[:, 0].sqrt())[:, None].expand(-1, own.shape[1]).clone()
+    left = (~held[:, 0]).nonzero()[:, 0]
+    if len(left) > _few(products):
+        squared = _whole(a, b, rows)[row[left], column[left]]
+    else:
+        squared = _squared(a, b, rows, pairs[left])
+    rim = RIM * (a.norms[rows][row[left]] + b.norms[column[left]])
+    held[left] = squared[:, None] <= own[left] + rim[:, None]
+    return row, column, held
+
+
+def _count(held_by: Tensor, covered: Tensor, ball: Tensor, point: Tensor, held: Tensor) -> None:
+    """Count pairs of a ball and a point (p,) that are held (p, k), in place."""
+    held_by.index_add_(0, ball, held.long())
+    for column in range(held.shape[1]):
+        covered[point[held[:, column]], column] = True
 
 
 def _short_format() -> torch.dtype:
@@ -125,13 +188,7 @@ def _short_format() -> torch.dtype:
     return torch.bfloat16 if known.get("avx512_bf16") else torch.float32
 
 
-def _prepare(*sets: Tensor) -> list[_Points]:
-    centre = sets[0].mean(0, dtype=torch.float64)
-    known = {id(features): _Points.of(features, centre) for features in sets}
-    return [known[id(features)] for features in sets]
-
-
-def _products(a: _Points, b: _Points, rows: slice) -> Tensor:
+def _products(a: Points, b: Points, rows: slice) -> Tensor:
     """Return -2 <a_i, b_j> in float32: the squared distance, but for both norms."""
     return (a.rough[rows] @ b.rough.T).float().mul_(-2)
 
@@ -141,27 +198,27 @@ def _few(products: Tensor) -> int:
     return max(products.numel() // _SHARE, 32 * len(products))
 
 
-def _slack(a: _Points, b: _Points, rows: slice) -> Tensor:
-    """Return how far a true distance is from that of the rounded points, at most, by row."""
-    return a.off[rows] + b.off.max()
-
-
-def _candidates(a: _Points, b: _Points, rows: slice, products: Tensor, radii: Tensor) -> Tensor:
-    """Return (pairs, 2): row of the block and column of all that may lie within a row's radius, by row."""
+def _candidates(a: Points, b: Points, rows: slice, products: Tensor, radii: Tensor) -> Tensor:
+    """Return (pairs, 2), by row: the block's row and the column of all pairs that may lie within the radii, (rows, 1) of
+    the rows or (1, m) of the columns."""
     c = a.product_error
-    limit = (radii + _slack(a, b, rows)).square() - (1 - c) * a.norms[rows]
-    margin = 2**-20 * (limit.abs() + b.norms.max())  # of the float32 in which they are compared
-    return torch.nonzero(products + ((1 - c) * b.norms).float() <= (limit + margin).float()[:, None])
+    if radii.shape[1] == 1:
+        reach, own, other = radii + a.off[rows, None] + b.off.max(), a.norms[rows, None], b.norms[None]
+    else:
+        reach, own, other = radii + b.off[None] + a.off[rows].max(), b.norms[None], a.norms[rows, None]
+    limit = reach.square() - (1 - c) * own
+    margin = 2**-20 * (limit.abs() + other.max())  # of the float32 in which they are compared
+    return torch.nonzero(products + ((1 - c) * other).float() <= (limit + margin).float())
 
 
-def _upper(a: _Points, b: _Points, rows: slice, products: Tensor, pairs: Tensor) -> Tensor:
+def _upper(a: Points, b: Points, rows: slice, products: Tensor, pairs: Tensor) -> Tensor:
     """Return upper bounds of the pairs' distances."""
     row, column = pairs.T
     squared = products[row, column].double() + (1 + a.product_error) * (a.norms[rows][row] + b.norms[column])
-    return squared.clamp_min(0).sqrt() + _slack(a, b, rows)[row]
+    return squared.clamp_min(0).sqrt() + a.off[rows][row] + b.off[column]
 
 
-def _squared(a: _Points, b: _Points, rows: slice, pairs: Tensor) -> Tensor:
+def _squared(a: Points, b: Points, rows: slice, pairs: Tensor) -> Tensor:
     parts = [
         (a.exact[rows][row].double() - b.exact[column].double()).square_().sum(1)
         for row, column in (part.T for part in pairs.split(_PAIRS))
@@ -169,10 +226,10 @@ def _squared(a: _Points, b: _Points, rows: slice, pairs: Tensor) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
-def _whole(a: _Points, b: _Points, rows: slice) -> Tensor:
+def _whole(a: Points, b: Points, rows: slice) -> Tensor:
     """Return all squared distances of a block's rows in float64."""
     x, parts = a.exact[rows].double() - a.centre, []
-    for columns in _slices(len(b.exact), 1024):
+    for columns in _slices(len(b), 1024):
         y = b.exact[columns].double() - a.centre
         parts.append((x @ y.T).mul_(-2).add_(x.square().sum(1)[:, None]).add_(y.square().sum(1)))
     return torch.cat(parts, 1).clamp_min_(0)

@@ -1,8 +1,8 @@
-"""The stage `extractors`: what evaluation needs besides code and samples, in one small folder that other stages read.
+"""What the stage `extractors` leaves in two small folders, for the stages that read them.
 
-files.json                 sha256 of each file of evaluate.path in use, by name
-<extractor>.safetensors    the weights of one that learns from the data
-<extractor>.npz            statistics of others (evaluate.statistics), checked
+out/extractors/<extractor>.safetensors    the weights of one that learns from the data
+out/statistics/<extractor>.npz            statistics of others (evaluate.statistics), checked
+files.json in both                        sha256 of each file of evaluate.path in use, by name
 """
 
 import json
@@ -19,7 +19,7 @@ def write_hashes(folder: Path, path: Path, names: Iterable[str]) -> None:
     """Write the hashes of people's own files.
 
     Args:
-        folder: that is prepared.
+        folder: out/extractors or out/statistics.
         path: where they lie.
         names: of the files in use.
 
@@ -35,7 +35,7 @@ def read_hashes(folder: Path) -> dict[str, str]:
     """Return the hashes that ``write_hashes`` wrote.
 
     Args:
-        folder: out/extractors.
+        folder: out/extractors or out/statistics.
 
     Returns:
         sha256 by the files' names.

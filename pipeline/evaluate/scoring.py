@@ -73,7 +73,7 @@ class Scores:
             self.protocol[f"{quantity}_{suffix}"] = {"metric": name, **asdict(metric.describe(quantity)), **how}
 
 
-def score_run(features: Path, reference: Path, settings: Evaluate, prepared: Path | None = None) -> Scores:
+def score_run(features: Path, reference: Path, settings: Evaluate, statistics: Path | None = None) -> Scores:
     """Score a run's samples by every metric and extractor of the settings, and add the method's own scores.
 
     Args:
@@ -81,8 +81,8 @@ def score_run(features: Path, reference: Path, settings: Evaluate, prepared: Pat
         reference: what the stage ``reference`` kept of the real images; a run that translates is compared with the
             domain that lies in its own features instead.
         settings: which metrics and extractors.
-        prepared: what the stage ``extractors`` wrote; it is read for ``settings.statistics``, with which a run that
-            translates is not compared.
+        statistics: the folder where those of ``settings.statistics`` were prepared; a run that translates is not
+            compared with them.
 
     Returns:
         The scores by key.
@@ -101,7 +101,7 @@ def score_run(features: Path, reference: Path, settings: Evaluate, prepared: Pat
                 scores.leave_out(name, metric, extractor, {"extractor": extractor, "refused": made["refused"]})
             continue
         samples, real = read_set(features, extractor, GENERATE), read_set(target, extractor, stage)
-        theirs = _imported(extractor, settings, prepared, real) if target == reference else None
+        theirs = _imported(extractor, settings, statistics, real) if target == reference else None
         for name, metric in _chosen(settings):
             how = {**made["extractors"][extractor], "generated": made["images"]}
             if theirs and metric.needs == _MOMENTS:
@@ -119,7 +119,7 @@ def score_run(features: Path, reference: Path, settings: Evaluate, prepared: Pat
     return scores
 
 
-def score_real(reference: Path, settings: Evaluate, prepared: Path | None = None) -> Scores:
+def score_real(reference: Path, settings: Evaluate, statistics: Path | None = None) -> Scores:
     """Score real images in the place of samples: a scale to read the runs' numbers by.
 
     As many are taken as a run has samples (``settings.samples``), or as many as there are; for a metric that compares,
@@ -128,7 +128,7 @@ def score_real(reference: Path, settings: Evaluate, prepared: Path | None = None
     Args:
         reference: what the stage ``reference`` kept.
         settings: which metrics and extractors, and the number of samples.
-        prepared: what the stage ``extractors`` wrote.
+        statistics: the folder where those of ``settings.statistics`` were prepared.
 
     Returns:
         The scores by key, as of a run; the method's own have no counterpart.
@@ -141,7 +141,7 @@ def score_real(reference: Path, settings: Evaluate, prepared: Path | None = None
     for extractor in settings.extractor_names:
         _refuse_mismatch(extractor, protocol, protocol, reference, reference)
         whole = read_set(reference, extractor, REFERENCE)
-        theirs = _imported(extractor, settings, prepared, whole)
+        theirs = _imported(extractor, settings, statistics, whole)
         for name, metric in _chosen(settings):
             if theirs and metric.needs == _MOMENTS:
                 count = min(settings.samples, len(whole))
@@ -191,20 +191,20 @@ class _Imported:
     how: Mapping[str, Any]
 
 
-def _imported(extractor: str, settings: Evaluate, prepared: Path | None, real: FeatureSet) -> _Imported | None:
+def _imported(extractor: str, settings: Evaluate, statistics: Path | None, real: FeatureSet) -> _Imported | None:
     """Return the statistics that params.yaml names for an extractor; UserError if their dimensions are others."""
     file = settings.statistics.get(extractor)
     if file is None:
         return None
-    if prepared is None:
+    if statistics is None:
         raise ValueError(f"statistics of others for {extractor} need the folder where they were prepared")
-    found = import_statistics(imported(prepared, extractor))
+    found = import_statistics(imported(statistics, extractor))
     if len(found.mean) != real.features.shape[1]:
         raise UserError(
             f"params.yaml: evaluate.statistics: {file} is of {len(found.mean)} features, but {extractor} has "
             f"{real.features.shape[1]}. Name a file that was made with {extractor}, or remove this."
         )
-    how = {"reference": {"statistics": file, "sha256": read_hashes(prepared)[file]}}
+    how = {"reference": {"statistics": file, "sha256": read_hashes(statistics)[file]}}
     note = f"compared with the imported statistics {file}, which do not say how they were made"
     return _Imported(real=replace(real, stored=found), how=how | {"note": note})
 

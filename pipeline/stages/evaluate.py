@@ -7,7 +7,7 @@ import typer
 from pipeline.config import read_params
 from pipeline.errors import run
 from pipeline.stages.common import telling
-from pipeline.stages.paths import EXTRACTORS, REFERENCE, run_folder
+from pipeline.stages.paths import REFERENCE, STATISTICS, run_folder
 
 
 @telling("evaluate")
@@ -19,7 +19,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.tracking.agreement import send_results
 
     params, folder = read_params(), run_folder(name)
-    scores = score_run(folder / "features", REFERENCE, params.evaluate, EXTRACTORS)
+    scores = score_run(folder / "features", REFERENCE, params.evaluate, STATISTICS)
     write_json(folder / "protocol.json", scores.protocol)
     write_json(folder / "metrics.json", scores.metrics)
     send_results(name, params)

@@ -5,16 +5,19 @@ import typer
 
 from pipeline.config import read_params
 from pipeline.errors import run
-from pipeline.stages.paths import DATA, EXTRACTORS
+from pipeline.stages.paths import DATA, EXTRACTORS, STATISTICS
 
 
 def main() -> None:
-    """Write to out/extractors what evaluate.extractors and evaluate.statistics need, checked."""
-    from pipeline.evaluate.extraction import prepare
+    """Write what evaluate.extractors needs to out/extractors, and evaluate.statistics, checked, to out/statistics."""
+    from pipeline.evaluate.extraction import prepare_extractors, prepare_statistics
     from pipeline.files import atomic_folder
 
+    settings = read_params().evaluate
+    with atomic_folder(STATISTICS) as folder:
+        prepare_statistics(folder, settings)
     with atomic_folder(EXTRACTORS) as folder:
-        prepare(folder, DATA, read_params().evaluate)
+        prepare_extractors(folder, DATA, settings)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ OUT = Path("out")
 RAW = OUT / "raw"
 DATA = OUT / "data"
 EXTRACTORS = OUT / "extractors"
+STATISTICS = OUT / "statistics"
 REFERENCE = OUT / "reference"
 RUNS = OUT / "runs"
 

@@ -11,7 +11,7 @@ from samplers import random_features
 
 from pipeline.config import Evaluate
 from pipeline.errors import UserError
-from pipeline.evaluate.extraction import prepare
+from pipeline.evaluate.extraction import prepare_statistics
 from pipeline.evaluate.extractor import Features
 from pipeline.evaluate.feature_set import Statistics, write_set
 from pipeline.evaluate.metrics.fid import frechet_distance
@@ -43,7 +43,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     found = {name: feature_set(tmp_path / name, seed) for seed, name in enumerate(("samples", "ours", "theirs"))}
     export_statistics(found["theirs"], LITE, tmp_path / "theirs.npz")
     (tmp_path / "prepared").mkdir()
-    prepare(tmp_path / "prepared", tmp_path / "unread", replace(SETTINGS, path=str(tmp_path)))
+    prepare_statistics(tmp_path / "prepared", replace(SETTINGS, path=str(tmp_path)))
     return found | {"prepared": tmp_path / "prepared"}
 
 
@@ -74,7 +74,7 @@ def test_real_images_are_compared_with_the_same(folders: dict[str, Path]) -> Non
 def test_statistics_of_another_extractor_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     narrow = feature_set(tmp_path / "narrow", 3, dimensions=5)
     export_statistics(narrow, LITE, tmp_path / "theirs.npz")
-    prepare(folders["prepared"], tmp_path / "unread", replace(SETTINGS, path=str(tmp_path)))
+    prepare_statistics(folders["prepared"], replace(SETTINGS, path=str(tmp_path)))
     with pytest.raises(UserError, match=r"evaluate\.statistics: theirs\.npz is of 5 features, but .* has 6"):
         score_run(folders["samples"], folders["ours"], SETTINGS, folders["prepared"])
 
@@ -83,7 +83,7 @@ def test_a_damaged_file_is_refused_before_anything_is_scored(tmp_path: Path) -> 
     np.savez(tmp_path / "theirs.npz", mu=np.zeros(3))
     (tmp_path / "prepared").mkdir()
     with pytest.raises(UserError, match=r"theirs\.npz: no statistics of pytorch-fid or clean-fid"):
-        prepare(tmp_path / "prepared", tmp_path, replace(SETTINGS, path=str(tmp_path)))
+        prepare_statistics(tmp_path / "prepared", replace(SETTINGS, path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from samplers import random_features
 from torch import Tensor
 
 from pipeline.evaluate import neighbours
-from pipeline.evaluate.neighbours import inside, nearest
+from pipeline.evaluate.neighbours import Overlap, Points, nearest, overlap
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -19,6 +19,11 @@ def collapsed(count: int) -> Tensor:
     points = random_features(count, 24, 1)
     points[: count // 2] = points[0] + 1e-4 * torch.randn(count // 2, 24, generator=torch.Generator().manual_seed(0))
     return points + 10
+
+
+def overlapping(x: Tensor, y: Tensor, x_radii: Tensor, y_radii: Tensor) -> Overlap:
+    points = Points.of(x)
+    return overlap(points, Points.of(y, points.centre), x_radii, y_radii)
 
 
 CASES = {"wide": random_features(300, 24, 0), "high": random_features(60, 500, 2), "collapsed": collapsed(300)}
@@ -40,7 +45,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nearest_distances_are_those_of_all_pairs(case: str) -> None:
     x = CASES[case]
     expected = distances(x, x).fill_diagonal_(torch.inf).sort(1).values[:, :5]
-    torch.testing.assert_close(nearest(x, 5), expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(nearest(Points.of(x), 5), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.usefixtures("path")
@@ -48,27 +53,31 @@ def test_nearest_distances_are_those_of_all_pairs(case: str) -> None:
 def test_balls_hold_the_points_that_all_pairs_say(case: str) -> None:
     x = CASES[case]
     y = x[::2] + 0.3 * random_features(len(x[::2]), x.shape[1], 7).sub(7)
-    radii = distances(x, x).sort(1).values[:, 5]
-    expected = distances(x, y) <= radii[:, None]
-    assert torch.equal(torch.cat(list(inside(x, radii, y))), expected)
-    assert 0 < expected.float().mean() < 0.6
+    x_radii, y_radii = (distances(z, z).sort(1).values[:, columns] for z, columns in ((x, [3, 5]), (y, [1, 4])))
+    between = distances(x, y)
+    by_x, by_y = between[..., None] <= x_radii[:, None], between[..., None] <= y_radii
+    found = overlapping(x, y, x_radii, y_radii)
+    assert torch.equal(found.held_by_a, by_x.sum(1)) and torch.equal(found.b_covered, by_x.any(0))
+    assert torch.equal(found.held_by_b, by_y.sum(0)) and torch.equal(found.a_covered, by_y.any(1))
+    assert 0 < by_x.float().mean() < 0.6 and 0 < by_y.float().mean() < 0.6
 
 
 @pytest.mark.usefixtures("path")
 def test_copies_are_at_distance_zero_and_a_rim_belongs_to_its_ball() -> None:
     grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0)) / 3 + 0.1  # many distances are equal
-    found = nearest(grid, 4)
+    found = nearest(Points.of(grid), 4)
     inner = (grid[:, 0] > 0.2) & (grid[:, 0] < 1.3) & (grid[:, 1] > 0.2) & (grid[:, 1] < 1.3)
     torch.testing.assert_close(found[inner], torch.full((9, 4), 1 / 9).double(), rtol=1e-6, atol=0)
-    held = torch.cat(list(inside(grid, torch.full((25,), 1 / 9 * (1 + 1e-6)).double(), grid)))
-    assert held.sum(1)[inner].tolist() == [5] * 9
-    radii = distances(grid, grid).sort(1).values[:, 4]
-    assert torch.equal(torch.cat(list(inside(grid, radii, grid))).sum(1)[inner], torch.full((9,), 5))
+    for radii in (torch.full((25, 1), 1 / 9 * (1 + 1e-6)).double(), distances(grid, grid).sort(1).values[:, 4:5]):
+        both = overlapping(grid, grid, radii, radii)
+        for held in (both.held_by_a, both.held_by_b):
+            assert held[inner].tolist() == [[5]] * 9
     copies = grid.repeat(3, 1)
-    torch.testing.assert_close(nearest(copies, 2), torch.zeros(75, 2).double(), rtol=0, atol=1e-14)
-    held = torch.cat(list(inside(grid, torch.zeros(25).double(), copies)))
-    assert torch.equal(held, torch.eye(25, dtype=torch.bool).repeat(1, 3))
+    torch.testing.assert_close(nearest(Points.of(copies), 2), torch.zeros(75, 2).double(), rtol=0, atol=1e-14)
+    both = overlapping(grid, copies, torch.zeros(25, 1).double(), torch.zeros(75, 1).double())
+    assert both.held_by_a.tolist() == [[3]] * 25 and both.held_by_b.tolist() == [[1]] * 75
+    assert bool(both.a_covered.all()) and bool(both.b_covered.all())
 
 
 def test_as_few_points_as_there_may_be() -> None:
-    assert nearest(torch.tensor([[0.0], [3.0]]), 1).tolist() == [[9.0], [9.0]]
+    assert nearest(Points.of(torch.tensor([[0.0], [3.0]])), 1).tolist() == [[9.0], [9.0]]

@@ -14,7 +14,7 @@ from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import NewSplit, write_dataset
 from pipeline.errors import UserError
 from pipeline.evaluate import extractors, program
-from pipeline.evaluate.extraction import prepare
+from pipeline.evaluate.extraction import prepare_extractors
 from pipeline.evaluate.prepared import read_hashes
 from pipeline.files import sha256_of
 
@@ -127,9 +127,9 @@ def test_the_stage_keeps_the_hash_and_notices_another_file(tmp_path: Path) -> No
     folder, images = tmp_path / "prepared", data(tmp_path / "data")
     folder.mkdir()
     with pytest.raises(UserError, match=r"params\.yaml: evaluate\.path: there is no file 'mine\.pt2' in '.*'\. Put it"):
-        prepare(folder, images, settings)
+        prepare_extractors(folder, images, settings)
     export(tmp_path / "mine.pt2", Features())
-    prepare(folder, images, settings)
+    prepare_extractors(folder, images, settings)
     assert read_hashes(folder) == {"mine.pt2": sha256_of(tmp_path / "mine.pt2")}
     assert (
         [extractor.name for extractor in extractors.load_all(settings, folder)] == settings.extractor_names == ["mine"]

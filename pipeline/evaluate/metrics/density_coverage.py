@@ -12,39 +12,18 @@ are many. Density may exceed 1. Each image counts once, and the balls are closed
 makes both 0 for the real images themselves where each is there six times.
 """
 
-from torch import Tensor
-
 from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.evaluate.metric import Metric, Quantity, Score, require
-from pipeline.evaluate.neighbours import inside
 
 NEIGHBOURS = 5
 
 
-def density_and_coverage(samples: Tensor, real: Tensor, squared_radii: Tensor) -> tuple[float, float]:
-    """Compute both from features and the radii of the real images' balls.
-
-    Args:
-        samples: (n, d), distinct.
-        real: (m, d), distinct.
-        squared_radii: (m,), of balls that reach the NEIGHBOURS-th nearest real neighbour.
-
-    Returns:
-        Density, at least 0, and coverage, in [0, 1].
-    """
-    held, covered = 0, 0
-    for balls in inside(real, squared_radii, samples):
-        held += int(balls.sum())
-        covered += int(balls.any(1).sum())
-    return held / (NEIGHBOURS * len(samples)), covered / len(real)
-
-
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     require(real.distinct, NEIGHBOURS + 1, real=True)
-    require(samples.distinct, 1)
-    radii = real.nearest[:, NEIGHBOURS - 1]
-    density, coverage = density_and_coverage(samples.distinct_features, real.distinct_features, radii)
-    return {"density": Score(density), "coverage": Score(coverage)}
+    require(samples.distinct, 2)
+    held = samples.overlap(real).held_by_a[:, NEIGHBOURS - 1]
+    density = int(held.sum()) / (NEIGHBOURS * samples.distinct)
+    return {"density": Score(density), "coverage": Score(int((held > 0).sum()) / real.distinct)}
 
 
 METRIC = Metric(

@@ -3,17 +3,17 @@ arXiv:1706.08500, eq. 6 (FID when the features are Inception's).
 
     d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)
 
-With S2 = F F^T, the last trace is the sum of the square roots of the eigenvalues of the symmetric F^T S1 F: one
-eigenvalue problem, as F is kept with the reference. It is as exact as singular values where F's columns descend: an
-eigenvalue's error is then a share of its own size. Where S1 is singular (fewer samples than dimensions, constant
-features, copies), with S1 = G G^T too, they are the singular values of G^T F, without those that are zero by
-construction, whose square roots would be eight digits of noise; scipy's sqrtm fails there.
+With S2 = F F^T, kept with the reference, and S1 = L L^T (Cholesky), the last trace is the sum of the square roots of
+the eigenvalues of (L^T F)^T (L^T F): one symmetric eigenvalue problem. It is as exact as singular values where F's
+columns descend: an eigenvalue's error is then a share of its own size. Where S1 is singular (fewer samples than
+dimensions, constant features, copies), with S1 = G G^T too, they are the singular values of G^T F, without those that
+are zero by construction, whose square roots would be eight digits of noise; scipy's sqrtm fails there.
 """
 
 import torch
 from torch import Tensor
 
-from pipeline.evaluate.feature_set import FeatureSet, Statistics, add_product
+from pipeline.evaluate.feature_set import FeatureSet, Statistics, gram
 from pipeline.evaluate.metric import Metric, Quantity, Score, require
 
 FEWEST_SAMPLES, FEWEST_REAL = 2, 20  # a covariance of fewer real images says next to nothing
@@ -47,8 +47,8 @@ def _overlap(a: Statistics, b: Statistics) -> Tensor:
     """Return tr (S1 S2)^(1/2)."""
     factor = b.factorized().factor
     assert factor is not None
-    if a.root is None and factor.numel() and _is_regular(a.covariance):
-        return _root_trace(factor, a.covariance @ factor)
+    if a.root is None and factor.numel() and (triangle := _triangle(a.covariance)) is not None:
+        return _root_trace(_transposed_times(triangle, factor))
     root = a.factorized().factor if a.root is None else a.root
     assert root is not None
     triangle = torch.linalg.qr(root.T @ factor, mode="r").R  # its rows descend as the factor's columns do
@@ -56,21 +56,28 @@ def _overlap(a: Statistics, b: Statistics) -> Tensor:
         return torch.zeros((), dtype=torch.float64)  # one set is one image again and again
     lengths = triangle.norm(dim=1)
     triangle = triangle[lengths > lengths.amax() * max(factor.shape) * torch.finfo(torch.float64).eps]
-    return _root_trace(triangle.T, triangle.T)
+    return _root_trace(triangle.T.contiguous())
 
 
-def _is_regular(covariance: Tensor) -> bool:
-    """Tell whether no feature is a sum of others, to the digits that a square root of what is left needs."""
+def _triangle(covariance: Tensor) -> Tensor | None:
+    """Return the lower L (d, d) with covariance = L L^T; None if a feature is so nearly a sum of others that a square
+    root of what is left would lack digits."""
     scale = covariance.diagonal().clamp_min(torch.finfo(torch.float64).tiny).rsqrt()
     triangle, failed = torch.linalg.cholesky_ex(covariance * scale[:, None] * scale)
-    return not failed and bool(triangle.diagonal().square().amin() > _SINGULAR)
+    regular = not failed and bool(triangle.diagonal().square().amin() > _SINGULAR)
+    return triangle / scale[:, None] if regular else None
 
 
-def _root_trace(x: Tensor, y: Tensor) -> Tensor:
-    """Return tr (x^T y)^(1/2) of a symmetric product with descending diagonal, of which the lower half is read."""
-    product = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-    add_product(product, x, y)
-    return torch.linalg.eigvalsh(product, UPLO="L").clamp_min(0).sqrt().sum()
+def _transposed_times(lower: Tensor, x: Tensor) -> Tensor:
+    """Return lower^T x, in blocks: 9/16 of the work of a full matrix."""
+    width = -(-len(lower) // 8)
+    blocks = [lower[start:, start : start + width].T @ x[start:] for start in range(0, len(lower), width)]
+    return torch.cat(blocks)
+
+
+def _root_trace(x: Tensor) -> Tensor:
+    """Return tr (x^T x)^(1/2), whose diagonal descends."""
+    return torch.linalg.eigvalsh(gram(x)).clamp_min(0).sqrt().sum()
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.evaluate.metric import Metric, Quantity, Score, require
-from pipeline.evaluate.neighbours import nearest
+from pipeline.evaluate.neighbours import Points, nearest
 
 
 def share_below(low: Tensor, high: Tensor) -> float:
@@ -35,7 +35,7 @@ def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     require(real.distinct, 2, real=True)
     require(samples.distinct, 1)
     n, m = samples.distinct, real.distinct
-    found = nearest(samples.distinct_features, 1, real.distinct_features)[:, 0]
+    found = nearest(Points.of(samples.distinct_features, real.points.centre), 1, real.points)[:, 0]
     spread = ((n + m + 1) / (12 * n * m)) ** 0.5
     return {"memorization": Score(share_below(found, real.nearest[:, 0]), spread)}
 

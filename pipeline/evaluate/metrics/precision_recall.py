@@ -10,40 +10,24 @@ Both fall as there are fewer images of the kind that the balls are of, so only e
 closed, as in the paper; each image counts once, since four copies of an image have balls of no extent.
 """
 
-import torch
 from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.evaluate.metric import Metric, Quantity, Score, require
-from pipeline.evaluate.neighbours import inside
 
 NEIGHBOURS = 3
-
-
-def share_inside(features: Tensor, centres: Tensor, squared_radii: Tensor) -> float:
-    """Return the share of points that lie in at least one ball.
-
-    Args:
-        features: (m, d).
-        centres: (n, d).
-        squared_radii: (n,).
-
-    Returns:
-        In [0, 1].
-    """
-    found = torch.zeros(len(features), dtype=torch.bool)
-    for held in inside(centres, squared_radii, features):
-        found |= held.any(0)
-    return int(found.sum()) / len(found)
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     require(real.distinct, NEIGHBOURS + 1, real=True)
     require(samples.distinct, NEIGHBOURS + 1)
-    among, of = samples.distinct_features, real.distinct_features
-    precision = share_inside(among, of, real.nearest[:, NEIGHBOURS - 1])
-    recall = share_inside(of, among, samples.nearest[:, NEIGHBOURS - 1])
-    return {"precision": Score(precision), "recall": Score(recall)}
+    found = samples.overlap(real)
+    precision, recall = found.b_covered[:, NEIGHBOURS - 1], found.a_covered[:, NEIGHBOURS - 1]
+    return {"precision": Score(_share(precision)), "recall": Score(_share(recall))}
+
+
+def _share(covered: Tensor) -> float:
+    return int(covered.sum()) / len(covered)
 
 
 METRIC = Metric(
