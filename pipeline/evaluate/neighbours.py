@@ -199,8 +199,8 @@ def _few(products: Tensor) -> int:
 
 
 def _candidates(a: Points, b: Points, rows: slice, products: Tensor, radii: Tensor) -> Tensor:
-    """Return (pairs, 2), by row: the block's row and the column of all pairs that may lie within the radii, (rows, 1) of
-    the rows or (1, m) of the columns."""
+    """Return (pairs, 2), by row: the block's row and the column of all pairs that may lie within the radii: (rows, 1),
+    the rows', or (1, m), the columns'."""
     c = a.product_error
     if radii.shape[1] == 1:
         reach, own, other = radii + a.off[rows, None] + b.off.max(), a.norms[rows, None], b.norms[None]
