@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
+from pipeline.ingest.download import DownloadError, download
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,3 +114,29 @@ def verified(path: Path, sha256: str, remedy: str) -> Path:
     if found != sha256:
         raise UserError(f"{path}: its sha256 is {found}, expected {sha256}. {remedy}")
     return path
+
+
+def published(name: str, weights: str | None, url: str, sha256: str) -> Path:
+    """Return the file of an extractor's published weights, checked.
+
+    Args:
+        name: the extractor's, for messages.
+        weights: the file; None: the one in torch.hub's cache, which is downloaded if absent.
+        url: where it is published.
+        sha256: hex digest of the published file.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: it can't be downloaded, or is another file.
+    """
+    remedy = f"Or download {url} yourself and name the file in params.yaml: evaluate.weights."
+    if weights:
+        return verified(Path(weights), sha256, remedy)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        download(url, path, sha256=sha256)
+    except DownloadError as error:
+        raise UserError(f"extractor '{name}': its weights can't be downloaded ({error}). {remedy}") from error
+    return verified(path, sha256, remedy)

@@ -68,8 +68,8 @@ def test_a_run_in_mlflow_is_scored_as_its_files_were(project: Path) -> None:
 
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     (run,) = client.search_runs(["1"], "attributes.run_name = 'vae'")
-    call(project, *GENLOOM, "evaluate", f"runs:/{run.info.run_id}", "--to", "published/from-mlflow.json")
-    found = json.loads((project / "published/from-mlflow.json").read_text())["metrics"]
+    call(project, *GENLOOM, "evaluate", f"runs:/{run.info.run_id}", "--to", "from-mlflow.json")
+    found = json.loads((project / "from-mlflow.json").read_text())["metrics"]
     assert found == json.loads((project / "out/runs/vae/metrics.json").read_text())
 
 

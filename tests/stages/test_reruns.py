@@ -125,6 +125,13 @@ LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqli
             id="a metric",
         ),
         pytest.param({"pipeline/evaluate/metrics/kid.py": EDITED}, set(), id="a metric that is not in use"),
+        pytest.param(
+            {"pipeline/evaluate/extractors/efficientnet_lite0.py": EDITED},
+            of_runs("generate") | {"extractors", "reference"},
+            id="an extractor",
+        ),
+        pytest.param({"pipeline/evaluate/extractors/classifier.py": EDITED}, set(), id="an extractor not in use"),
+        pytest.param({"extractors/README.md": ("", "x")}, {"extractors"}, id="a file in evaluate.path"),
         pytest.param(STREAM, of_runs("train"), id="the stream of training batches"),
         pytest.param(
             {"pipeline/ingest/sources/digits.py": EDITED}, {"download", "normalize"}, id="the source of the data"
