@@ -155,8 +155,8 @@ def overlap(a: Points, b: Points, a_radii: Tensor, b_radii: Tensor) -> Overlap:
 
 
 def _held(a: Points, b: Points, rows: slice, products: Tensor, radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row and column (p,) of all pairs of a block that may be within the largest of the squared radii, and whether
-    they are within each (p, k). radii: (rows, 1, k), the rows', or (1, m, k), the columns'."""
+    """Return row and column (p,) of all pairs of a block that may be within the largest of the squared radii, and
+    whether they are within each (p, k). radii: (rows, 1, k), the rows', or (1, m, k), the columns'."""
     by_row = radii.shape[1] == 1
     pairs = _candidates(a, b, rows, products, radii[..., -1].sqrt())
     row, column = pairs.T
