@@ -70,6 +70,8 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.vae.norm": "bach"}, "runs.vae.norm", "'batch', 'layer', 'group', 'instance' or 'none', got 'bach'"),
         ({"evaluate.extractors": []}, "evaluate.extractors", "at least 1"),
         ({"evaluate.metrics": ["fdi"]}, "evaluate.metrics", "Did you mean 'fid'"),
+        ({"evaluate.extractors": ["a.b.pt2"]}, "evaluate.extractors", "name a file of evaluate.path"),
+        ({"evaluate.statistics": {"inception": "a.npz"}}, "evaluate.statistics", "not in evaluate.extractors"),
         ({"evaluate.extractors": ["inceptoin"]}, "evaluate.extractors", "Did you mean 'inception'"),
         ({"data.source": "minst"}, "data.source", "Did you mean 'mnist'"),
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
