@@ -34,7 +34,7 @@ def peers(python: str | None = None) -> Iterator[str]:
 
 
 def ask(python: str, what: str, real: np.ndarray, samples: np.ndarray, logits: np.ndarray | None = None) -> dict:
-    """Scores by name, with "seconds" and "peak" MiB, of one of the functions below, in a process of its own."""
+    """Scores by name, "seconds", "cpu" seconds and "peak" MiB, of a function below, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         for name, array in (("real", real), ("samples", samples), ("logits", logits)):
             if array is not None:
@@ -103,7 +103,8 @@ if __name__ == "__main__":
 
     arrays = [Path(sys.argv[2], f"{name}.npy") for name in ("real", "samples", "logits")]
     given = [np.load(path) if path.exists() else None for path in arrays]
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     scores = globals()[f"_{sys.argv[1]}"](*given)
-    end = {"seconds": time.perf_counter() - start, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    end = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    end["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({key: float(value) for key, value in {**scores, **end}.items()}))
