@@ -168,6 +168,12 @@ class FeatureSet:
         none, no_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, scores=scores)
 
+    def without(self, rows: slice) -> "FeatureSet":
+        """Return the distinct images but for a contiguous part of them."""
+        kept = torch.cat([torch.arange(rows.start), torch.arange(rows.stop, self.distinct)])
+        features, logits, labels = self.features[kept], self.logits[kept], self.labels[kept]
+        return replace(self, features=features, logits=logits, labels=labels, distinct=len(kept), stored=None)
+
     def part(self, rows: slice) -> "FeatureSet":
         """Return a contiguous part of the images, without copying."""
         features, logits, labels = self.features[rows], self.logits[rows], self.labels[rows]

@@ -15,10 +15,17 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value and, where the metric gives one, its spread (a standard deviation)."""
+    """A measured value.
+
+    Attributes:
+        value: the number.
+        spread: a standard deviation that the metric's definition names, such as that over splits.
+        error: the standard error over samples, where the metric has it in closed form (``Metric.interval`` "own").
+    """
 
     value: float
     spread: float | None = None
+    error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ class Metric:
     the method's own scores, which the stage ``generate`` keeps.
     compares: whether it compares with real images, or scores the samples alone.
     settings: what else decides the number; part of its protocol.
+    interval: how the error over samples is found: "jackknife" computes the metric ten times more, "own" takes what
+    ``compute`` gives as ``Score.error``.
     compute: (samples, real images) to scores by name: pure, of what ``needs`` names alone; what it draws is by the
     samples' seed. Raises TooFewError where there are too few images for it (``require``), and UnfitError where it is
     none of these images or of this extractor.
@@ -77,6 +86,7 @@ class Metric:
     compute: Compute
     compares: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
+    interval: Literal["jackknife", "own"] = "jackknife"
 
     def describe(self, name: str) -> Quantity:
         """Return title and direction of a reported name.

@@ -1,9 +1,9 @@
 """From kept features to metrics.json and protocol.json: numbers, and how each one was made; no model is needed.
 
 An entry of protocol.json says, for one number: metric, title, better; spread: the key of its standard deviation, if
-there is one; settings: the metric's; the extractor with its weights' hash and resize; generated (or, where real images
-take the samples' place, real): what was scored; reference: the real images that it was compared with, or the file of
-others' statistics that took their place (evaluate.statistics). Where
+there is one; interval: low, high and by what (interval.py); settings: the metric's; the extractor with its weights'
+hash and resize; generated (or, where real images take the samples' place, real): what was scored; reference: the real
+images that it was compared with, or the file of others' statistics that took their place (evaluate.statistics). Where
 metrics.json lacks a number, its entry says why; refused: what was to be scored is at fault; lacks: there are too few
 images, or the metric does not fit them or the extractor.
 """
@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import metrics, own_scores
 from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.feature_set import TARGET, FeatureSet, read_protocol, read_scores, read_set
+from pipeline.evaluate.interval import intervals
 from pipeline.evaluate.metric import Metric, Quantity, TooFewError, UnfitError
 from pipeline.evaluate.prepared import imported, read_hashes
 from pipeline.evaluate.statistics_files import import_statistics
@@ -58,10 +59,12 @@ class Scores:
         except UnfitError as error:
             self.leave_out(name, metric, suffix, {**how, "lacks": str(error)})
             return
+        around = intervals(metric, dict(found), samples, real)
         for quantity, score in found.items():
             key = f"{quantity}_{suffix}"
             about = {"metric": name, **asdict(metric.describe(quantity)), **how}
             about |= {"settings": dict(metric.settings)} if metric.settings else {}
+            about |= {"interval": asdict(around[quantity])} if quantity in around else {}
             self.metrics[key], self.protocol[key] = score.value, about
             if score.spread is not None:
                 about["spread"] = f"{key}_std"

@@ -44,5 +44,6 @@ METRIC = Metric(
     quantities={"memorization": Quantity(title="Memorization", better=None)},
     needs=frozenset({"features"}),
     compute=_compute,
+    interval="own",
     settings={"even": 0.5},
 )

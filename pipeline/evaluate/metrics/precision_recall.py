@@ -23,7 +23,9 @@ def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     require(samples.distinct, NEIGHBOURS + 1)
     found = samples.overlap(real)
     precision, recall = found.b_covered[:, NEIGHBOURS - 1], found.a_covered[:, NEIGHBOURS - 1]
-    return {"precision": Score(_share(precision)), "recall": Score(_share(recall))}
+    share = _share(precision)
+    error = (share * (1 - share) / len(precision)) ** 0.5  # the balls of real images stay as they are
+    return {"precision": Score(share, error=error), "recall": Score(_share(recall))}
 
 
 def _share(covered: Tensor) -> float:
@@ -37,5 +39,6 @@ METRIC = Metric(
     },
     needs=frozenset({"features"}),
     compute=_compute,
+    interval="own",
     settings={"neighbours": NEIGHBOURS},
 )
