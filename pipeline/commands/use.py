@@ -1,6 +1,7 @@
 """What is done with a trained model on the command line: sampling, encoding, reconstructing."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ Images = Annotated[
 ]
 ToFolder = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the PNG files go.")]
 Label = Annotated[
-    str | None, typer.Option(metavar="CLASS", help="A class, by name or number, for class-conditional models.")
+    str | None,
+    typer.Option("--label", "--class", metavar="CLASS", help="By name or number, for class-conditional models."),
 ]
 Direction = Annotated[str | None, typer.Option(help="Of a model that translates: a_to_b or b_to_a.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time; it changes none of them.", min=1)]
@@ -40,8 +42,10 @@ BatchSize = Annotated[int, typer.Option(help="Images at a time; it changes none 
 
 def sample(
     source: Source,
-    to: ToFolder,
-    count: Annotated[int | None, typer.Option(help="How many samples.", min=1)] = None,
+    to: Annotated[
+        Path, typer.Option("--to", "-o", metavar="PLACE", help="A folder for PNG files, or a file.png for one grid.")
+    ],
+    count: Annotated[int | None, typer.Option("--count", "-n", help="How many samples.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Sample i depends on it, on i and on its class alone.", min=0)] = 0,
     label: Label = None,
     truncation: Annotated[
@@ -57,7 +61,7 @@ def sample(
     if bool(count) == bool(images):
         raise UserError("Give either --count N, or --images for a model that translates.")
     from pipeline.console import progress
-    from pipeline.inference.sample import write_samples, write_translations
+    from pipeline.inference.sample import draw_samples, write_samples, write_translations
     from pipeline.ingest.own_images import open_images
 
     with loaded(source) as (trained, classes), progress() as report:
@@ -67,6 +71,12 @@ def sample(
             print(f"{to}: {len(found)} images translated")
             return
         given = None if label is None else number_of(label, classes, trained)
+        if to.suffix == ".png":
+            drawn = draw_samples(
+                trained, count or 0, seed=seed, label=given, truncation=truncation, batch_size=batch_size
+            )
+            _write_grid(drawn, to)
+            return
         new = write_samples(
             trained,
             to,
@@ -78,6 +88,18 @@ def sample(
             report=report,
         )
     print(f"{to}: {new} samples written, {(count or 0) - new} were there already")
+
+
+def _write_grid(images: "Tensor", path: Path) -> None:
+    """Write uint8 images (n, c, h, w) as one picture, about as wide as it is high."""
+    from pipeline.files import atomic_file
+    from pipeline.render.grid import grid
+
+    if path.is_dir():
+        raise UserError(f"{path}: that is a folder. Name another file, or a folder that does not end in .png.")
+    with atomic_file(path) as temporary:
+        grid(images, columns=math.ceil(math.sqrt(len(images)))).save(temporary, format="PNG")
+    print(f"{path}: {len(images)} samples")
 
 
 def encode(

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, atomic_folder
 from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
 
@@ -51,6 +52,16 @@ def write_page(path: Path, board: Board) -> None:
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page)
+
+
+def write_pictures(folder: Path, board: Board) -> None:
+    """Write each run's samples and curves as samples/<run>.png and curves/<run>.png, as far as they are drawn."""
+    with atomic_folder(folder) as temporary:
+        for kind, place in (("samples", "samples.png"), ("curves", "panels/curves.png")):
+            (temporary / kind).mkdir()
+            for run in board.runs:
+                if (run.folder / place).is_file():
+                    shutil.copyfile(run.folder / place, temporary / kind / f"{run.name}.png")
 
 
 def data_uri(path: Path) -> str:

@@ -32,18 +32,25 @@ class Standing:
     """Scores, their protocol and pictures of a published run, as far as they are there.
 
     Attributes:
-        step: images seen by its weights.
+        run: its name.
+        trained: its train.json.
         metrics: by name; None before it is evaluated.
         protocol: how each was made, by the same names.
         pictures: files.
         tags: what MLflow's tags should say.
     """
 
-    step: int
+    run: str
+    trained: Mapping[str, Any]
     metrics: Mapping[str, float] | None = None
     protocol: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Images seen by its weights."""
+        return int(self.trained["seen"])
 
     def superseded(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return the tags that mark protocols of metrics which are no longer measured, given those that a run has."""
@@ -51,12 +58,12 @@ class Standing:
         return dict.fromkeys(gone, SUPERSEDED) if self.metrics is not None else {}
 
 
-def read_standing(published: Path, seen: int) -> Standing:
+def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
     """Return what stands in a run's folder of out/runs.
 
     Args:
         published: The folder.
-        seen: Images seen by its weights.
+        trained: Its train.json.
 
     Returns:
         The scores if both metrics.json and protocol.json are there, the pictures if samples.png is.
@@ -70,11 +77,12 @@ def read_standing(published: Path, seen: int) -> Standing:
     if (published / "samples.png").exists():
         pictures = (published / "samples.png", *sorted((published / "panels").glob("*")))
         tags[PICTURES] = digest_of({path.name: sha256_of(path) for path in pictures})
+    known: dict[str, Any] = {"run": published.name, "trained": trained, "pictures": pictures, "tags": tags}
     if scores is None or protocol is None:
-        return Standing(step=seen, pictures=pictures, tags=tags)
+        return Standing(**known)
     tags |= {f"{PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
     tags[EVALUATION] = digest_of({"metrics": scores, "protocol": protocol})
-    return Standing(step=seen, metrics=scores, protocol=protocol, pictures=pictures, tags=tags)
+    return Standing(metrics=scores, protocol=protocol, **known)
 
 
 def digest_of(value: Any) -> str:

@@ -50,12 +50,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_do_what_the_page_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
     for command in COMMANDS:
         arguments = shlex.split(command.replace("50000", "50"))[1:]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{command}: {result.output}"
-        assert Path(arguments[arguments.index("--to") + 1]).exists()
+        assert Path(arguments[arguments.index("-o" if "-o" in arguments else "--to") + 1]).exists()
     assert len(list(Path("samples").glob("*.png"))) == 50
     with np.load("latents.npz", allow_pickle=False) as found:
         assert found["names"].tolist() == ["1.jpg", "2.png", "3.webp"]

@@ -18,6 +18,7 @@ from pipeline.render import report
 from pipeline.render.failures import forget_failure, note_failure
 from pipeline.stages import outcome
 from pipeline.stages import report as stage
+from pipeline.tracking.pages import View
 
 LITE = "efficientnet_lite0"
 FID, IS, ELBO = f"fid_{LITE}", f"is_{LITE}", "elbo_bits_per_dim_test"
@@ -273,7 +274,8 @@ def test_the_leaderboard_has_the_score_that_ranks_under_one_name_whatever_is_mea
     assert leaderboard_of(out, "second")[0]["score"] == "200.0"
     assert leaderboard_of(out, "unmeasured")[0]["score"] == ""
     stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
-    assert stages["report"]["plots"][0]["out/leaderboard.csv"]["y"] == "score"
+    pictures, table = stages["report"]["plots"]
+    assert pictures == "out/pictures" and table["out/leaderboard.csv"]["y"] == "score"
 
 
 # Runs in trouble
@@ -362,14 +364,19 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
 ) -> None:
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
     monkeypatch.chdir(out.parent)
-    monkeypatch.setattr("pipeline.tracking.agreement.send_all_results", lambda params: None)
+    monkeypatch.setattr("pipeline.tracking.agreement.send_all_results", lambda params, view: views.append(view) or {})
+    views: list[View] = []
 
     def with_runs(**runs: dict[str, str]) -> None:
         for module in (stage, outcome):
             monkeypatch.setattr(module, "read_params", lambda: replace(params, runs=runs))
 
     with_runs(first={"method": "dcgan"}, absent={"method": "vae"})
+    Image.new("L", (66, 66)).save(Path("out/runs/first/panels/curves.png"))
     stage.main()
+    assert views[-1].metrics[-1] == "cost/seconds" and views[-1].metrics[0].startswith("fid_") and views[-1].ascending
+    drawn = sorted(str(path.relative_to("out/pictures")) for path in Path("out/pictures").rglob("*.png"))
+    assert drawn == ["curves/first.png", "samples/first.png"]
     lines = Path("out/leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["run", "first", "absent"]
     assert "2 generative models on digits" in Page(Path("out/report.html").read_text()).text
