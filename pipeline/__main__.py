@@ -140,7 +140,7 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
 
 
-for command in (use.sample, use.encode, use.reconstruct, use.evaluate):
+for command in (use.sample, use.encode, use.reconstruct, use.export, use.evaluate):
     app.command()(command)
 
 
