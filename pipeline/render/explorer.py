@@ -18,12 +18,11 @@ from pipeline.files import atomic_folder, write_json
 from pipeline.inference.directions import as_json, find_directions
 from pipeline.inference.onnx import LatentSampler, export_onnx
 from pipeline.inference.weights import Trained
+from pipeline.render.onnxruntime_web import read_runtime
 
 FOLDER, MODEL, ABOUT = "explorer", "model.onnx", "explorer.json"
 DIRECTIONS = 8  # sliders
 AT_A_TIME = 64
-RUNTIME = Path(__file__).parent / "onnxruntime-web"
-RUNTIME_SCRIPT, RUNTIME_PROGRAM = "ort.wasm-core.min.js", "ort-wasm-simd.wasm.gz"
 
 
 def write_explorer(folder: Path, trained: Trained, settings: Render, at_a_time: int) -> None:
@@ -77,24 +76,24 @@ def read_explored(run: Path) -> dict[str, Any]:
 
 
 def write_scripts(folder: Path, runs: Mapping[str, Path]) -> None:
-    """Write the folder of scripts that the page loads; without runs an empty one.
+    """Write the folder of scripts that the page loads, with a script for each run that can be explored.
 
     Args:
         folder: beside the page; it replaces what is there.
-        runs: the folder of each run that can be explored, by its name.
+        runs: the runs' folders by name.
     """
+    explored = {name: about for name, run in runs.items() if "refused" not in (about := read_explored(run))}
     with atomic_folder(folder) as temporary:
-        if runs:
+        if explored:
             (temporary / "runtime.js").write_text(_runtime())
-        for name, run in runs.items():
-            about, model = json.dumps(read_explored(run)), _base64((run / FOLDER / MODEL).read_bytes())
-            (temporary / f"{name}.js").write_text(f'explorer.model({json.dumps(name)}, {about}, "{model}");\n')
+        for name, about in explored.items():
+            model = _base64((runs[name] / FOLDER / MODEL).read_bytes())
+            (temporary / f"{name}.js").write_text(f'explorer.model({json.dumps(name)}, {json.dumps(about)}, "{model}");\n')
 
 
 def _runtime() -> str:
-    """Return onnxruntime-web as one script, with its program compressed inside."""
-    script = (RUNTIME / RUNTIME_SCRIPT).read_text()
-    return f'{script}\nexplorer.runtime(ort, "{_base64((RUNTIME / RUNTIME_PROGRAM).read_bytes())}");\n'
+    script, program = read_runtime()
+    return f'{script}\nexplorer.runtime(ort, "{_base64(program)}");\n'
 
 
 def _base64(content: bytes) -> str:
