@@ -24,10 +24,9 @@
     };
     const pictures = run => {
       const figure = document.createElement("figure"), samples = document.getElementById(`samples-${run.name}`);
-      if (samples) figure.append(Object.assign(samples.cloneNode(), { id: "" }));
       const curves = document.getElementById(`run-${run.name}`)?.querySelector("figure.curves");
-      const caption = made("figcaption", run.name);
-      figure.append(caption);
+      figure.append(made("h3", run.name));
+      if (samples) figure.append(Object.assign(samples.cloneNode(), { id: "" }));
       if (curves) {
         const copy = curves.cloneNode(true);
         copy.querySelector("h3").remove();

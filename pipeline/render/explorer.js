@@ -72,8 +72,8 @@ const explorer = {}; // the scripts beside the page call explorer.runtime and ex
     return (await session.run(feeds)).images;
   };
   const paint = (canvas, drawn, columns) => {
-    const [, channels, height, width] = drawn.dims, plane = height * width;
-    Object.assign(canvas, { width: columns * width, height });
+    const [, channels, height, width] = drawn.dims, plane = height * width, gap = Math.ceil(width / 24);
+    Object.assign(canvas, { width: columns * (width + gap) - gap, height });
     const context = canvas.getContext("2d");
     for (let column = 0; column < columns; column++) {
       const pixels = context.createImageData(width, height);
@@ -84,7 +84,7 @@ const explorer = {}; // the scripts beside the page call explorer.runtime and ex
         }
         pixels.data[4 * place + 3] = 255;
       }
-      context.putImageData(pixels, column * width, 0);
+      context.putImageData(pixels, column * (width + gap), 0);
     }
   };
 

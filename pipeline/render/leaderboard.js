@@ -36,7 +36,7 @@
       if (event.newState !== "open" || innerWidth < 736 || !button) return;
       const place = button.getBoundingClientRect(), { width, height } = how.getBoundingClientRect();
       const left = Math.max(16, Math.min(place.left, innerWidth - width - 16));
-      const below = place.bottom + 8, top = below + height > innerHeight ? Math.max(16, place.top - height - 8) : below;
+      const top = Math.max(16, Math.min(place.bottom + 8, innerHeight - height - 16));
       Object.assign(how.style, { margin: "0", left: `${left}px`, top: `${top}px` });
     });
   }
