@@ -1,8 +1,8 @@
 """A trained sampler as an ONNX file: a function of the random numbers that it draws, and of labels where they matter.
 
-All randomness of ``Method.sample`` is the numbers that it asks its batch's noise for. Taken as inputs, they make of every
-sampler a function without noise inside: of "latent" (n, z) alone for most methods. The file has its weights inside, and
-a batch of any size. It is published only if onnxruntime gives what PyTorch gives.
+All randomness of ``Method.sample`` is the numbers that it asks its batch's noise for. Taken as inputs, they make of
+every sampler a function without noise inside: of "latent" (n, z) alone for most methods. The file has its weights
+inside, and takes a batch of any size. It is published only if onnxruntime gives what PyTorch gives.
 """
 
 import copy
@@ -71,9 +71,7 @@ class _Recording(Noise):
         """Draw (n, *shape) in [0, high)."""
         return self._noted(name, "integers", shape, super().integers(name, high, *shape), high)
 
-    def _noted(
-        self, name: str, kind: Kind, shape: tuple[int, ...], numbers: Tensor, high: int | None = None
-    ) -> Tensor:
+    def _noted(self, name: str, kind: Kind, shape: tuple[int, ...], numbers: Tensor, high: int | None = None) -> Tensor:
         key = _key(self, name)
         self.draws[key] = (Draw(name=key, kind=kind, shape=shape, high=high), numbers)
         return numbers
@@ -100,6 +98,9 @@ class _Given(Noise):
 
 class LatentSampler(Exportable):
     """forward: the draws in order, then labels (n,) int64 if they matter -> images (n, c, h, w) float32 in [-1, 1].
+
+    Args:
+        trained: the model, on the CPU; it stays as it is.
 
     Attributes:
         draws: what it takes.
@@ -203,7 +204,9 @@ def check_onnx(content: bytes, trained: Trained, sampler: LatentSampler) -> floa
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    fixed = [given.shape[0] for given in (*session.get_inputs(), *session.get_outputs()) if isinstance(given.shape[0], int)]
+    fixed = [
+        given.shape[0] for given in (*session.get_inputs(), *session.get_outputs()) if isinstance(given.shape[0], int)
+    ]
     if fixed:
         raise UserError(
             f"{trained.name}: the exporter fixed the batch at {fixed[0]}: somewhere its sampler takes the batch's size "
@@ -219,8 +222,8 @@ def check_onnx(content: bytes, trained: Trained, sampler: LatentSampler) -> floa
         difference = float((torch.from_numpy(found) - expected).abs().max())
         if not difference <= TOLERANCE:
             raise UserError(
-                f"{trained.name}: exported, its images differ from PyTorch's by {difference:.2g} where {TOLERANCE:g} is "
-                f"the most (batch size {count}), so nothing was written."
+                f"{trained.name}: exported, its images differ from PyTorch's by {difference:.2g} where {TOLERANCE:g} "
+                f"is the most (batch size {count}), so nothing was written."
             )
         worst = max(worst, difference)
     return worst

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 from pipeline.config import Render
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
@@ -88,7 +87,9 @@ def write_scripts(folder: Path, runs: Mapping[str, Path]) -> None:
             (temporary / "runtime.js").write_text(_runtime())
         for name, about in explored.items():
             model = _base64((runs[name] / FOLDER / MODEL).read_bytes())
-            (temporary / f"{name}.js").write_text(f'explorer.model({json.dumps(name)}, {json.dumps(about)}, "{model}");\n')
+            (temporary / f"{name}.js").write_text(
+                f'explorer.model({json.dumps(name)}, {json.dumps(about)}, "{model}");\n'
+            )
 
 
 def _runtime() -> str:

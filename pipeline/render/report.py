@@ -16,11 +16,14 @@ from PIL import Image
 
 from pipeline.files import atomic_file
 from pipeline.render.board import Board, Column, Measured, RunFolder
-from pipeline.render.explorer import read_explored
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
+from pipeline.render.explorer import read_explored
 
 TEMPLATE, STYLE = "report.html", "report.css"
-SCRIPTS = {"early": ("theme.js",), "late": ("leaderboard.js", "comparison.js", "explorer.js")}  # before the body, after it
+SCRIPTS = {
+    "early": ("theme.js",),
+    "late": ("leaderboard.js", "comparison.js", "explorer.js"),
+}  # before the body, after it
 UNKNOWN = "\N{EN DASH}"
 REAL = "real images"
 COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
@@ -138,7 +141,7 @@ def _provenance(board: Board) -> list[dict[str, Any]]:
 
 def _comparison(runs: Sequence[Mapping[str, Any]], board: Board) -> str:
     """Return what is compared of two runs, as JSON that can stand inside of a page."""
-    params = {name: {} for name in (run["name"] for run in runs)}
+    params: dict[str, dict[str, str | None]] = {run["name"]: {} for run in runs}
     for row in _params(board.runs):
         for run, cell in zip(board.runs, row["cells"], strict=True):
             params[run.name][row["name"]] = cell
@@ -146,7 +149,9 @@ def _comparison(runs: Sequence[Mapping[str, Any]], board: Board) -> str:
     content = [
         {
             "name": run["name"],
-            "numbers": dict(zip([*numbers, *COSTS], [*map(_text, run["cells"]), *(c["text"] for c in run["costs"])], strict=True)),
+            "numbers": dict(
+                zip([*numbers, *COSTS], [*map(_text, run["cells"]), *(c["text"] for c in run["costs"])], strict=True)
+            ),
             "params": params[run["name"]],
         }
         for run in runs

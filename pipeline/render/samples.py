@@ -16,8 +16,8 @@ from pipeline.files import atomic_folder
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import batches, load_fitting, samples, samples_as_they_are, shuffled
 from pipeline.inference.weights import Trained
-from pipeline.render.explorer import write_explorer
 from pipeline.render.curves import read_history, write_curves
+from pipeline.render.explorer import write_explorer
 from pipeline.render.film import write_film
 from pipeline.render.grid import class_columns, grid, panel, write_png
 

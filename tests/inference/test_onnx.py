@@ -80,7 +80,8 @@ def small(name: str) -> Trained:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("nsf", "stylegan2", "gan") else []) for name in SMALL]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("nsf", "stylegan2", "gan") else []) for name in SMALL],
 )
 def test_the_file_gives_the_methods_images_in_any_batch(name: str, tmp_path: Path) -> None:
     trained, (_, inputs, conditional) = small(name), SMALL[name]
@@ -127,7 +128,7 @@ def test_a_file_for_one_batch_size_alone_is_not_published(tmp_path: Path) -> Non
 def test_a_file_that_differs_from_pytorch_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = as_trained(Linear(), SPEC)
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
-    with pytest.raises(UserError, match="differ from PyTorch's by .* so nothing was written"):
+    with pytest.raises(UserError, match=r"differ from PyTorch's by .* so nothing was written"):
         export_onnx(trained, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

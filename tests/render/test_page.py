@@ -17,7 +17,7 @@ from pipeline.core.batch import ImageSpec, to_uint8
 from pipeline.inference.onnx import LatentSampler
 from pipeline.inference.weights import Trained
 from pipeline.render.explorer import write_explorer, write_scripts
-from pipeline.render.report import write_page
+from pipeline.render.report import UNKNOWN, write_page
 
 pytest.importorskip("onnxruntime")
 SPEC = ImageSpec(channels=3, size=8, classes=2)
@@ -119,7 +119,10 @@ def test_columns_sort_by_click_and_by_keyboard_and_the_unknown_stays_last(tab: T
 def test_any_two_runs_are_compared_with_the_params_marked_that_differ(tab: Tab) -> None:
     tab.run(choose("#comparison select:nth-of-type(1)", "translating"))
     tab.run(choose("#comparison select:nth-of-type(2)", "labelled"))
-    rows = "[...document.querySelectorAll('#comparison tbody tr')].map(row => [row.className, ...[...row.cells].map(cell => cell.textContent)])"
+    rows = (
+        "[...document.querySelectorAll('#comparison tbody tr')]"
+        ".map(row => [row.className, ...[...row.cells].map(cell => cell.textContent)])"
+    )
     found = tab.run(rows)
     assert ["", "FID efficientnet_lite0", "40.00", "30.00"] in found
     assert ["", "IS efficientnet_lite0", "4.000 ± 0.10", "3.000 ± 0.10"] in found
@@ -128,8 +131,8 @@ def test_any_two_runs_are_compared_with_the_params_marked_that_differ(tab: Tab) 
     assert ["", "seed", "0", "0"] in tab.run(rows)
     assert tab.run("document.querySelectorAll('#comparison .pair img[src^=\"data:image/png\"]').length") == 2
     tab.run(choose("#comparison select:nth-of-type(2)", "unmeasured"))
-    assert ["", "FID efficientnet_lite0", "40.00", "–"] in tab.run(rows)
-    assert ["", "width", "4", "–"] in tab.run(rows)
+    assert ["", "FID efficientnet_lite0", "40.00", UNKNOWN] in tab.run(rows)
+    assert ["", "width", "4", UNKNOWN] in tab.run(rows)
     assert tab.problems == []
 
 
