@@ -64,6 +64,14 @@ class Linear(Copying):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Even(Linear):
+    """Images that are the latents: each of 64 directions has the same share."""
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        return like.noise.normal("latent", 64).unflatten(1, like.images.shape[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fixing(Linear):
     """Takes the batch's size as a plain number."""
 
@@ -141,6 +149,13 @@ def test_directions_of_a_linear_sampler_are_its_singular_vectors() -> None:
     torch.testing.assert_close(found.sensitivity, shares, rtol=0.1, atol=0)
     torch.testing.assert_close(found.shares, shares[[1, 2]], rtol=0.1, atol=0)
     torch.testing.assert_close(found.vectors, torch.eye(3)[[1, 2]], rtol=0, atol=0.1)
+
+
+def test_shares_of_an_even_sampler_are_not_overstated() -> None:
+    """Found and measured by the same latents the first of 64 equal directions would seem twice its share."""
+    found = find_directions(LatentSampler(as_trained(Even(), SPEC)), most=4, at_a_time=64, points=512)
+    torch.testing.assert_close(found.shares, torch.full((4,), 1 / 64), rtol=0.35, atol=0)
+    torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(4), rtol=0, atol=1e-4)
 
 
 def test_codes_have_no_directions() -> None:
