@@ -3,7 +3,7 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SCRIPT, PROGRAM = "ort.wasm-core.min.js", "ort-wasm-simd.wasm.gz"
+SCRIPT, PROGRAM = "ort-wasm-core.js", "ort-wasm-simd.gz"
 
 
 def read_runtime() -> tuple[str, bytes]:
