@@ -178,7 +178,7 @@ def _print_links(params: "Params", port: int = UI_PORT) -> None:
         print(f"It does not answer: {reason(error)}", flush=True)
 
 
-for command in (use.sample, use.encode, use.reconstruct, use.evaluate):
+for command in (use.sample, use.encode, use.reconstruct, use.export, use.evaluate):
     app.command()(command)
 app.add_typer(reference.app, name="reference")
 

@@ -155,6 +155,29 @@ def reconstruct(
     print(f"{to}: {len(found)} images; a pixel differs by {error:.2f} of 255 levels on average")
 
 
+def export(
+    source: Source,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format so far.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to.", show_default="<name>.onnx")
+    ] = None,
+) -> None:
+    """Write a trained model's sampler as one file: from latents, and labels where they matter, to images.
+
+    A batch may have any size. onnxruntime has given PyTorch's images before the file is written.
+    """
+    if not onnx:
+        raise UserError("Name the format: --onnx.")
+    from pipeline.inference.onnx import LABELS, export_onnx
+
+    with loaded(source, "cpu") as (trained, _):
+        path = output or Path(f"{_file_name(source)}.onnx")
+        about = export_onnx(trained, path)
+    inputs = [f"{given['name']} ({', '.join(map(str, ['n', *given['shape']]))})" for given in about["inputs"]]
+    inputs += [f"{LABELS} (n)"] if about["classes"] else []
+    print(f"{path}: {', '.join(inputs)} -> images (n, {', '.join(map(str, about['images']))})")
+
+
 def evaluate(
     source: Source,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A JSON file; else it is printed.")] = None,
@@ -185,11 +208,12 @@ def evaluate(
 
 
 @contextmanager
-def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
-    """Load a model onto the first GPU, or the CPU if there is none.
+def loaded(source: str, device: str | None = None) -> Iterator[tuple["Trained", list[str]]]:
+    """Load a model.
 
     Args:
         source: a run of params.yaml, its folder, a weights file, or a URI of MLflow.
+        device: where to; None: the first GPU, or the CPU if there is none.
 
     Yields:
         The model, and its classes' names where they are known.
@@ -202,7 +226,7 @@ def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = _fetched(source, Path(folder)) if is_in_mlflow(source) else _found(source)
-        yield load_weights(path, default_device()), _classes(path)
+        yield load_weights(path, device or default_device()), _classes(path)
 
 
 def number_of(label: str, classes: Sequence[str], trained: "Trained") -> int:
@@ -234,6 +258,12 @@ def _found(source: str) -> Path:
     trained = [path.parent.name for path in RUNS.glob(f"*/{WEIGHTS}")]
     hint = nearest(source, trained) if trained else "Run `dvc repro` to train the runs of params.yaml."
     raise UserError(f"{source}: neither a trained run (in {RUNS}) nor a weights file. {hint}")
+
+
+def _file_name(source: str) -> str:
+    """Return a file name for what is made of a model: the run's or the file's, or the last part of a URI."""
+    last = Path(source).name
+    return last.removesuffix(Path(WEIGHTS).suffix) or "model"
 
 
 def _fetched(uri: str, folder: Path) -> Path:

@@ -220,7 +220,8 @@ class Evaluate:
 class Render:
     """Pictures: a grid of rows x columns samples, one class per column, and the film of training.
 
-    seed: of the samples, and of the order in which images are taken. truncation: as in ``evaluate``.
+    seed: of the samples, and of the order in which images are taken. truncation: as in ``evaluate``. explorer: whether
+    each run's sampler is exported for the page's explorer.
     """
 
     rows: Positive = 8
@@ -228,6 +229,7 @@ class Render:
     seed: Count = 0
     milliseconds_per_frame: Positive = 200
     truncation: Annotated[float, Field(gt=0)] | None = None
+    explorer: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

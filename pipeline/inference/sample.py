@@ -60,7 +60,7 @@ def write_samples(
         UserError: the folder holds something else, the model translates, or it has no use for label or truncation.
     """
     _check_use(trained, seed, label, truncation)
-    conditional = _labels_matter(trained)
+    conditional = labels_matter(trained)
     about = describe(trained) | {"seed": seed, "truncation": truncation}
     about |= {"label": label, "classes": "in turn" if conditional and label is None else None}
     total = _claim(folder, about, count)
@@ -268,7 +268,8 @@ def _sampled(trained: Trained, label: int, truncation: float | None = None) -> d
         return {"images": trained.method.sample(trained.nets, _like(trained, ids, ids * 0 + label, 0, truncation))}
 
 
-def _labels_matter(trained: Trained) -> bool:
+def labels_matter(trained: Trained) -> bool:
+    """Tell whether a model's samples depend on their labels."""
     return trained.spec.classes > 1 and differs(lambda label: _sampled(trained, label))
 
 
@@ -279,7 +280,7 @@ def _check_use(trained: Trained, seed: int, label: int | None, truncation: float
         raise UserError(f"seed: should be 0 or more, got {seed}.")
     if label is not None and not 0 <= label < trained.spec.classes:
         raise UserError(f"label: should be below {trained.spec.classes}, the number of classes, got {label}.")
-    if label is not None and not _labels_matter(trained):
+    if label is not None and not labels_matter(trained):
         raise UserError(f"label: this {trained.name} model is not class-conditional. Leave it out.")
     if truncation is None:
         return

@@ -19,12 +19,14 @@ logger = logging.getLogger("pipeline.stages.report")  # __name__ is "__main__" i
 
 
 def main() -> None:
-    """Write out/report.html, one self-contained page, out/leaderboard.csv, one row per run, best first, and
-    out/pictures, for `dvc plots`; a run in trouble stands in the first two with the reason.
+    """Write out/report.html, one self-contained page, the scripts of its explorer in out/explorer, out/leaderboard.csv,
+    one row per run, best first, and out/pictures, for `dvc plots`; a run in trouble stands in page and table with the
+    reason.
 
     MLflow gets what stands in out/runs, also where DVC restored it without running a stage.
     """
     from pipeline.render.board import read_board, write_leaderboard
+    from pipeline.render.explorer import write_scripts
     from pipeline.render.report import write_page, write_pictures
     from pipeline.tracking.agreement import send_all_results
 
@@ -33,6 +35,7 @@ def main() -> None:
     write_leaderboard(OUT / "leaderboard.csv", board)
     write_page(OUT / "report.html", board)
     write_pictures(OUT / "pictures", board)
+    write_scripts(OUT / "explorer", {run.name: run.folder for run in board.runs})
     for problem in board.problems:
         logger.warning("%s", problem)
     for title, link in send_all_results(params, _view(board)).items():

@@ -1,7 +1,10 @@
 """The report page and the leaderboard: complete, ranked, self-contained, and at ease with what is missing."""
 
+import base64
 import csv
+import hashlib
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -130,7 +133,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
 
     def handle_data(self, data: str) -> None:
-        self.text += data if self.open[-1:] != ["style"] else ""
+        self.text += data if self.open[-1:] not in (["style"], ["script"]) else ""
         if self.rows and {"td", "th"} & set(self.open):
             text, style = self.rows[-1][-1]
             self.rows[-1][-1] = (text + data, style)
@@ -147,16 +150,22 @@ class Page(HTMLParser):
         return [text for row in self.rows for text, own in row if style in own.split()]
 
 
-def test_the_page_needs_no_other_file_no_network_and_no_script(out: Path) -> None:
+def test_the_page_needs_no_network_and_only_for_its_explorer_other_files(out: Path) -> None:
     html = page_of(out)
     page = Page(html)
     assert page.open == []
     sources = [a["src"] for a in page.all("img")] + [a["srcset"] for a in page.all("source")]
     assert len(sources) > 10 and all(source and source.startswith("data:image/") for source in sources)
-    assert not page.all("script") and not page.all("link") and "@import" not in html and "url(" not in html
+    assert all("src" not in a for a in page.all("script")) and len(page.all("script")) == 3
+    assert not page.all("link") and "@import" not in html and "url(" not in html and "fetch(" not in html
     assert all(a["href"] and a["href"].startswith("#") for a in page.all("a"))
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy and "default-src 'none'" in policy
+    rules = dict(rule.split(maxsplit=1) for rule in str(policy).split("; "))
+    assert rules["default-src"] == "'none'" and rules["connect-src"] == "blob:" and rules["img-src"] == "data:"
+    assert "'unsafe-inline'" not in rules["script-src"] and "http" not in str(policy)
+    for script in re.findall(r"<script>(.*?)</script>", html, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in rules["script-src"]  # else the browser would not run it
 
 
 def test_every_image_has_a_text_and_every_inner_link_a_target(out: Path) -> None:
@@ -164,7 +173,7 @@ def test_every_image_has_a_text_and_every_inner_link_a_target(out: Path) -> None
     assert all(a.get("alt") for a in page.all("img"))
     ids = [a["id"] for _, a in page.tags if "id" in a]
     inner = [str(a["href"])[1:] for a in page.all("a") if str(a["href"]).startswith("#")]
-    assert len(ids) == len(set(ids)) and set(inner) <= set(ids) and len(inner) == 3
+    assert len(ids) == len(set(ids)) and set(inner) <= set(ids) and len(inner) == 3 + 6  # runs, and sections
 
 
 def test_the_page_tells_the_dataset_the_costs_the_real_images_and_the_lineage(out: Path) -> None:
@@ -237,14 +246,34 @@ def test_params_are_marked_where_the_runs_that_have_them_differ(out: Path) -> No
     assert page.row("latent") == ["64", report.UNKNOWN, report.UNKNOWN]
     assert page.row("seed") == ["0", "0", "0"]
     assert html.count('<tr class="differs">') == 1 and '<tr class="differs"><td class="mono">lr</td>' in html
-    shared = html[html.index("Equal in all runs") : html.index("<h2>Runs</h2>")]
+    shared = html[html.index("Equal in all runs") : html.index('<h2 id="runs">')]
     assert ">seed<" in shared and ">lr<" not in shared and ">latent<" not in shared
+
+
+def test_every_number_of_the_leaderboard_opens_its_protocols_entry(out: Path) -> None:
+    page = Page(page_of(out))
+    opened = [a["popovertarget"] for a in page.all("button") if "popovertarget" in a]
+    places = [a["id"] for a in page.all("div") if "popover" in a]
+    assert sorted(opened) == sorted(places) and len(opened) == 3 + 2 + 2  # second, first and the real images
+    text = "".join(page.text.split())
+    assert f"FID{LITE}offirstvalue20.25metricfidbetterlowerextractor{LITE}generatedcount2000" in text
+    assert f"IS{LITE}ofsecondvalue3.5spread0.1metric" in text and f"FID{LITE}ofrealimagesvalue12.5" in text
+
+
+def test_what_is_compared_cannot_end_its_script(out: Path) -> None:
+    make_run(out, "odd", {FID: 1.0}, note="</script><b>")
+    html = page_of(out, "odd", "first")
+    (content,) = re.findall(r'<script type="application/json" id="runs-data">(.*?)</script>', html, re.DOTALL)
+    odd, first = json.loads(content)
+    assert odd["params"]["note"] == "</script><b>" and odd["numbers"][f"FID {LITE}"] == "1.000"
+    assert first["params"]["lr"] == "0.0002" and first["params"]["note"] is None
+    assert first["numbers"][f"IS {LITE}"] == "3.250 ± 0.20" and first["numbers"]["training time"] == "2 min 03 s"
 
 
 def test_names_are_text_not_markup(out: Path) -> None:
     make_run(out, "a<b>&", {FID: 1.0}, note="<script>alert(1)</script>")
     page = Page(page_of(out, "a<b>&", "first"))
-    assert not page.all("script") and "a<b>&" in page.text and "<script>alert(1)</script>" in page.text
+    assert len(page.all("script")) == 3 and "a<b>&" in page.text and "<script>alert(1)</script>" in page.text
 
 
 def test_the_same_runs_give_the_same_page(out: Path) -> None:

@@ -21,14 +21,30 @@ import yaml
 from repository import RUNS, call, changed_stages, copy_project, digest, environment, stages_that_ran, write_params
 
 GENLOOM = (sys.executable, "-m", "pipeline")
-OUTPUTS = ["weights.safetensors", "train.json", "features", "metrics.json", "history.csv", "samples.png", "panels"]
+OUTPUTS = [
+    "weights.safetensors",
+    "train.json",
+    "features",
+    "metrics.json",
+    "history.csv",
+    "samples.png",
+    "panels",
+    "explorer",
+]
 
 
 def test_every_output_is_there(project: Path) -> None:
     for run in RUNS:
         for name in OUTPUTS:
             assert (project / "out/runs" / run / name).exists(), f"{run}/{name}"
-    for name in ("out/data/spec.json", "out/reference", "out/report.html", "out/leaderboard.csv", "mlflow.db"):
+    for name in (
+        "out/data/spec.json",
+        "out/reference",
+        "out/report.html",
+        "out/explorer",
+        "out/leaderboard.csv",
+        "mlflow.db",
+    ):
         assert (project / name).exists(), name
     with (project / "out/leaderboard.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}

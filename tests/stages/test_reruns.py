@@ -137,6 +137,7 @@ LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqli
             {"pipeline/ingest/sources/digits.py": EDITED}, {"download", "normalize"}, id="the source of the data"
         ),
         pytest.param({"pipeline/render/report.html": EDITED}, {"report"}, id="the page's template"),
+        pytest.param({"pipeline/render/explorer.js": EDITED}, {"report"}, id="the page's scripts"),
     ],
 )
 def test_code_redoes_what_it_decides(project: Path, changes: dict[str, tuple[str, str]], stages: set[str]) -> None:
