@@ -30,7 +30,7 @@ REAL = "real images"
 COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
 # What tells a metric's entries of protocol.json apart, and not how its number was made.
-DESCRIPTION = ("metric", "title", "better", "spread", "note")
+DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note")
 
 
 def write_page(path: Path, board: Board) -> None:
@@ -96,7 +96,8 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "train": run.train,
         "parameters": run.parameters,
         "headline": run.metric(board.headline.key) if board.headline else None,
-        "cells": [_cell(run, column, board.runs) for column in board.columns],
+        "rank": board.rank(run),
+        "cells": [_cell(run, column, board) for column in board.columns],
         "samples": _optional_uri(run.folder / "samples.png"),
         "film": _optional_uri(run.folder / "panels" / "film.webp"),
         "last_frame": _last_frame(run.folder / "snapshots"),
@@ -171,21 +172,26 @@ def _comparison(runs: Sequence[Mapping[str, Any]], board: Board) -> str:
 
 
 def _text(cell: Mapping[str, Any]) -> str:
-    spread = "" if cell["spread"] is None else f" ± {_spread(cell['spread'])}"
-    return _number(cell["value"]) + spread
+    margin = "" if cell["margin"] is None else f" ± {_spread(cell['margin'])}"
+    return _number(cell["value"]) + margin
 
 
-def _cell(run: RunFolder, column: Column, runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """Return a number as the table shows it; share: its length as a bar, in percent of the largest."""
-    value = run.metric(column.key)
+def _cell(run: RunFolder, column: Column, board: Board) -> dict[str, Any]:
+    """Return a number as the table shows it.
+
+    margin: half of its interval; best: no run's is better by more than chance; share: its length as a bar, in percent
+    of the largest.
+    """
+    value, runs = run.metric(column.key), board.runs
     values = [known for other in runs if (known := other.metric(column.key)) is not None]
     largest = max(values, default=0.0)
+    beaten = any(board.is_better(other, run, column) for other in runs)
     return {
         "value": value,
         "how": _how_id(run.name, column.key),
         "note": None,
-        "spread": run.metric(column.spread),
-        "best": len(runs) > 1 and value is not None and value == column.best(values),
+        "margin": run.margin(column.key),
+        "best": len(runs) > 1 and value is not None and column.better is not None and not beaten,
         "share": max(0.0, 100 * value / largest) if value is not None and largest > 0 else None,
     }
 
@@ -193,8 +199,8 @@ def _cell(run: RunFolder, column: Column, runs: Sequence[RunFolder]) -> dict[str
 def _real_cell(column: Column, real: Measured, notes: Mapping[str, str]) -> dict[str, Any]:
     distinct, note = list(dict.fromkeys(notes.values())), notes.get(column.key)
     number = distinct.index(note) + 1 if note else None
-    value, spread = real.metric(column.key), real.metric(column.spread)
-    return {"value": value, "spread": spread, "note": number, "how": _how_id(REAL, column.key)}
+    value, margin = real.metric(column.key), real.margin(column.key)
+    return {"value": value, "margin": margin, "note": number, "how": _how_id(REAL, column.key)}
 
 
 def _notes(board: Board) -> dict[str, str]:

@@ -65,7 +65,11 @@ def make_run(out: Path, name: str, metrics: dict[str, float] | None, cost: Any =
 
 def write_measured(folder: Path, metrics: dict[str, float], **how: Any) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "protocol.json").write_text(json.dumps({key: DESCRIBED.get(key, {}) | how for key in metrics}))
+    protocol = {key: DESCRIBED.get(key, {}) | how for key in metrics}
+    for key, about in protocol.items():
+        if (margin := metrics.get(f"{key}_std")) is not None:
+            about["interval"] = {"low": metrics[key] - margin, "high": metrics[key] + margin, "by": "95%"}
+    (folder / "protocol.json").write_text(json.dumps(protocol))
 
 
 @pytest.fixture
@@ -213,7 +217,10 @@ def test_the_first_metric_of_params_yaml_ranks_in_its_own_direction_and_stands_f
 def test_the_leaderboard_has_a_row_per_run_and_empty_cells_for_the_unknown(out: Path) -> None:
     rows = leaderboard_of(out)
     assert [row["run"] for row in rows] == ["first", "second", "unmeasured"]
-    assert list(rows[0]) == ["run", "method", "seen", "score", FID, IS, f"{IS}_std", ELBO, *boards.COST, "failed"]
+    columns = [FID, IS, f"{IS}_std", ELBO, f"{IS}_low", f"{IS}_high"]
+    assert list(rows[0]) == ["run", "method", "seen", "score", "rank", *columns, *boards.COST, "failed"]
+    assert [row["rank"] for row in rows] == ["1", "2", ""]
+    assert float(rows[0][f"{IS}_low"]) == 3.05 and rows[2][f"{IS}_high"] == ""
     assert float(rows[0][FID]) == 20.25 and rows[2][FID] == "" and rows[0][ELBO] == ""
     assert rows[0]["parameters"] == "1545" and float(rows[0]["seconds"]) == 123.4
 
@@ -222,6 +229,15 @@ def test_the_best_of_each_column_is_marked_in_its_own_direction(out: Path) -> No
     make_run(out, "third", {FID: 300.0, IS: 1.0, ELBO: 3.9})
     assert Page(page_of(out, "first", "second", "third")).marked("best") == ["20.25", "3.500 ± 0.10", "3.900"]
     assert Page(page_of(out, "first")).marked("best") == []
+
+
+def test_what_chance_could_have_ordered_shares_a_rank_and_the_mark_of_the_best(out: Path) -> None:
+    """Two differ by more than chance above the root of the sum of their margins' squares: 5, 5 and 4.2 here."""
+    for name, value, margin in (("a", 100.0, 3.0), ("b", 104.0, 4.0), ("c", 108.0, 3.0)):
+        make_run(out, name, {FID: value, f"{FID}_std": margin})
+    rows = leaderboard_of(out, "c", "a", "b")
+    assert [(row["run"], row["rank"]) for row in rows] == [("a", "1"), ("b", "1"), ("c", "2")], "b and c are alike too"
+    assert Page(page_of(out, "a", "b", "c")).marked("best") == ["100.0 ± 3.0", "104.0 ± 4.0"]
 
 
 def test_a_number_of_unknown_direction_is_shown_and_none_is_its_best(out: Path) -> None:
@@ -233,10 +249,10 @@ def test_a_number_of_unknown_direction_is_shown_and_none_is_its_best(out: Path) 
 
 def test_the_table_shows_every_metric_with_its_direction_and_the_real_images(out: Path) -> None:
     page = Page(page_of(out))
-    assert page.row("run")[1:4] == [f"FID ↓ {LITE}", f"IS ↑ {LITE}", "ELBO bits/dim ↓ test"]
-    assert page.row("second")[1:4] == ["200.0", "3.500 ± 0.10", "4.200"]
-    assert page.row("unmeasured")[1:4] == [report.UNKNOWN] * 3
-    assert page.row("real images")[1:4] == ["12.50 1", "4.000 ± 0.30 1", report.UNKNOWN]
+    assert page.row("run")[1:5] == ["rank", f"FID ↓ {LITE}", f"IS ↑ {LITE}", "ELBO bits/dim ↓ test"]
+    assert page.row("second")[1:5] == ["2", "200.0", "3.500 ± 0.10", "4.200"]
+    assert page.row("unmeasured")[1:5] == [report.UNKNOWN] * 4
+    assert page.row("real images")[1:5] == [report.UNKNOWN, "12.50 1", "4.000 ± 0.30 1", report.UNKNOWN]
 
 
 def test_params_are_marked_where_the_runs_that_have_them_differ(out: Path) -> None:
@@ -317,7 +333,7 @@ def test_a_run_whose_training_failed_is_listed_with_its_reason_and_without_numbe
     page = Page(page_of(out))
     assert page.row("second") == ["dcgan", "not trained"] and page.open == []
     assert "training diverged: <loss> was not finite" in page.text and "3 generative models" in page.text
-    assert page.row("first")[1] == "20.25" and {"id": "run-second", "class": "run"} in page.all("section")
+    assert page.row("first")[2] == "20.25" and {"id": "run-second", "class": "run"} in page.all("section")
     row = leaderboard_of(out)[-1]
     assert (row["run"], row["method"]) == ("second", "dcgan") and row["failed"].startswith("training diverged")
     assert {row[key] for key in row} == {"second", "dcgan", row["failed"], ""}
@@ -340,8 +356,8 @@ def test_scores_of_samples_that_are_no_longer_there_are_not_shown(out: Path) -> 
     (out / "runs" / "first" / "features").rmdir()
     note_failure(out / "runs" / "first", "generate", "the disk is full")
     page = Page(page_of(out))
-    assert page.row("first")[1] == report.UNKNOWN and "generate failed: the disk is full" in page.text
-    assert page.row("second")[1] == "200.0"
+    assert page.row("first")[2] == report.UNKNOWN and "generate failed: the disk is full" in page.text
+    assert page.row("second")[2] == "200.0"
     (out / "reference").rename(out / "gone")
     assert all(run.metric(FID) is None for run in board_of(out).runs)
 
@@ -372,7 +388,7 @@ def test_refused_scores_and_too_few_images_stand_on_the_page_with_the_reason(out
     assert board.problems[0] in page.text and page.row("second")[1:3] == [report.UNKNOWN] * 2
     assert f"real images: no FID {LITE}: 8 real images; at least 20 are needed. Add images" in page.text
     failed = {row["run"]: row["failed"] for row in leaderboard_of(out)}
-    assert failed["second"].startswith(f"no FID {LITE}") and page.row("first")[1] == "20.25"
+    assert failed["second"].startswith(f"no FID {LITE}") and page.row("first")[2] == "20.25"
 
 
 def test_samples_drawn_anew_stand_beside_the_score(out: Path) -> None:
@@ -438,7 +454,7 @@ def test_numbers_are_short(value: float, text: str, out: Path) -> None:
 @pytest.mark.parametrize(("spread", "text"), [(0.0, "0"), (0.0284, "0.028"), (12.3, "12"), (0.000182, "1.8e-04")])
 def test_spreads_are_two_digits(spread: float, text: str, out: Path) -> None:
     make_run(out, "one", {FID: 1.0, IS: 2.0, f"{IS}_std": spread})
-    assert Page(page_of(out, "one")).row("one")[2] == f"2.000 ± {text}"
+    assert Page(page_of(out, "one")).row("one")[3] == f"2.000 ± {text}"
 
 
 @pytest.mark.parametrize(
