@@ -54,8 +54,8 @@ def find_directions(sampler: LatentSampler, most: int, at_a_time: int, points: i
     gradients = None if draw is None else _gradients(sampler, draw, at_a_time, points)
     if draw is None or gradients is None:
         return Directions(of="", vectors=torch.zeros(0, 0), shares=torch.zeros(0), sensitivity=torch.zeros(0))
-    # Directions are those of most change for the latents that they are found by: others change less along them, and the
-    # less the more dimensions there are. So one half finds them, and the other half measures their shares.
+    # For the latents that they are found by, directions have more of the change than for others, the more so the more
+    # dimensions there are. So one half finds them, and the other half measures their shares.
     finding, measuring = gradients.chunk(2)
     vectors = torch.linalg.svd(finding, full_matrices=False)[2][:most]
     shares = (measuring @ vectors.T).square().sum(0) / measuring.square().sum()

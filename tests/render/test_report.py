@@ -448,7 +448,7 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
 )
 def test_numbers_are_short(value: float, text: str, out: Path) -> None:
     make_run(out, "one", {FID: value})
-    assert Page(page_of(out, "one")).row("one")[1] == text
+    assert Page(page_of(out, "one")).row("one")[2] == text
 
 
 @pytest.mark.parametrize(("spread", "text"), [(0.0, "0"), (0.0284, "0.028"), (12.3, "12"), (0.000182, "1.8e-04")])
