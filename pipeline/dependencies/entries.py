@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 
 CODE = Path("out/code")
 METHODS, SOURCES = "pipeline.methods", "pipeline.ingest.sources"
+MEASURES, WARNINGS = "pipeline.watch.measures", "pipeline.watch.warnings"
 EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics"
 
 # By stage: its entries, and the package of which a run or the data choose a file.
@@ -49,8 +50,10 @@ COURSE = (
     "pipeline.training.course:iterations",
     "pipeline.training.job:Progress",
 )
-# By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
+# By stage: the packages of which it takes files for all runs alike: all of them of what is watched, and what
+# evaluate.extractors and evaluate.metrics choose.
 CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "train": (MEASURES, WARNINGS),
     "reference": (EXTRACTORS,),
     "generate": (EXTRACTORS,),
     "evaluate": (METRICS,),
@@ -71,7 +74,8 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
         A name such as "train-dcgan", and its content: ``digest`` and ``files``, a hash by path.
     """
     closure = Closure(root)
-    chosen = {EXTRACTORS: extractors, METRICS: metrics}
+    chosen: dict[str, Sequence[str]] = {EXTRACTORS: extractors, METRICS: metrics}
+    chosen |= {package: registry.names(package) for package in (MEASURES, WARNINGS)}
     for stage, (entries, package) in {**ENTRIES, "course": (COURSE, METHODS)}.items():
         common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
         if package is None:

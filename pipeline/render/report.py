@@ -74,7 +74,18 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "panels": {file.stem.replace("_", " "): {"uri": data_uri(file), "wide": _is_wide(file)} for file in panels},
         "key": run.train.get("key"),
         "troubles": run.troubles,
+        "warnings": _warnings(run.train),
     }
+
+
+def _warnings(train: Mapping[str, Any]) -> list[str]:
+    """Return the early warnings of a training, and on which of them it stopped."""
+    stopped = train.get("stopped")
+    ended = f" It stopped there, at {stopped['said']:,} images." if stopped else ""
+    return [
+        f"Early warning: {warning['message']}{ended if warning == stopped else ''}"
+        for warning in train.get("warnings", ())
+    ]
 
 
 def _cell(run: RunFolder, column: Column, runs: Sequence[RunFolder]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def update_journal(published: Path, params: Params) -> tuple[Path, Standing]:
 
 
 def _update(folder: Path, published: Path, trained: dict[str, Any]) -> Standing:
-    standing = read_standing(published, trained["seen"])
+    standing = read_standing(published, trained["seen"], trained.get("warnings", ()))
     known = journal.summary(folder)
     with Journal.open(folder) as opened:
         if known is None or (known["restored"] and known["status"] == "RUNNING"):  # the second: a crash in the midst
