@@ -29,9 +29,8 @@ def _find(past: Past) -> Finding | None:
     if distance < BETTER * first.values["frechet_pixels"]:
         return None
     was = first.values["frechet_pixels"]
-    return Finding(
-        first.seen, f"the critic knows every sample, and their distance went from {was:.3g} to {distance:.3g}"
-    )
+    course = f"which were {was:.3g} from real images and are {distance:.3g}"
+    return Finding(first.seen, f"the critic knows all samples, {course}")
 
 
 WARNING = EarlyWarning(
