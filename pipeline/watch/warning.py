@@ -80,6 +80,9 @@ class EarlyWarning:
         Args:
             finding: what was found.
             params: of the run, by name.
+
+        Returns:
+            Such as "collapse since 5,000 images: ... . Try a lower lr (now 0.5)."
         """
         fitting = [text.format(**params) for param, text in self.remedies.items() if param in params]
         advice = f" Try {', or '.join(fitting)}." if fitting else ""
