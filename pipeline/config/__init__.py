@@ -5,7 +5,7 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -21,6 +21,8 @@ PARAMS = Path("params.yaml")
 RUN_NAME = re.compile(r"[A-Za-z_][\w-]{0,99}", re.ASCII)
 SCRATCH = "scratch"  # where a run begins that begins from no other
 PROGRAM, STATISTICS = ".pt2", ".npz"  # files of evaluate.path: exported programs, and moments of others' features
+LAST = "last"  # what a run keeps that keeps no best
+MEASURES, WARNINGS = "pipeline.watch.measures", "pipeline.watch.warnings"
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -60,6 +62,9 @@ class Run:
         log_every: images per log window.
         snapshot_every: images between two pictures.
         checkpoint_every: images between two checkpoints.
+        watch_every: images between two looks at the averaged nets, for measures and early warnings; 0: none.
+        stop_on: warnings at which training ends: files of pipeline/watch/warnings.
+        keep: last: the weights at the end are the result; a measure's name: those of the look where it was best.
         precision: of the nets' arithmetic.
         sync_batch_norm: over the global batch, so that the number of workers changes nothing; off, each worker
             normalizes its own part.
@@ -82,6 +87,9 @@ class Run:
     log_every: Positive = 1_000
     snapshot_every: Positive = 5_000
     checkpoint_every: Positive = 10_000
+    watch_every: Count = 5_000
+    stop_on: tuple[str, ...] = ()
+    keep: str = LAST
     precision: Literal["fp32", "bf16"] = "fp32"
     sync_batch_norm: bool = True
     non_finite: Literal["stop", "skip"] = "stop"
@@ -92,6 +100,15 @@ class Run:
     init_from: str = SCRATCH
     weights: str | None = None
     freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.stop_on:
+            _check_choice(WARNINGS, "stop_on", name)
+        if self.keep != LAST:
+            _check_choice(MEASURES, "keep", self.keep, also=(LAST,))
+        if not self.watch_every and (self.stop_on or self.keep != LAST):
+            key = "stop_on" if self.stop_on else "keep"
+            raise ValueError(f"watch_every: {key} needs looks at the training; set it to a number of images, not 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +273,10 @@ class Params:
     tracking: Tracking
 
 
-def _check_choice(package: str, key: str, name: str) -> None:
-    """Raise ValueError, as pydantic wants it, if params.yaml chooses a file that is not there."""
+def _check_choice(package: str, key: str, name: str, also: Sequence[str] = ()) -> None:
+    """Raise ValueError, as pydantic wants it, if params.yaml chooses a file that is not there, nor one of ``also``."""
     try:
-        registry.check(package, name, key)
+        registry.check(package, name, key, also)
     except UserError as error:
         raise ValueError(str(error)) from None
 

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 
 CODE = Path("out/code")
 METHODS, SOURCES = "pipeline.methods", "pipeline.ingest.sources"
+MEASURES, WARNINGS = "pipeline.watch.measures", "pipeline.watch.warnings"
 EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics"
 
 # By stage: its entries, and the package of which a run or the data choose a file.
@@ -55,9 +56,11 @@ COURSE = (
     "pipeline.training.course:iterations",
     "pipeline.training.job:Progress",
 )
-# By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
+# By stage: the packages of which it takes files for all runs alike: all of them of what is watched, and what
+# evaluate.extractors and evaluate.metrics choose.
 CHOSEN: Mapping[str, tuple[str, ...]] = {
     "extractors": (EXTRACTORS,),
+    "train": (MEASURES, WARNINGS),
     "reference": (EXTRACTORS,),
     "generate": (EXTRACTORS,),
     "evaluate": (METRICS,),
@@ -78,7 +81,9 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
         A name such as "train-dcgan", and its content: ``digest`` and ``files``, a hash by path.
     """
     closure = Closure(root)
-    chosen = {EXTRACTORS: [name for name in extractors if not name.endswith(PROGRAM)], METRICS: metrics}
+    own = [name for name in extractors if not name.endswith(PROGRAM)]
+    chosen: dict[str, Sequence[str]] = {EXTRACTORS: own, METRICS: metrics}
+    chosen |= {package: registry.names(package) for package in (MEASURES, WARNINGS)}
     for stage, (entries, package) in {**ENTRIES, "course": (COURSE, METHODS)}.items():
         common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
         if package is None:

@@ -107,7 +107,18 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "troubles": run.troubles,
         "costs": _costs(run),
         "explorer": read_explored(run.folder),
+        "warnings": _warnings(run.train),
     }
+
+
+def _warnings(train: Mapping[str, Any]) -> list[str]:
+    """Return the early warnings of a training, and on which of them it stopped."""
+    stopped = train.get("stopped")
+    ended = f" It stopped there, at {stopped['said']:,} images." if stopped else ""
+    return [
+        f"Early warning: {warning['message']}{ended if warning == stopped else ''}"
+        for warning in train.get("warnings", ())
+    ]
 
 
 def _costs(run: RunFolder) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EVALUATION, PICTURES = "evaluation", "pictures"  # tags: the hashes of what stands; artifacts lie in "pictures", too
 FINAL_SAMPLES = "final_samples"  # a series of images
 PROTOCOL = "protocol."
+WARNING = "warning."  # and its kind: an early warning of the training
 SUPERSEDED = "superseded: the present evaluation does not measure this"
 _LARGEST = 1.7976931348623157e308  # what MLflow keeps of an infinity
 _SHORTEST_CUT = 250  # of a text, by the version of MLflow and its store; 6,000 in 3.17
@@ -58,6 +59,11 @@ class Standing:
         return dict.fromkeys(gone, SUPERSEDED) if self.metrics is not None else {}
 
 
+def warning_tags(warnings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the tags of a training's warnings; of several of a kind the last one counts."""
+    return {f"{WARNING}{warning['kind']}": warning["message"] for warning in warnings}
+
+
 def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
     """Return what stands in a run's folder of out/runs.
 
@@ -73,7 +79,7 @@ def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
     """
     scores, protocol = (_read_json(published / f"{name}.json") for name in ("metrics", "protocol"))
     pictures: tuple[Path, ...] = ()
-    tags: dict[str, str] = {}
+    tags = warning_tags(trained.get("warnings", ()))
     if (published / "samples.png").exists():
         pictures = (published / "samples.png", *sorted((published / "panels").glob("*")))
         tags[PICTURES] = digest_of({path.name: sha256_of(path) for path in pictures})

@@ -19,7 +19,14 @@ from pipeline.evaluate.prepared import missing_files
 from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.tracking.target import resolve
-from pipeline.training.checks import check_beginning, check_classes, check_workers, rehearsed, tensors_of
+from pipeline.training.checks import (
+    check_beginning,
+    check_classes,
+    check_watching,
+    check_workers,
+    rehearsed,
+    tensors_of,
+)
 from pipeline.training.initial import no_such_weights, state_file
 
 SOME_CLASSES = 2  # where their number is not known before the download
@@ -112,6 +119,8 @@ def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
     for name, one in runs.items():
         with gathering(problems):
             check_workers(one.prefix, one.run.batch_size, cluster)
+        with gathering(problems):
+            check_watching(one.prefix, one.run, one.method)
         with gathering(problems):
             check_classes(one.prefix, one.run, one.method, classes)
             if data:

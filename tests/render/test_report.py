@@ -463,3 +463,17 @@ def test_spreads_are_two_digits(spread: float, text: str, out: Path) -> None:
 def test_durations_are_short(seconds: float | None, text: str, out: Path) -> None:
     make_run(out, "one", {FID: 1.0}, cost={"seconds": seconds})
     assert Page(page_of(out, "one")).row("one")[-3] == text
+
+
+def test_early_warnings_stand_with_their_run(out: Path) -> None:
+    collapse, won = (
+        {"kind": kind, "since": 5, "said": said, "message": f"{kind} since 5 images: alike."}
+        for kind, said in (("collapse", 10_048), ("critic won", 15_040))
+    )
+    path = out / "runs" / "second" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": [collapse, won], "stopped": won}))
+    page = page_of(out)
+    assert page.count("Early warning:") == 2
+    assert "Early warning: collapse since 5 images: alike.</p>" in page
+    assert "Early warning: critic won since 5 images: alike. It stopped there, at 15,040 images.</p>" in page
+    assert not board_of(out).problems, "a warning is no failure"

@@ -63,6 +63,19 @@ def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         ({"cluster": {"storage": "s4://bucket"}}, "cluster.storage: cannot open s4://bucket (Protocol not known: s4)"),
         ({"cluster": {"storage": "params.yaml"}}, "cluster.storage: 'params.yaml' is a file"),
+        (
+            {"runs": run("vae", keep="critic_auc")},
+            "runs.x.keep: vae is not watched by critic_auc, which needs a critic. Take last, frechet_pixels.",
+        ),
+        (
+            {"runs": run("vae", keep="diversity")},
+            "runs.x.keep: of diversity neither more nor less is better, so it chooses none. Take last, frechet_pixels.",
+        ),
+        (
+            {"runs": run("dcgan", stop_on=["collapse", "posterior_collapse"])},
+            "runs.x.stop_on: dcgan is never warned of posterior_collapse. Take of collapse, critic_won, divergence, or "
+            "leave it out.",
+        ),
         ({"cluster": {"workers": [8, 2]}}, "cluster.workers: [8, 2]: the least comes first: [2, 8]."),
         (
             {"cluster": {"workers": 3}},
