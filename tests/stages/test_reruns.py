@@ -125,6 +125,7 @@ LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqli
             id="a metric",
         ),
         pytest.param({"pipeline/evaluate/metrics/kid.py": EDITED}, set(), id="a metric that is not in use"),
+        pytest.param({"pipeline/watch/measures/diversity.py": EDITED}, of_runs("train"), id="what is watched"),
         pytest.param(STREAM, of_runs("train"), id="the stream of training batches"),
         pytest.param(
             {"pipeline/ingest/sources/digits.py": EDITED}, {"download", "normalize"}, id="the source of the data"
