@@ -132,6 +132,7 @@ LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqli
         ),
         pytest.param({"pipeline/evaluate/extractors/classifier.py": EDITED}, set(), id="an extractor not in use"),
         pytest.param({"extractors/README.md": ("", "x")}, {"extractors"}, id="a file in evaluate.path"),
+        pytest.param({"pipeline/watch/measures/diversity.py": EDITED}, of_runs("train"), id="what is watched"),
         pytest.param(STREAM, of_runs("train"), id="the stream of training batches"),
         pytest.param(
             {"pipeline/ingest/sources/digits.py": EDITED}, {"download", "normalize"}, id="the source of the data"
