@@ -24,7 +24,7 @@ from pipeline.evaluate.statistics_files import import_statistics
 from pipeline.files import write_json
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import Tally, batches, load_fitting, mean_scores, samples, shuffled
-from pipeline.inference.weights import Trained
+from pipeline.inference.weights import WEIGHTS, Trained, digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def write_samples(
     plan: dict[str, Any] = {"seed": settings.seed, "batch_size": few.batch_size, "device": trained.device}
     like, tally = batches(split, rows, truncation=settings.truncation, **plan), Tally()
     images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
-    images |= {"digest": dataset.digest, "images_seen": trained.seen, "truncation": settings.truncation}
+    images |= {"digest": dataset.digest, "truncation": settings.truncation} | _about_weights(trained)
     try:
         found = extract(extractors, _gathered(samples(trained, like, tally), settings.batch_size))
     except NotFiniteError as error:
@@ -185,6 +185,11 @@ def _some(dataset: Dataset) -> Tensor:
     return split.images(range(min(3, len(split))))
 
 
+def _about_weights(trained: Trained) -> dict[str, Any]:
+    """Say which weights are scored, by which scores that were left of others are told (``are_scores_of``)."""
+    return {"images_seen": trained.seen} | ({WEIGHTS: digest_of(trained.source)} if trained.source else {})
+
+
 def _about_labels(trained: Trained, like: Batch) -> dict[str, bool]:
     """Return {"labelled": False} unless the method's samples are of the labels that it is given: others make other
     images. Else labels.npy only says beside which images they were drawn."""
@@ -205,7 +210,7 @@ def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[
     rows = shuffled(len(split), count, settings.seed)
     real = batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=trained.device)
     images = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
-    images["images_seen"] = trained.seen
+    images |= _about_weights(trained)
     try:
         return {"values": mean_scores(trained, real), "images": images}
     except NotFiniteError as error:

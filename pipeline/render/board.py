@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
+from pipeline.inference.weights import are_scores_of
 from pipeline.render.failures import read_failures, why_untrained
 
 COST = ("seconds", "images_per_second", "peak_memory_bytes", "parameters")
@@ -234,6 +235,8 @@ def _read_run(out: Path, name: str) -> RunFolder:
     # Without samples or the reference, metrics.json is of before: DVC removes a stage's outs only when it runs.
     current = (folder / "features").is_dir() and (out / "reference").is_dir()
     found = _read_measured(folder) if current else Measured()
+    if not are_scores_of(folder / "weights.safetensors", found.protocol):
+        found = Measured()
     known: dict[str, Any] = {"metrics": found.metrics, "protocol": found.protocol, "failures": read_failures(folder)}
     return RunFolder(name=folder.name, folder=folder, train=_read_json(folder / "train.json"), **known)
 

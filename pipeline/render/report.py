@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.files import atomic_file, atomic_folder
+from pipeline.inference.weights import WEIGHTS
 from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
 from pipeline.render.explorer import read_explored
@@ -30,6 +31,7 @@ REAL = "real images"
 COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
 # What tells a metric's entries of protocol.json apart, and not how its number was made.
+OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what is of a run alone
 DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note")
 
 
@@ -298,7 +300,7 @@ def _protocols(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
             if name not in run.metrics:
                 continue
             flat = _flatten({key: value for key, value in protocol.items() if key not in DESCRIPTION})
-            flat = {key: value for key, value in flat.items() if not key.endswith(("images_seen", "redrawn"))}
+            flat = {key: value for key, value in flat.items() if not key.endswith(OF_RUN)}
             entry = found.setdefault(json.dumps(flat, sort_keys=True), {"metrics": {}, "values": flat})
             entry["metrics"][name] = True
     return list(found.values())

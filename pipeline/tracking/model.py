@@ -52,11 +52,7 @@ def publish_model(
 
 
 def save_model(
-    weights: Path,
-    folder: Path,
-    run_id: str | None = None,
-    model_id: str | None = None,
-    classes: Sequence[str] = (),
+    weights: Path, folder: Path, run_id: str | None = None, model_id: str | None = None, classes: Sequence[str] = ()
 ) -> None:
     """Write the weights as an MLflow model.
 

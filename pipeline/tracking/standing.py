@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
+from pipeline.inference.weights import are_scores_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,7 +73,7 @@ def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
         trained: Its train.json.
 
     Returns:
-        The scores if both metrics.json and protocol.json are there, the pictures if samples.png is.
+        The scores if metrics.json and protocol.json are there and of these weights, the pictures if samples.png is.
 
     Raises:
         UserError: A file cannot be read.
@@ -84,7 +85,7 @@ def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
         pictures = (published / "samples.png", *sorted((published / "panels").glob("*")))
         tags[PICTURES] = digest_of({path.name: sha256_of(path) for path in pictures})
     known: dict[str, Any] = {"run": published.name, "trained": trained, "pictures": pictures, "tags": tags}
-    if scores is None or protocol is None:
+    if scores is None or protocol is None or not are_scores_of(published / "weights.safetensors", protocol):
         return Standing(**known)
     tags |= {f"{PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
     tags[EVALUATION] = digest_of({"metrics": scores, "protocol": protocol})

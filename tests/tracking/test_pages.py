@@ -15,7 +15,8 @@ from pipeline import methods
 from pipeline.config import Cluster, Data, Evaluate, Params, Render, Tracking
 from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
-from pipeline.inference.weights import save_weights
+from pipeline.inference.weights import WEIGHTS, digest_of, save_weights
+from pipeline.render.board import read_board
 from pipeline.tracking.agreement import note_seconds, send_all_results, send_results
 from pipeline.tracking.description import NOTE, write_description
 from pipeline.tracking.pages import VIEW_TAG, View
@@ -97,6 +98,22 @@ def test_a_description_says_what_the_run_is_and_leaves_a_persons_words(project: 
     client.set_tag(run.info.run_id, NOTE, "mine")
     write_description(client, run.info.run_id, "other")
     assert client.get_run(run.info.run_id).data.tags[NOTE] == "mine"
+
+
+def test_scores_of_earlier_weights_are_no_scores_of_the_run(project: Path) -> None:
+    """As after `dvc repro train@a`: DVC leaves metrics.json until the stage evaluate runs."""
+    folder = publish(project, "a", weights=True)
+    protocol = json.loads((folder / "protocol.json").read_text())
+    for digest, known in (("0" * 16, None), (digest_of(folder / "weights.safetensors"), 123.456)):
+        for about in protocol.values():
+            about["generated"][WEIGHTS] = digest
+        (folder / "protocol.json").write_text(json.dumps(protocol))
+        send_results("a", params("a"))
+        assert in_mlflow(resolve(Tracking()).uri).data.metrics.get(FID) == known
+        (project / "out/runs/a/features").mkdir(exist_ok=True)
+        (project / "out/reference").mkdir(exist_ok=True)
+        (run,) = read_board(project / "out", {"a": {"method": "vae"}}, ["fid"], ["small"]).runs
+        assert run.metric(FID) == known
 
 
 def test_what_stages_took_is_a_metric_beside_the_trainings_cost(project: Path) -> None:
