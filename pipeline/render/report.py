@@ -30,8 +30,8 @@ UNKNOWN = "\N{EN DASH}"
 REAL = "real images"
 COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
+OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what protocol.json says of a run alone
 # What tells a metric's entries of protocol.json apart, and not how its number was made.
-OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what is of a run alone
 DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note")
 
 
