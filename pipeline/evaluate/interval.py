@@ -18,9 +18,8 @@ from itertools import pairwise
 import torch
 
 from pipeline.evaluate.feature_set import FeatureSet
-from pipeline.evaluate.metric import Metric, Score, TooFewError, UnfitError
+from pipeline.evaluate.metric import PARTS, Metric, Score, TooFewError, UnfitError, jackknife_error
 
-PARTS = 10
 T_PARTS = 2.262  # the 97.5% point of Student's t with PARTS - 1 degrees of freedom
 T_MANY = 1.960  # of the normal distribution
 
@@ -49,13 +48,12 @@ def intervals(metric: Metric, found: dict[str, Score], samples: FeatureSet, real
     """
     if metric.interval == "own":
         known = {name: score for name, score in found.items() if score.error is not None}
-        return {name: _around(score.value, T_MANY * (score.error or 0.0), "normal") for name, score in known.items()}
+        return {name: _around(score.value, score.error or 0.0, score.error_by) for name, score in known.items()}
     try:
         errors = jackknife(metric, samples, real)
     except (TooFewError, UnfitError):
         return {}
-    by = f"jackknife of {PARTS} parts"
-    return {name: _around(score.value, T_PARTS * errors[name], by) for name, score in found.items() if name in errors}
+    return {name: _around(score.value, errors[name], "jackknife") for name, score in found.items() if name in errors}
 
 
 def jackknife(metric: Metric, samples: FeatureSet, real: FeatureSet) -> dict[str, float]:
@@ -79,9 +77,9 @@ def jackknife(metric: Metric, samples: FeatureSet, real: FeatureSet) -> dict[str
     rest = [samples.without(slice(low, high)) for low, high in pairwise(bounds)]
     values = [{name: score.value for name, score in metric.compute(part, real).items()} for part in rest]
     table = torch.tensor([list(row.values()) for row in values], dtype=torch.float64)
-    errors = ((PARTS - 1) ** 2 / PARTS * table.var(0)).sqrt()  # var: over PARTS - 1
-    return dict(zip(values[0], errors.tolist(), strict=True))
+    return dict(zip(values[0], jackknife_error(table).tolist(), strict=True))
 
 
-def _around(value: float, half: float, by: str) -> Interval:
-    return Interval(low=value - half, high=value + half, by=f"95%, {by}, over samples")
+def _around(value: float, error: float, by: str) -> Interval:
+    half, how = (T_PARTS * error, f"{by} of {PARTS} parts") if by == "jackknife" else (T_MANY * error, by)
+    return Interval(low=value - half, high=value + half, by=f"95%, {how}, over samples")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from pipeline.evaluate.feature_set import FeatureSet
 
 Need = Literal["statistics", "features", "logits", "labels", "model"]
@@ -20,12 +22,14 @@ class Score:
     Attributes:
         value: the number.
         spread: a standard deviation that the metric's definition names, such as that over splits.
-        error: the standard error over samples, where the metric has it in closed form (``Metric.interval`` "own").
+        error: the standard error over samples, where the metric finds it itself (``Metric.interval`` "own").
+        error_by: how: "jackknife", of PARTS parts; or "normal", a mean's, in closed form.
     """
 
     value: float
     spread: float | None = None
     error: float | None = None
+    error_by: Literal["jackknife", "normal"] = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,15 @@ def require(images: int, need: int, *, real: bool = False) -> None:
     """Raise TooFewError unless there are as many images as a metric needs."""
     if images < need:
         raise TooFewError(have=images, need=need, real=real)
+
+
+PARTS = 10  # of the samples, that a jackknife leaves out in turn
+
+
+def jackknife_error(values: Tensor) -> Tensor:
+    """Return the standard error from the values without each of g parts: (g, ...) -> (...); see interval.py."""
+    parts = len(values)
+    return ((parts - 1) ** 2 / parts * values.var(0)).sqrt()  # var: over parts - 1
 
 
 Compute = Callable[[FeatureSet, FeatureSet], Mapping[str, Score]]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from pipeline.evaluate import metrics
 from pipeline.evaluate.feature_set import FeatureSet, Statistics
-from pipeline.evaluate.interval import PARTS, intervals, jackknife
-from pipeline.evaluate.metric import Metric, Quantity, Score, TooFewError
+from pipeline.evaluate.interval import intervals, jackknife
+from pipeline.evaluate.metric import PARTS, Metric, Quantity, Score, TooFewError
 from pipeline.evaluate.metrics import kid
 from pipeline.evaluate.metrics.fid import frechet_distance
 
@@ -59,11 +60,23 @@ def test_the_error_is_how_far_the_number_moves_with_other_samples(name: str) -> 
         values.append(found[quantity].value)
         widths.append((interval.high - interval.low) / 2)
     moved = torch.tensor(values, dtype=torch.float64)
-    factor = 1.96 if metric.interval == "own" else 2.262
+    factor = 2.262 if "jackknife" in interval.by else 1.96
     assert sum(widths) / len(widths) / factor == pytest.approx(float(moved.std()), rel=0.3)
     center = float(moved.mean())
     holds = sum(abs(value - center) <= width for value, width in zip(values, widths, strict=True))
     assert 34 <= holds <= 40, "95% of 40 are 38"
+
+
+@pytest.mark.parametrize(("count", "dimensions"), [(200, 8), (60, 100)], ids=["regular", "fewer than dimensions"])
+def test_fid_finds_its_own_error_as_the_jackknife_would(count: int, dimensions: int) -> None:
+    """By sums from which each part is subtracted, not by ten covariances."""
+    draw = torch.Generator().manual_seed(0)
+    real, samples = (of(torch.randn(size, dimensions, generator=draw) + 1.0) for size in (300, count))
+    plain = replace(
+        metrics.load("fid"), compute=lambda s, r: {"fid": Score(frechet_distance(r.statistics, s.statistics))}
+    )
+    wanted = jackknife(plain, samples, real)["fid"]
+    assert metrics.load("fid").compute(samples, real)["fid"].error == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_error_of_kid_is_how_far_its_estimate_moves_with_other_samples() -> None:

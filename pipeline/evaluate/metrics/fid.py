@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet, Statistics, gram
-from pipeline.evaluate.metric import Metric, Quantity, Score, require
+from pipeline.evaluate.metric import PARTS, Metric, Quantity, Score, jackknife_error, require
 
 FEWEST_SAMPLES, FEWEST_REAL = 2, 20  # a covariance of fewer real images says next to nothing
 _SINGULAR = 1e-8  # share of a feature's variance that those before it leave; below, the square root costs 12 digits
@@ -80,12 +80,51 @@ def _root_trace(x: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram(x)).clamp_min(0).sqrt().sum()
 
 
+def standard_error(samples: Tensor, real: Statistics, parts: int = PARTS) -> float:
+    """Return the jackknife's standard error of the distance over samples (interval.py).
+
+    What a part takes with it is subtracted from the sums of all samples, in the coordinates of the real images' factor,
+    so that leaving it out costs one eigenvalue problem and no covariance.
+
+    Args:
+        samples: (n, d), distinct, n >= 2 parts.
+        real: what they are compared with.
+        parts: that are left out in turn.
+
+    Returns:
+        The error, 0 or more.
+    """
+    real = real.factorized()
+    assert real.factor is not None
+    mean = samples.double().mean(0)
+    centred = samples.double() - mean
+    projected = centred @ real.factor  # (n, r)
+    whole, scatter = gram(projected), centred.square().sum()
+    values = []
+    for rows in torch.arange(len(samples)).tensor_split(parts):
+        count = len(samples) - len(rows)
+        shift = -centred[rows].sum(0) / count  # of the mean, without these rows
+        moved = shift @ real.factor
+        inner = (whole - gram(projected[rows]) - count * torch.outer(moved, moved)) / (count - 1)
+        trace = (scatter - centred[rows].square().sum() - count * shift.square().sum()) / (count - 1)
+        overlap = torch.linalg.eigvalsh(inner).clamp_min(0).sqrt().sum()
+        values.append((mean + shift - real.mean).square().sum() + trace - 2 * overlap)
+    return float(jackknife_error(torch.stack(values)))
+
+
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     require(len(real), FEWEST_REAL, real=True)
     require(len(samples), FEWEST_SAMPLES)
-    return {"fid": Score(frechet_distance(real.statistics, samples.statistics))}
+    against = real.statistics.factorized()
+    value = frechet_distance(against, samples.statistics)
+    enough = samples.distinct >= 2 * PARTS
+    error = standard_error(samples.distinct_features, against) if enough else None
+    return {"fid": Score(value, error=error, error_by="jackknife")}
 
 
 METRIC = Metric(
-    quantities={"fid": Quantity(title="FID", better="lower")}, needs=frozenset({"statistics"}), compute=_compute
+    quantities={"fid": Quantity(title="FID", better="lower")},
+    needs=frozenset({"statistics"}),
+    compute=_compute,
+    interval="own",
 )

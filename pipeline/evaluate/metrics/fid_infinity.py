@@ -17,10 +17,9 @@ in the paper, and is the same for all runs. It may be negative where the sets ar
 import torch
 
 from pipeline.evaluate.feature_set import FeatureSet, Statistics
-from pipeline.evaluate.metric import Metric, Quantity, Score, require
+from pipeline.evaluate.metric import PARTS, Metric, Quantity, Score, require
 from pipeline.evaluate.metrics.fid import FEWEST_REAL, frechet_distance
 
-PARTS = 10
 FEWEST = 2 * PARTS
 
 
@@ -36,7 +35,7 @@ def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     ]
     single = PARTS * whole - (PARTS - 1) * torch.tensor(without, dtype=torch.float64)
     error = float(single.std() / PARTS**0.5)
-    return {"fid_infinity": Score(float(single.mean()), error, error)}
+    return {"fid_infinity": Score(float(single.mean()), error, error, "jackknife")}
 
 
 METRIC = Metric(
