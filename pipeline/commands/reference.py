@@ -79,7 +79,7 @@ def _check_dimensions(file: Path, extractor: str, dimensions: int) -> None:
     import numpy as np
 
     features = REFERENCE / extractor / "features.npy"
-    if features.exists() and (own := np.load(features, mmap_mode="r").shape[1]) != dimensions:
+    if features.exists() and (own := np.load(features, mmap_mode="r", allow_pickle=False).shape[1]) != dimensions:
         raise UserError(
             f"{file}: of {dimensions} features, but {extractor} has {own}: it was made with another extractor. Name "
             "the right one by --extractor."

@@ -84,7 +84,8 @@ class Metric:
     quantities: what it reports, by name. A name and the extractor's make the reported key ("fid" with "inception":
     fid_inception); where the metric needs the model, the name and the split's ("bits_per_dim_test").
     needs: what it reads of the images: "statistics" (mean and covariance), "features", "logits", "labels"; or "model":
-    the method's own scores, which the stage ``generate`` keeps.
+    the method's own scores, which the stage ``generate`` keeps. Of the real images, one that needs "statistics" reads
+    nothing else, so that those of others can take their place (evaluate.statistics).
     compares: whether it compares with real images, or scores the samples alone.
     settings: what else decides the number; part of its protocol.
     interval: how the error over samples is found: "jackknife" computes the metric ten times more, "own" takes what

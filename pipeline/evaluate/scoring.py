@@ -28,7 +28,6 @@ from pipeline.evaluate.statistics_files import import_statistics
 
 GENERATE, REFERENCE = "generate", "reference"  # the stages that make what is read here
 REDRAWN = "redrawn_samples"
-_MOMENTS = frozenset({"statistics"})  # what metrics need that can be compared with statistics alone
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def score_run(features: Path, reference: Path, settings: Evaluate, statistics: P
         theirs = _imported(extractor, settings, statistics, real) if target == reference else None
         for name, metric in _chosen(settings):
             how = {**made["extractors"][extractor], "generated": made["images"]}
-            if theirs and metric.needs == _MOMENTS:
+            if theirs and "statistics" in metric.needs:
                 scores.add(name, metric, extractor, samples, theirs.real, {**how, **theirs.how})
                 continue
             how |= {"reference": against["images"]} if metric.compares else {}
@@ -146,7 +145,7 @@ def score_real(reference: Path, settings: Evaluate, statistics: Path | None = No
         whole = read_set(reference, extractor, REFERENCE)
         theirs = _imported(extractor, settings, statistics, whole)
         for name, metric in _chosen(settings):
-            if theirs and metric.needs == _MOMENTS:
+            if theirs and "statistics" in metric.needs:
                 count = min(settings.samples, len(whole))
                 how = {**protocol["extractors"][extractor], "real": images | {"count": count}, **theirs.how}
                 scores.add(name, metric, extractor, whole.part(slice(count)), theirs.real, how)

@@ -327,6 +327,7 @@ def _number(value: float | None) -> str:
 
 def _spread(value: float) -> str:
     """Format two significant digits."""
+    value = float(f"{value:.1e}")
     if value < 0.001:
         return f"{value:.1e}" if value else "0"
     return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"

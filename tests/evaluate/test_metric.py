@@ -19,7 +19,7 @@ class Guarded:
     """A feature set of which only some parts may be touched."""
 
     def __init__(self, whole: FeatureSet, allowed: frozenset[str]) -> None:
-        known = {"distinct_features", "nearest"} if "features" in allowed else set()
+        known = {"distinct_features", "nearest", "points", "overlap"} if "features" in allowed else set()
         self._whole, self._allowed = whole, allowed | {"seed", "distinct", "labelled"} | known
 
     def __len__(self) -> int:

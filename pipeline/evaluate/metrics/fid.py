@@ -124,7 +124,7 @@ def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
 
 METRIC = Metric(
     quantities={"fid": Quantity(title="FID", better="lower")},
-    needs=frozenset({"statistics"}),
+    needs=frozenset({"features", "statistics"}),
     compute=_compute,
     interval="own",
 )
