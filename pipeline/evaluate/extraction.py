@@ -24,7 +24,8 @@ from pipeline.evaluate.statistics_files import import_statistics
 from pipeline.files import write_json
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import Tally, batches, load_fitting, mean_scores, samples, shuffled
-from pipeline.inference.weights import WEIGHTS, Trained, digest_of
+from pipeline.inference.scored import WEIGHTS, digest_of
+from pipeline.inference.weights import Trained
 
 logger = logging.getLogger(__name__)
 

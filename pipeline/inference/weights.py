@@ -21,10 +21,9 @@ from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
 from pipeline.core.state import State
 from pipeline.errors import UserError
-from pipeline.files import atomic_file, sha256_of
+from pipeline.files import atomic_file
 
 FORMAT = "genloom-weights-1"
-WEIGHTS = "run_weights"  # in a protocol: which ones were scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,22 +154,3 @@ def _header(about: Mapping[str, Any]) -> dict[str, str]:
 def _prefer_average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     chosen = {key.removeprefix("nets."): value for key, value in tensors.items() if key.startswith("nets.")}
     return chosen | {key.removeprefix("ema."): value for key, value in tensors.items() if key.startswith("ema.")}
-
-
-def digest_of(file: Path) -> str:
-    """Return a short hash of a weights file."""
-    return sha256_of(file)[:16]
-
-
-def are_scores_of(weights: Path, protocol: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell whether scores are of a run's weights: DVC leaves those of earlier ones until the stage evaluate runs.
-
-    Args:
-        weights: the run's file.
-        protocol: its protocol.json.
-
-    Returns:
-        False where an entry names other weights; True where none does, or there is no such file.
-    """
-    named = {how["generated"][WEIGHTS] for how in protocol.values() if WEIGHTS in how.get("generated", {})}
-    return not named or not weights.is_file() or named == {digest_of(weights)}

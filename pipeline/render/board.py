@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
-from pipeline.inference.weights import are_scores_of
+from pipeline.inference.scored import are_scores_of
 from pipeline.render.failures import read_failures, why_untrained
 
 COST = ("seconds", "images_per_second", "peak_memory_bytes", "parameters")

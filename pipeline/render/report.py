@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.files import atomic_file, atomic_folder
-from pipeline.inference.weights import WEIGHTS
+from pipeline.inference.scored import WEIGHTS
 from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
 from pipeline.render.explorer import read_explored

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.inference.weights import are_scores_of
+from pipeline.inference.scored import are_scores_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

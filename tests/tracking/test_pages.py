@@ -15,7 +15,8 @@ from pipeline import methods
 from pipeline.config import Cluster, Data, Evaluate, Params, Render, Tracking
 from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
-from pipeline.inference.weights import WEIGHTS, digest_of, save_weights
+from pipeline.inference.scored import WEIGHTS, digest_of
+from pipeline.inference.weights import save_weights
 from pipeline.render.board import read_board
 from pipeline.tracking.agreement import note_seconds, send_all_results, send_results
 from pipeline.tracking.description import NOTE, write_description
