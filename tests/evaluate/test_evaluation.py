@@ -353,9 +353,7 @@ def test_the_stages_write_references_features_numbers_and_protocol(
     sent: list[str] = []
     for stage in (reference_stage, generate_stage, evaluate_stage, real_stage):
         monkeypatch.setattr(stage, "read_params", lambda: params)
-    monkeypatch.setattr(
-        "pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name)
-    )
+    monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name))
     for module in ("pipeline.evaluate.extraction", "pipeline.render.samples"):
         monkeypatch.setattr(f"{module}.open_dataset", lambda path: dataset)
     model = trained(Copying(), dataset.spec)
