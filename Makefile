@@ -6,7 +6,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint docs ui lock bench clean
+.PHONY: help setup repro test test-all lint docs ui experiments lock bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +45,10 @@ docs: $(READY) ## build the documentation's pages: open site/index.html
 
 ui: $(READY) ## the MLflow UI on http://127.0.0.1:5000
 	$(BIN)/genloom ui
+
+# DVC's table has a column for every dependency, and names of them all in full.
+experiments: $(READY) ## experiments side by side: what was changed, and the metrics
+	$(BIN)/dvc exp show --only-changed --drop '^(out/(?!runs/.*metrics\.json)|pipeline$$|data$$)'
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --upgrade pyproject.toml -o requirements.lock

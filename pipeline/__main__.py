@@ -5,14 +5,17 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import errors
-from pipeline.commands import use
+from pipeline.commands import reference, use
 from pipeline.errors import UserError
 from pipeline.tracking.target import UI_PORT
+
+if TYPE_CHECKING:
+    from pipeline.config import Params
 
 app = typer.Typer(
     name="genloom",
@@ -117,21 +120,43 @@ def publish(
 
 
 @app.command()
+def register(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A trained run of params.yaml.")],
+    name: Annotated[
+        str | None, typer.Option(help="Of the registered model; genloom-<run> if not given.", show_default=False)
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="To point at this version, such as champion.")] = None,
+) -> None:
+    """Register a run's model in MLflow: models:/<name>/<version>, for others and for `mlflow models serve`."""
+    from pipeline.config import read_params
+    from pipeline.tracking.references import find_run_id
+    from pipeline.tracking.register import register as register_model
+    from pipeline.tracking.target import resolve
+
+    params, chosen = read_params(), name or f"genloom-{run}"
+    version, new = register_model(resolve(params.tracking), find_run_id(run, params), chosen, alias)
+    print(f"models:/{chosen}/{version}: {'registered' if new else 'registered before'}")
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1, max=65535)] = UI_PORT) -> None:
     """Open MLflow's pages on the runs, on http://127.0.0.1:<port>, until Ctrl-C."""
     from pipeline.config import read_params
     from pipeline.files import project_root
     from pipeline.tracking.target import initialise, resolve
 
-    target = resolve(read_params().tracking)
+    params = read_params()
+    target = resolve(params.tracking)
     if not target.is_database:
-        print(f"The runs are on a server: open {target.shown}")
+        print(f"The runs are on a server: {target.shown}")
+        _print_links(params)
         return
     with socket.socket() as trial:
         if trial.connect_ex(("127.0.0.1", port)) == 0:
             raise UserError(f"port {port} is taken: perhaps the pages are open already; else choose another by --port.")
     initialise(target)
-    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    _print_links(params, port)
     # The address may hold a password: MLflow reads it from its variable, not from arguments that all can see.
     os.environ |= {"MLFLOW_BACKEND_STORE_URI": target.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes that runs don't need
@@ -140,8 +165,22 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
 
 
-for command in (use.sample, use.encode, use.reconstruct, use.evaluate):
+def _print_links(params: "Params", port: int = UI_PORT) -> None:
+    """Print where to see the runs; without one if MLflow does not answer."""
+    from pipeline.tracking.agreement import published_runs
+    from pipeline.tracking.pages import find_links
+    from pipeline.tracking.target import reason
+
+    try:
+        for title, link in find_links(params, published_runs()).items():
+            print(f"{title}: {link.replace(f':{UI_PORT}/', f':{port}/')}", flush=True)
+    except Exception as error:  # whatever a server or a database raises
+        print(f"It does not answer: {reason(error)}", flush=True)
+
+
+for command in (use.sample, use.encode, use.reconstruct, use.export, use.evaluate):
     app.command()(command)
+app.add_typer(reference.app, name="reference")
 
 
 def main() -> None:

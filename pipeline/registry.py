@@ -5,6 +5,7 @@ no folder imports all of its files, so that a new file changes nothing for what 
 """
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -40,13 +41,14 @@ def load(package: str, name: str, key: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
 
-def check(package: str, name: str, key: str) -> None:
+def check(package: str, name: str, key: str, also: Sequence[str] = ()) -> None:
     """Raise UserError as ``load`` does if there is no such file; imports nothing.
 
     Args:
         package: such as "pipeline.methods".
         name: the file's name without its ending.
         key: what the message names.
+        also: names that are no files, to suggest too.
 
     Raises:
         UserError: with the nearest name that there is.
@@ -54,4 +56,4 @@ def check(package: str, name: str, key: str) -> None:
     known = names(package)
     if name not in known:
         kind = package.rpartition(".")[2].removesuffix("s")
-        raise UserError(f"{key}: there is no {kind} '{name}'. {nearest(name, known)}")
+        raise UserError(f"{key}: there is no {kind} '{name}'. {nearest(name, [*also, *known])}")

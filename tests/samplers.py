@@ -1,13 +1,14 @@
 """What tests of sampling and evaluation share: a method that copies, fresh nets taken as trained, random features."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.method import Method, Nets
+from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.inference.weights import Trained
 
 
@@ -67,3 +68,13 @@ def trained(method: Method, spec: ImageSpec) -> Trained:
         if parameter.ndim == 4:  # fresh nets draw an all but even gray, of which nothing could be told apart
             parameter.data.mul_(8)
     return Trained(method=method, nets=nets.eval(), spec=spec, seen=1000, name="toy", params={})
+
+
+def measured(features: Tensor, *, distinct: int | None = None, **known: Any) -> FeatureSet:
+    """A feature set of these features, with empty logits and labels unless they are named."""
+    blank = {
+        "logits": torch.empty(len(features), 0),
+        "labels": torch.zeros(len(features), dtype=torch.int64),
+        "seed": 0,
+    }
+    return FeatureSet(features=features, distinct=len(features) if distinct is None else distinct, **blank | known)

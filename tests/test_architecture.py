@@ -20,6 +20,7 @@ ROOMS = [
     "methods",
     "inference",
     "evaluate",
+    "watch",
     "render",
     "tracking",
     "storage",

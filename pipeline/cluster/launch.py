@@ -24,6 +24,7 @@ from pipeline.tracking.shipper import shipping
 from pipeline.tracking.tags import code_tags
 from pipeline.training.job import DivergedError, Job
 from pipeline.training.memory import out_of_memory, remedy_of
+from pipeline.training.outcome import next_goal, until
 from pipeline.training.publish import Published, RunInfo
 
 logger = logging.getLogger(__name__)
@@ -110,11 +111,18 @@ def train_job(job: Job, about: Launch) -> None:
     if job.url:
         with token_at(job.url, "preflight"):  # says within seconds what a training would wait for
             pass
-    newest = job.storage.newest(job.finished_at + 1)
-    _say_where_it_begins(job, about, newest)
-    if newest == job.finished_at:
-        return
-    about.key.write(Path(job.store))
+    goal = next_goal(job)
+    _say_where_it_begins(job, about, goal)
+    while goal is not None:
+        about.key.write(Path(job.store))
+        _train_to(until(job, goal), about)
+        before, goal = goal, next_goal(job)
+        if goal == before:
+            return  # publishing says that its checkpoint is not there whole
+
+
+def _train_to(job: Job, about: Launch) -> None:
+    """Train to the job's goal, or to a warning on which it stops; raises as ``train_job`` does."""
     try:
         with stop_on_signals() as stop:
             if about.cluster.most:
@@ -123,7 +131,7 @@ def train_job(job: Job, about: Launch) -> None:
                 train_on_ray(job, about.cluster, about.journal, stop)
             else:
                 _train_here(job, about.journal, stop)
-            if stop() and job.storage.newest(job.finished_at + 1) != job.finished_at:
+            if stop() and next_goal(job) is not None:
                 raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
     except DivergedError as error:
         raise UserError(
@@ -147,13 +155,14 @@ def _what_is_left(job: Job) -> str:
     return f"The last good checkpoint, at {seen:,} images, and the pictures are in {folder}."
 
 
-def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:
+def _say_where_it_begins(job: Job, about: Launch, goal: int | None) -> None:
     """Log from where training goes on; or why it starts anew, where an earlier training of this run is at hand."""
     name, folder = about.run.name, Path(job.store)
+    newest = job.storage.newest((job.finished_at if goal is None else goal) + 1)
     if newest is not None:
         for cadence, every in changed_cadences(folder, about.key).items():
             logger.info("%s: what was made up to %s images keeps %s: %d", name, f"{newest:,}", cadence, every)
-        if newest == job.finished_at:
+        if goal is None:
             logger.info("%s: this very training is finished: publishing the checkpoint in %s", name, folder)
         else:
             logger.info("%s: going on from the checkpoint at %s images", name, f"{newest:,}")
@@ -163,7 +172,7 @@ def _say_where_it_begins(job: Job, about: Launch, newest: int | None) -> None:
             "%s: starting at 0: of this training there are checkpoints at %s images, beyond its %s",
             name,
             places,
-            f"{job.finished_at:,}",
+            f"{goal:,}",
         )
     elif others := earlier_trainings(folder, name):
         latest = max(others, key=lambda path: path.stat().st_mtime)

@@ -1,6 +1,7 @@
 """What is done with a trained model on the command line: sampling, encoding, reconstructing."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import typer
 
 from pipeline.config import is_in_mlflow
 from pipeline.errors import UserError, nearest
-from pipeline.stages.paths import DATA, REFERENCE, RUNS, run_folder
+from pipeline.stages.paths import DATA, EXTRACTORS, REFERENCE, RUNS, STATISTICS, run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ Images = Annotated[
 ]
 ToFolder = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where the PNG files go.")]
 Label = Annotated[
-    str | None, typer.Option(metavar="CLASS", help="A class, by name or number, for class-conditional models.")
+    str | None,
+    typer.Option("--label", "--class", metavar="CLASS", help="By name or number, for class-conditional models."),
 ]
 Direction = Annotated[str | None, typer.Option(help="Of a model that translates: a_to_b or b_to_a.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time; it changes none of them.", min=1)]
@@ -40,8 +42,10 @@ BatchSize = Annotated[int, typer.Option(help="Images at a time; it changes none 
 
 def sample(
     source: Source,
-    to: ToFolder,
-    count: Annotated[int | None, typer.Option(help="How many samples.", min=1)] = None,
+    to: Annotated[
+        Path, typer.Option("--to", "-o", metavar="PLACE", help="A folder for PNG files, or a file.png for one grid.")
+    ],
+    count: Annotated[int | None, typer.Option("--count", "-n", help="How many samples.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Sample i depends on it, on i and on its class alone.", min=0)] = 0,
     label: Label = None,
     truncation: Annotated[
@@ -57,7 +61,7 @@ def sample(
     if bool(count) == bool(images):
         raise UserError("Give either --count N, or --images for a model that translates.")
     from pipeline.console import progress
-    from pipeline.inference.sample import write_samples, write_translations
+    from pipeline.inference.sample import draw_samples, write_samples, write_translations
     from pipeline.ingest.own_images import open_images
 
     with loaded(source) as (trained, classes), progress() as report:
@@ -67,6 +71,12 @@ def sample(
             print(f"{to}: {len(found)} images translated")
             return
         given = None if label is None else number_of(label, classes, trained)
+        if to.suffix == ".png":
+            drawn = draw_samples(
+                trained, count or 0, seed=seed, label=given, truncation=truncation, batch_size=batch_size
+            )
+            _write_grid(drawn, to)
+            return
         new = write_samples(
             trained,
             to,
@@ -78,6 +88,18 @@ def sample(
             report=report,
         )
     print(f"{to}: {new} samples written, {(count or 0) - new} were there already")
+
+
+def _write_grid(images: "Tensor", path: Path) -> None:
+    """Write uint8 images (n, c, h, w) as one picture, about as wide as it is high."""
+    from pipeline.files import atomic_file
+    from pipeline.render.grid import grid
+
+    if path.is_dir():
+        raise UserError(f"{path}: that is a folder. Name another file, or a folder that does not end in .png.")
+    with atomic_file(path) as temporary:
+        grid(images, columns=math.ceil(math.sqrt(len(images)))).save(temporary, format="PNG")
+    print(f"{path}: {len(images)} samples")
 
 
 def encode(
@@ -133,6 +155,29 @@ def reconstruct(
     print(f"{to}: {len(found)} images; a pixel differs by {error:.2f} of 255 levels on average")
 
 
+def export(
+    source: Source,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format so far.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to.", show_default="<name>.onnx")
+    ] = None,
+) -> None:
+    """Write a trained model's sampler as one file: from latents, and labels where they matter, to images.
+
+    A batch may have any size. onnxruntime has given PyTorch's images before the file is written.
+    """
+    if not onnx:
+        raise UserError("Name the format: --onnx.")
+    from pipeline.inference.onnx import LABELS, export_onnx
+
+    with loaded(source, "cpu") as (trained, _):
+        path = output or Path(f"{_file_name(source)}.onnx")
+        about = export_onnx(trained, path)
+    inputs = [f"{given['name']} ({', '.join(map(str, ['n', *given['shape']]))})" for given in about["inputs"]]
+    inputs += [f"{LABELS} (n)"] if about["classes"] else []
+    print(f"{path}: {', '.join(inputs)} -> images (n, {', '.join(map(str, about['images']))})")
+
+
 def evaluate(
     source: Source,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A JSON file; else it is printed.")] = None,
@@ -152,8 +197,8 @@ def evaluate(
         facts = _facts(trained.source) if trained.source else {}
         first, second = domains(dataset, facts.get("params", {}).get("domains"))
         folder = Path(temporary)
-        write_samples(folder, trained, first, settings, load_all(settings, trained.device), second)
-        scores = score_run(folder, REFERENCE, settings)
+        write_samples(folder, trained, first, settings, load_all(settings, EXTRACTORS, trained.device), second)
+        scores = score_run(folder, REFERENCE, settings, STATISTICS)
     content = {"source": source, "seen": trained.seen, "metrics": scores.metrics, "protocol": scores.protocol}
     if to is None:
         print(json.dumps(content, indent=2, sort_keys=True))
@@ -163,11 +208,12 @@ def evaluate(
 
 
 @contextmanager
-def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
-    """Load a model onto the first GPU, or the CPU if there is none.
+def loaded(source: str, device: str | None = None) -> Iterator[tuple["Trained", list[str]]]:
+    """Load a model.
 
     Args:
         source: a run of params.yaml, its folder, a weights file, or a URI of MLflow.
+        device: where to; None: the first GPU, or the CPU if there is none.
 
     Yields:
         The model, and its classes' names where they are known.
@@ -180,7 +226,7 @@ def loaded(source: str) -> Iterator[tuple["Trained", list[str]]]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = _fetched(source, Path(folder)) if is_in_mlflow(source) else _found(source)
-        yield load_weights(path, default_device()), _classes(path)
+        yield load_weights(path, device or default_device()), _classes(path)
 
 
 def number_of(label: str, classes: Sequence[str], trained: "Trained") -> int:
@@ -212,6 +258,12 @@ def _found(source: str) -> Path:
     trained = [path.parent.name for path in RUNS.glob(f"*/{WEIGHTS}")]
     hint = nearest(source, trained) if trained else "Run `dvc repro` to train the runs of params.yaml."
     raise UserError(f"{source}: neither a trained run (in {RUNS}) nor a weights file. {hint}")
+
+
+def _file_name(source: str) -> str:
+    """Return a file name for what is made of a model: the run's or the file's, or the last part of a URI."""
+    last = Path(source).name
+    return last.removesuffix(Path(WEIGHTS).suffix) or "model"
 
 
 def _fetched(uri: str, folder: Path) -> Path:

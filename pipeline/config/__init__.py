@@ -5,7 +5,7 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -20,6 +20,9 @@ from pipeline.errors import UserError, nearest, refuse
 PARAMS = Path("params.yaml")
 RUN_NAME = re.compile(r"[A-Za-z_][\w-]{0,99}", re.ASCII)
 SCRATCH = "scratch"  # where a run begins that begins from no other
+PROGRAM, STATISTICS = ".pt2", ".npz"  # files of evaluate.path: exported programs, and moments of others' features
+LAST = "last"  # what a run keeps that keeps no best
+MEASURES, WARNINGS = "pipeline.watch.measures", "pipeline.watch.warnings"
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -59,6 +62,9 @@ class Run:
         log_every: images per log window.
         snapshot_every: images between two pictures.
         checkpoint_every: images between two checkpoints.
+        watch_every: images between two looks at the averaged nets, for measures and early warnings; 0: none.
+        stop_on: warnings at which training ends: files of pipeline/watch/warnings.
+        keep: last: the weights at the end are the result; a measure's name: those of the look where it was best.
         precision: of the nets' arithmetic.
         sync_batch_norm: over the global batch, so that the number of workers changes nothing; off, each worker
             normalizes its own part.
@@ -81,6 +87,9 @@ class Run:
     log_every: Positive = 1_000
     snapshot_every: Positive = 5_000
     checkpoint_every: Positive = 10_000
+    watch_every: Count = 5_000
+    stop_on: tuple[str, ...] = ()
+    keep: str = LAST
     precision: Literal["fp32", "bf16"] = "fp32"
     sync_batch_norm: bool = True
     non_finite: Literal["stop", "skip"] = "stop"
@@ -91,6 +100,15 @@ class Run:
     init_from: str = SCRATCH
     weights: str | None = None
     freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.stop_on:
+            _check_choice(WARNINGS, "stop_on", name)
+        if self.keep != LAST:
+            _check_choice(MEASURES, "keep", self.keep, also=(LAST,))
+        if not self.watch_every and (self.stop_on or self.keep != LAST):
+            key = "stop_on" if self.stop_on else "keep"
+            raise ValueError(f"watch_every: {key} needs looks at the training; set it to a number of images, not 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +174,26 @@ class Cluster:
 class Evaluate:
     """What is measured, and how: the protocol that is logged with each number.
 
-    metrics, extractors: files of pipeline/evaluate/metrics and extractors; the first of each rank the runs.
-    weights: the file of an extractor's weights, if it is not downloaded. samples: generated images per run.
-    reference_samples: real images at most; None: all of the split. split: which real images.
-    truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); None: no truncation.
+    Attributes:
+        metrics: files of pipeline/evaluate/metrics; the first one ranks the runs.
+        extractors: files of pipeline/evaluate/extractors, or exported programs in evaluate.path (dino.pt2); the first
+            one ranks the runs.
+        path: a folder of your own: exported programs (.pt2) and statistics of others (.npz).
+        statistics: by extractor, a file of evaluate.path (.npz with mu and sigma) that FID compares with in the place
+            of out/reference.
+        weights: the file of an extractor's weights, if it is not downloaded.
+        samples: generated images per run.
+        reference_samples: real images at most; null: all of the split.
+        split: which real images.
+        seed: of the samples and of the order in which images are taken.
+        batch_size: images that an extractor takes at once.
+        truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); null: no truncation.
     """
 
     metrics: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["fid", "inception_score"])
     extractors: Annotated[list[str], Field(min_length=1)]
+    path: str = "extractors"
+    statistics: dict[str, str] = field(default_factory=dict)
     weights: str | None = None
     samples: Annotated[int, Field(ge=10)] = 2_000
     reference_samples: Annotated[int, Field(ge=20)] | None = 10_000
@@ -173,18 +203,42 @@ class Evaluate:
     truncation: Annotated[float, Field(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        for key, chosen in (("metrics", self.metrics), ("extractors", self.extractors)):
-            for name in chosen:
-                _check_choice(f"pipeline.evaluate.{key}", key, name)
+        for name in self.extractors:
+            if not name.endswith(PROGRAM):
+                _check_choice("pipeline.evaluate.extractors", "extractors", name)
+            elif not RUN_NAME.fullmatch(name.removesuffix(PROGRAM)):
+                raise ValueError(
+                    f"extractors: {name}: name a file of evaluate.path, of letters, digits, '_' and '-', as its name "
+                    "without the ending becomes a part of the metrics' names"
+                )
+        for name in self.metrics:
+            _check_choice("pipeline.evaluate.metrics", "metrics", name)
+        for key, chosen in (("metrics", self.metrics), ("extractors", self.extractor_names)):
             if len(set(chosen)) < len(chosen):
                 raise ValueError(f"{key}: {max(chosen, key=chosen.count)} stands there more than once; leave one")
+        for extractor, file in self.statistics.items():
+            if extractor not in self.extractor_names:
+                raise ValueError(f"statistics: {extractor} is not in evaluate.extractors; add it there or remove this")
+            if not file.endswith(STATISTICS) or Path(file).name != file:
+                raise ValueError(f"statistics: {extractor}: name a file of evaluate.path that ends in .npz, not {file}")
+
+    @property
+    def extractor_names(self) -> list[str]:
+        """The extractors as metrics' names have them: a program without its ending."""
+        return [name.removesuffix(PROGRAM) for name in self.extractors]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files in ``path`` that are used."""
+        return [name for name in self.extractors if name.endswith(PROGRAM)] + list(self.statistics.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
     """Pictures: a grid of rows x columns samples, one class per column, and the film of training.
 
-    seed: of the samples, and of the order in which images are taken. truncation: as in ``evaluate``.
+    seed: of the samples, and of the order in which images are taken. truncation: as in ``evaluate``. explorer: whether
+    each run's sampler is exported for the page's explorer.
     """
 
     rows: Positive = 8
@@ -192,6 +246,7 @@ class Render:
     seed: Count = 0
     milliseconds_per_frame: Positive = 200
     truncation: Annotated[float, Field(gt=0)] | None = None
+    explorer: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,10 +273,10 @@ class Params:
     tracking: Tracking
 
 
-def _check_choice(package: str, key: str, name: str) -> None:
-    """Raise ValueError, as pydantic wants it, if params.yaml chooses a file that is not there."""
+def _check_choice(package: str, key: str, name: str, also: Sequence[str] = ()) -> None:
+    """Raise ValueError, as pydantic wants it, if params.yaml chooses a file that is not there, nor one of ``also``."""
     try:
-        registry.check(package, name, key)
+        registry.check(package, name, key, also)
     except UserError as error:
         raise ValueError(str(error)) from None
 

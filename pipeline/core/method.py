@@ -66,6 +66,7 @@ class Method(ABC):
         encodes: names of what ``encode`` returns; empty if the method cannot encode.
         decodes: those of them from which alone ``decode`` makes the image again, the usual one first.
         directions: of ``translate``, that of ``sample`` first; empty if the method does not translate.
+        criticizes: whether it trains a critic, which ``criticize`` asks.
     """
 
     sampled: ClassVar[tuple[str, ...]]
@@ -74,6 +75,7 @@ class Method(ABC):
     encodes: ClassVar[tuple[str, ...]] = ()
     decodes: ClassVar[tuple[str, ...]] = ()
     directions: ClassVar[tuple[str, ...]] = ()
+    criticizes: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, spec: ImageSpec) -> Nets:
@@ -121,6 +123,10 @@ class Method(ABC):
     def translate(self, nets: Nets, images: Tensor, direction: str) -> Tensor:
         """Return images (n, c, h, w) in [-1, 1] translated in one of ``directions``."""
         raise NotImplementedError(f"{type(self).__name__} translates nothing")
+
+    def criticize(self, nets: Nets, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the critic's scores (n,) of images (n, c, h, w) in [-1, 1]: the higher, the more like real ones."""
+        raise NotImplementedError(f"{type(self).__name__} has no critic")
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return scores per sample besides FID and IS, by name: (n,) each; their means are reported."""

@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
+from pipeline.config import PROGRAM
 from pipeline.dependencies.closure import Closure
 from pipeline.errors import UserError
 
 CODE = Path("out/code")
 METHODS, SOURCES = "pipeline.methods", "pipeline.ingest.sources"
+MEASURES, WARNINGS = "pipeline.watch.measures", "pipeline.watch.warnings"
 EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics"
 
 # By stage: its entries, and the package of which a run or the data choose a file.
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "download": ((), SOURCES),  # the source decides
     "normalize": (("pipeline.ingest.normalize:normalize",), SOURCES),
+    "extractors": (
+        ("pipeline.evaluate.extraction:prepare_extractors", "pipeline.evaluate.extraction:prepare_statistics"),
+        None,
+    ),
     "reference": (("pipeline.evaluate.extraction:make_reference", "pipeline.render.samples:write_real_picture"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
     "generate": (("pipeline.evaluate.extraction:generate",), METHODS),
@@ -38,6 +44,7 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
             "pipeline.render.board:read_board",
             "pipeline.render.board:write_leaderboard",
             "pipeline.render.report:write_page",
+            "pipeline.render.explorer:write_scripts",
         ),
         None,
     ),
@@ -49,8 +56,11 @@ COURSE = (
     "pipeline.training.course:iterations",
     "pipeline.training.job:Progress",
 )
-# By stage: the packages of which evaluate.extractors and evaluate.metrics choose files for all runs alike.
+# By stage: the packages of which it takes files for all runs alike: all of them of what is watched, and what
+# evaluate.extractors and evaluate.metrics choose.
 CHOSEN: Mapping[str, tuple[str, ...]] = {
+    "extractors": (EXTRACTORS,),
+    "train": (MEASURES, WARNINGS),
     "reference": (EXTRACTORS,),
     "generate": (EXTRACTORS,),
     "evaluate": (METRICS,),
@@ -64,14 +74,16 @@ def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) ->
 
     Args:
         root: the folder that holds the package.
-        extractors: those in use, by name.
+        extractors: those in use, by name; of people's own programs DVC compares the files.
         metrics: those in use, by name.
 
     Yields:
         A name such as "train-dcgan", and its content: ``digest`` and ``files``, a hash by path.
     """
     closure = Closure(root)
-    chosen = {EXTRACTORS: extractors, METRICS: metrics}
+    own = [name for name in extractors if not name.endswith(PROGRAM)]
+    chosen: dict[str, Sequence[str]] = {EXTRACTORS: own, METRICS: metrics}
+    chosen |= {package: registry.names(package) for package in (MEASURES, WARNINGS)}
     for stage, (entries, package) in {**ENTRIES, "course": (COURSE, METHODS)}.items():
         common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
         if package is None:

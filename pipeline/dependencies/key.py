@@ -22,7 +22,8 @@ from pipeline.files import write_json
 
 FILE = "key.json"
 BUDGET = "images"
-CADENCES = ("log_every", "snapshot_every")  # of what is published
+CADENCES = ("log_every", "snapshot_every", "watch_every")  # of what is published
+CHOSEN = ("stop_on", "keep")  # which of the states is the result
 ELSEWHERE = ("init_from", "weights", "checkpoint_every")  # the weights themselves count; no output shows checkpoints
 
 
@@ -35,7 +36,8 @@ class TrainingKey:
         data: the digest of the data set.
         code: the hash of what is reached in each file that decides the course (entries.py), by path.
         initial: sha256 of the weights that it begins from, or None.
-        result: the other params that the result depends on: the budget, unless it decides the course, and cadences.
+        result: the other params that the result depends on: the budget, unless it decides the course, cadences, and
+            which state is the result.
     """
 
     params: Mapping[str, Any]
@@ -71,7 +73,7 @@ class TrainingKey:
             UserError: out/code does not have the method's code.
         """
         params = {name: value for name, value in (asdict(run) | asdict(method)).items() if name not in ELSEWHERE}
-        apart = CADENCES if method.uses_budget() else (BUDGET, *CADENCES)
+        apart = (*CADENCES, *CHOSEN) if method.uses_budget() else (BUDGET, *CADENCES, *CHOSEN)
         result = {name: params.pop(name) for name in apart}
         return cls(params, data, read_code(f"course-{run.method}"), initial, result)
 

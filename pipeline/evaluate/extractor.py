@@ -3,15 +3,17 @@
 Shapes: n images, c channels (1 or 3), h, w pixels, d features, k classes.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
+from pipeline.ingest.download import DownloadError, download
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Extractor:
 
     network: uint8 (n, 3, h, w) to pooled and logits; it resizes and normalizes.
     weights_sha256, resize: the part of a score's protocol in which two programs can differ unnoticed.
+    repeats_gray: whether gray images are repeated to 3 channels; if not, the network takes (n, 1, h, w) too.
+    about: what else belongs to the protocol, such as how the weights came about.
     """
 
     name: str
@@ -35,12 +39,14 @@ class Extractor:
     resize: str
     network: Callable[[Tensor], tuple[Tensor, Tensor]]
     device: torch.device
+    repeats_gray: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images.
 
         Args:
-            images: uint8 (n, c, h, w), c 1 or 3; gray is repeated to 3 channels.
+            images: uint8 (n, c, h, w), c 1 or 3; gray is repeated to 3 channels, if ``repeats_gray``.
 
         Returns:
             The features, on the CPU.
@@ -54,18 +60,21 @@ class Extractor:
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"{self.name}: images must be (n, 1 or 3, h, w), got {tuple(images.shape)}")
         with torch.inference_mode():
-            rgb = images.to(self.device).expand(-1, 3, -1, -1)
-            pooled, logits = self.network(rgb.contiguous(memory_format=torch.channels_last))
+            seen = images.to(self.device)
+            if self.repeats_gray:
+                seen = seen.expand(-1, 3, -1, -1)
+            pooled, logits = self.network(seen.contiguous(memory_format=torch.channels_last))
             return Features(pooled=pooled.float().cpu(), logits=logits.float().cpu())
 
     @property
-    def protocol(self) -> dict[str, str]:
+    def protocol(self) -> dict[str, Any]:
         """Return what must be equal for two scores to be comparable, besides the images."""
         return {
             "extractor": self.name,
             "weights_sha256": self.weights_sha256,
             "resize": self.resize,
-            "channels": "gray repeated to 3",
+            "channels": "gray repeated to 3" if self.repeats_gray else "as they are",
+            **self.about,
         }
 
 
@@ -105,3 +114,29 @@ def verified(path: Path, sha256: str, remedy: str) -> Path:
     if found != sha256:
         raise UserError(f"{path}: its sha256 is {found}, expected {sha256}. {remedy}")
     return path
+
+
+def published(name: str, weights: str | None, url: str, sha256: str) -> Path:
+    """Return the file of an extractor's published weights, checked.
+
+    Args:
+        name: the extractor's, for messages.
+        weights: the file; None: the one in torch.hub's cache, which is downloaded if absent.
+        url: where it is published.
+        sha256: hex digest of the published file.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: it can't be downloaded, or is another file.
+    """
+    remedy = f"Or download {url} yourself and name the file in params.yaml: evaluate.weights."
+    if weights:
+        return verified(Path(weights), sha256, remedy)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    try:
+        download(url, path, sha256=sha256)
+    except DownloadError as error:
+        raise UserError(f"extractor '{name}': its weights can't be downloaded ({error}). {remedy}") from error
+    return verified(path, sha256, remedy)

@@ -3,7 +3,8 @@
     labels.npy                     int64 (n,)
     <extractor>/features.npy       float32 (n, d)
     <extractor>/logits.npy         float32 (n, k)
-    <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d): of a reference, which many runs share
+    <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d), and factor.npy float64 (d, r), the
+                                   covariance's (Statistics.factor): of a reference, which many runs share
     scores.json                    of a run: the means of its method's own scores, and of which images they are; or
                                    refused: why there are none
     reference/                     of a run that translates: the feature set of the domain into which it translates
@@ -17,6 +18,7 @@ memory-mapped: what a metric does not touch is not read.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,27 @@ from torch import Tensor
 from pipeline.data.dataset import save_array
 from pipeline.errors import UserError
 from pipeline.evaluate.extractor import Features
+from pipeline.evaluate.neighbours import Overlap, Points, nearest, overlap
 from pipeline.files import write_json
 
 TARGET = "reference"  # a folder in a translating run's features
+NEAREST = 5  # as many as any metric looks at
 _CHUNK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """The moments of n features. mean: (d,); covariance: (d, d), unbiased (n - 1). Both float64."""
+    """The moments of n features. mean: (d,); covariance: (d, d), unbiased (n - 1). All float64.
+
+    factor: (d, r), where it is at hand: covariance = factor factor^T, its columns orthogonal and the longest first, r
+    the numerical rank.
+    root: (d, n - 1), of fewer images than dimensions: covariance = root root^T too, but nothing more is known of it.
+    """
 
     mean: Tensor
     covariance: Tensor
+    factor: Tensor | None = None
+    root: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor) -> "Statistics":
@@ -48,7 +59,7 @@ class Statistics:
             features: (n, d), n >= 2.
 
         Returns:
-            Mean and covariance.
+            Mean and covariance, and the root of one that is singular for want of images.
 
         Raises:
             ValueError: other shapes, NaN or infinity.
@@ -60,9 +71,40 @@ class Statistics:
         mean = torch.stack([part.double().sum(0) for part in features.split(_CHUNK)]).sum(0) / len(features)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for part in features.split(_CHUNK):  # a float64 copy of 50,000 x 2,048 features would take 800 MB
-            centred = part.double() - mean
-            covariance.addmm_(centred.T, centred)
-        return cls(mean=mean, covariance=covariance / (len(features) - 1))
+            covariance += gram(part.double() - mean)
+        covariance /= len(features) - 1
+        root = None if len(features) > len(mean) else _without_mean(features.double() - mean)
+        return cls(mean=mean, covariance=covariance, root=root)
+
+    def factorized(self) -> "Statistics":
+        """Return them with their factor; the costly half of a Frechet distance."""
+        if self.factor is not None:
+            return self
+        if not self.finite:
+            raise ValueError("statistics are not all finite")
+        values, vectors = torch.linalg.eigh(self.covariance)
+        kept = values > values[-1] * len(values) * torch.finfo(torch.float64).eps
+        return replace(self, factor=(vectors[:, kept] * values[kept].sqrt()).flip(1))
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether neither has NaN or infinity."""
+        return bool(torch.isfinite(self.mean).all() and torch.isfinite(self.covariance).all())
+
+
+def gram(x: Tensor) -> Tensor:
+    """Return x^T x (d, d) of float64 (n, d), by numpy: half the work of a product of two matrices."""
+    array = x.numpy()
+    return torch.from_numpy(array.T @ array)
+
+
+def _without_mean(centred: Tensor) -> Tensor:
+    """Return (d, n - 1): the rows turned so that the first is their sum, which is zero, and goes."""
+    count = len(centred)
+    normal = torch.full((count,), count**-0.5, dtype=torch.float64)
+    normal[0] -= 1
+    turned = centred - 2 / normal.square().sum() * normal[:, None] * (normal @ centred)
+    return turned[1:].T / (count - 1) ** 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +115,7 @@ class FeatureSet:
     seed: by which the images were drawn or ordered; also for what a metric draws.
     distinct: how many images come before the first that is a copy (a translation of the same image again).
     stored: the statistics, where they are at hand. scores: a method's own scores, by name.
+    labelled: whether the labels are the images' own: not, where a method samples without regard to them.
     """
 
     features: Tensor
@@ -82,6 +125,10 @@ class FeatureSet:
     distinct: int
     stored: Statistics | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    labelled: bool = True
+    _overlaps: dict[int, tuple["FeatureSet", Overlap]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.features)
@@ -91,11 +138,41 @@ class FeatureSet:
         """Return mean and covariance of the features, computed here if they were not stored."""
         return self.stored or Statistics.of(self.features)
 
+    @property
+    def distinct_features(self) -> Tensor:
+        """Return the features of the images that are no copies."""
+        return self.features[: self.distinct]
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """Return (distinct, 5) squared distances, ascending: from each distinct image to its nearest others; fewer
+        columns where there are no five others. Computed once for all metrics."""
+        return nearest(self.points, min(NEAREST, self.distinct - 1))
+
+    @cached_property
+    def points(self) -> Points:
+        """Return the distinct features as distances need them."""
+        return Points.of(self.distinct_features)
+
+    def overlap(self, real: "FeatureSet") -> Overlap:
+        """Return how the distinct samples lie in the balls of real images (as a) that reach their nearest ones, and the
+        other way (as b). Computed once for all metrics."""
+        if id(real) not in self._overlaps:
+            b = Points.of(self.distinct_features, real.points.centre)
+            self._overlaps[id(real)] = real, overlap(real.points, b, real.nearest, self.nearest)
+        return self._overlaps[id(real)][1]
+
     @classmethod
     def of_scores(cls, scores: Mapping[str, float], seed: int) -> "FeatureSet":
         """Return a method's own scores, which come without features."""
         none, no_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
         return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, scores=scores)
+
+    def without(self, rows: slice) -> "FeatureSet":
+        """Return the distinct images but for a contiguous part of them."""
+        kept = torch.cat([torch.arange(rows.start), torch.arange(rows.stop, self.distinct)])
+        features, logits, labels = self.features[kept], self.logits[kept], self.labels[kept]
+        return replace(self, features=features, logits=logits, labels=labels, distinct=len(kept), stored=None)
 
     def part(self, rows: slice) -> "FeatureSet":
         """Return a contiguous part of the images, without copying."""
@@ -115,7 +192,7 @@ def write_set(
         labels: (n,) int64, of the images.
         found: the features by extractor.
         protocol: images, and extractors by name.
-        statistics: whether to keep mean and covariance too, which a single image does not have.
+        statistics: whether to keep mean, covariance and its factor too, which a single image does not have.
     """
     save_array(folder / "labels.npy", labels.numpy())
     for name, features in found.items():
@@ -124,9 +201,11 @@ def write_set(
         save_array(own / "features.npy", features.pooled.numpy())
         save_array(own / "logits.npy", features.logits.numpy())
         if statistics and len(features.pooled) > 1:
-            moments = Statistics.of(features.pooled)
+            moments = Statistics.of(features.pooled).factorized()
+            assert moments.factor is not None
             save_array(own / "mean.npy", moments.mean.numpy())
             save_array(own / "covariance.npy", moments.covariance.numpy())
+            save_array(own / "factor.npy", moments.factor.numpy())
     write_json(folder / "protocol.json", protocol)
 
 
@@ -195,10 +274,13 @@ def read_set(folder: Path, extractor: str, stage: str) -> FeatureSet:
             raise ValueError("features, logits and labels differ in number")
         stored = None
         if (own / "mean.npy").exists():
-            stored = Statistics(mean=_open(own / "mean.npy"), covariance=_open(own / "covariance.npy"))
+            factor = _open(own / "factor.npy") if (own / "factor.npy").exists() else None
+            mean, covariance = _open(own / "mean.npy"), _open(own / "covariance.npy")
+            stored = Statistics(mean=mean, covariance=covariance, factor=factor)
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(own, error, stage) from error
     known = {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
+    known["labelled"] = images.get("labelled", True)
     return FeatureSet(features=features, logits=logits, labels=labels, stored=stored, **known)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from pipeline.evaluate.feature_set import FeatureSet
 
 Need = Literal["statistics", "features", "logits", "labels", "model"]
@@ -15,10 +17,19 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value and, where the metric gives one, its spread (a standard deviation)."""
+    """A measured value.
+
+    Attributes:
+        value: the number.
+        spread: a standard deviation that the metric's definition names, such as that over splits.
+        error: the standard error over samples, where the metric finds it itself (``Metric.interval`` "own").
+        error_by: how: "jackknife", of PARTS parts; or "normal", a mean's, in closed form.
+    """
 
     value: float
     spread: float | None = None
+    error: float | None = None
+    error_by: Literal["jackknife", "normal"] = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +38,10 @@ class Quantity:
 
     title: str
     better: Better | None
+
+
+class UnfitError(ValueError):
+    """A metric cannot be computed of these images or by this extractor; the message says why, and what would do."""
 
 
 class TooFewError(ValueError):
@@ -50,6 +65,15 @@ def require(images: int, need: int, *, real: bool = False) -> None:
         raise TooFewError(have=images, need=need, real=real)
 
 
+PARTS = 10  # of the samples, that a jackknife leaves out in turn
+
+
+def jackknife_error(values: Tensor) -> Tensor:
+    """Return the standard error from the values without each of g parts: (g, ...) -> (...); see interval.py."""
+    parts = len(values)
+    return ((parts - 1) ** 2 / parts * values.var(0)).sqrt()  # var: over parts - 1
+
+
 Compute = Callable[[FeatureSet, FeatureSet], Mapping[str, Score]]
 
 
@@ -60,11 +84,15 @@ class Metric:
     quantities: what it reports, by name. A name and the extractor's make the reported key ("fid" with "inception":
     fid_inception); where the metric needs the model, the name and the split's ("bits_per_dim_test").
     needs: what it reads of the images: "statistics" (mean and covariance), "features", "logits", "labels"; or "model":
-    the method's own scores, which the stage ``generate`` keeps.
+    the method's own scores, which the stage ``generate`` keeps. Of the real images, one that needs "statistics" reads
+    nothing else, so that those of others can take their place (evaluate.statistics).
     compares: whether it compares with real images, or scores the samples alone.
     settings: what else decides the number; part of its protocol.
+    interval: how the error over samples is found: "jackknife" computes the metric ten times more, "own" takes what
+    ``compute`` gives as ``Score.error``.
     compute: (samples, real images) to scores by name: pure, of what ``needs`` names alone; what it draws is by the
-    samples' seed. Raises TooFewError where there are too few images for it (``require``).
+    samples' seed. Raises TooFewError where there are too few images for it (``require``), and UnfitError where it is
+    none of these images or of this extractor.
     """
 
     quantities: Mapping[str, Quantity]
@@ -72,6 +100,7 @@ class Metric:
     compute: Compute
     compares: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
+    interval: Literal["jackknife", "own"] = "jackknife"
 
     def describe(self, name: str) -> Quantity:
         """Return title and direction of a reported name.

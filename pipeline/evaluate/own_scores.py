@@ -19,5 +19,6 @@ METRIC = Metric(
     },
     needs=frozenset({"model"}),
     compute=_compute,
+    interval="own",
     compares=False,
 )

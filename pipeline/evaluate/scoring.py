@@ -1,14 +1,15 @@
 """From kept features to metrics.json and protocol.json: numbers, and how each one was made; no model is needed.
 
 An entry of protocol.json says, for one number: metric, title, better; spread: the key of its standard deviation, if
-there is one; settings: the metric's; the extractor with its weights' hash and resize; generated (or, where real images
-take the samples' place, real): what was scored; reference: the real images that it was compared with. Where
+there is one; interval: low, high and by what (interval.py); settings: the metric's; the extractor with its weights'
+hash and resize; generated (or, where real images take the samples' place, real): what was scored; reference: the real
+images that it was compared with, or the file of others' statistics that took their place (evaluate.statistics). Where
 metrics.json lacks a number, its entry says why; refused: what was to be scored is at fault; lacks: there are too few
-images.
+images, or the metric does not fit them or the extractor.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from pipeline.errors import UserError
 from pipeline.evaluate import metrics, own_scores
 from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.feature_set import TARGET, FeatureSet, read_protocol, read_scores, read_set
-from pipeline.evaluate.metric import Metric, Quantity, TooFewError
+from pipeline.evaluate.interval import intervals
+from pipeline.evaluate.metric import Metric, Quantity, TooFewError, UnfitError
+from pipeline.evaluate.prepared import imported, read_hashes
+from pipeline.evaluate.statistics_files import import_statistics
 
 GENERATE, REFERENCE = "generate", "reference"  # the stages that make what is read here
 REDRAWN = "redrawn_samples"
@@ -51,10 +55,15 @@ class Scores:
         except TooFewError as error:
             self.leave_out(name, metric, suffix, {**how, "lacks": _too_few(error, of_real="real" in how)})
             return
+        except UnfitError as error:
+            self.leave_out(name, metric, suffix, {**how, "lacks": str(error)})
+            return
+        around = intervals(metric, dict(found), samples, real)
         for quantity, score in found.items():
             key = f"{quantity}_{suffix}"
             about = {"metric": name, **asdict(metric.describe(quantity)), **how}
             about |= {"settings": dict(metric.settings)} if metric.settings else {}
+            about |= {"interval": asdict(around[quantity])} if quantity in around else {}
             self.metrics[key], self.protocol[key] = score.value, about
             if score.spread is not None:
                 about["spread"] = f"{key}_std"
@@ -66,7 +75,7 @@ class Scores:
             self.protocol[f"{quantity}_{suffix}"] = {"metric": name, **asdict(metric.describe(quantity)), **how}
 
 
-def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
+def score_run(features: Path, reference: Path, settings: Evaluate, statistics: Path | None = None) -> Scores:
     """Score a run's samples by every metric and extractor of the settings, and add the method's own scores.
 
     Args:
@@ -74,6 +83,8 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
         reference: what the stage ``reference`` kept of the real images; a run that translates is compared with the
             domain that lies in its own features instead.
         settings: which metrics and extractors.
+        statistics: the folder where those of ``settings.statistics`` were prepared; a run that translates is not
+            compared with them.
 
     Returns:
         The scores by key.
@@ -85,15 +96,19 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
     target, stage = (features / TARGET, GENERATE) if (features / TARGET).is_dir() else (reference, REFERENCE)
     against = read_protocol(target, stage)
     scores = Scores()
-    for extractor in settings.extractors:
+    for extractor in settings.extractor_names:
         _refuse_mismatch(extractor, made, against, features, target)
         if made["refused"]:
             for name, metric in _chosen(settings):
                 scores.leave_out(name, metric, extractor, {"extractor": extractor, "refused": made["refused"]})
             continue
         samples, real = read_set(features, extractor, GENERATE), read_set(target, extractor, stage)
+        theirs = _imported(extractor, settings, statistics, real) if target == reference else None
         for name, metric in _chosen(settings):
             how = {**made["extractors"][extractor], "generated": made["images"]}
+            if theirs and "statistics" in metric.needs:
+                scores.add(name, metric, extractor, samples, theirs.real, {**how, **theirs.how})
+                continue
             how |= {"reference": against["images"]} if metric.compares else {}
             scores.add(name, metric, extractor, samples, real, how)
     if not made["refused"]:
@@ -106,15 +121,16 @@ def score_run(features: Path, reference: Path, settings: Evaluate) -> Scores:
     return scores
 
 
-def score_real(reference: Path, settings: Evaluate) -> Scores:
+def score_real(reference: Path, settings: Evaluate, statistics: Path | None = None) -> Scores:
     """Score real images in the place of samples: a scale to read the runs' numbers by.
 
     As many are taken as a run has samples (``settings.samples``), or as many as there are; for a metric that compares,
-    at most half, which are compared with all the others.
+    at most half, which are compared with all the others, or with ``settings.statistics``.
 
     Args:
         reference: what the stage ``reference`` kept.
         settings: which metrics and extractors, and the number of samples.
+        statistics: the folder where those of ``settings.statistics`` were prepared.
 
     Returns:
         The scores by key, as of a run; the method's own have no counterpart.
@@ -124,10 +140,16 @@ def score_real(reference: Path, settings: Evaluate) -> Scores:
     """
     protocol = read_protocol(reference, REFERENCE)
     images, scores = protocol["images"], Scores()
-    for extractor in settings.extractors:
+    for extractor in settings.extractor_names:
         _refuse_mismatch(extractor, protocol, protocol, reference, reference)
         whole = read_set(reference, extractor, REFERENCE)
+        theirs = _imported(extractor, settings, statistics, whole)
         for name, metric in _chosen(settings):
+            if theirs and "statistics" in metric.needs:
+                count = min(settings.samples, len(whole))
+                how = {**protocol["extractors"][extractor], "real": images | {"count": count}, **theirs.how}
+                scores.add(name, metric, extractor, whole.part(slice(count)), theirs.real, how)
+                continue
             count = min(settings.samples, len(whole) // 2 if metric.compares else len(whole))
             samples, others = whole.part(slice(count)), whole.part(slice(count, None))
             how = {**protocol["extractors"][extractor], "real": images | {"count": count}}
@@ -161,6 +183,32 @@ def score_images(
     sets = seen(samples), seen(real)
     found = [metrics.load(name).compute(*sets) for name in names]
     return {f"{quantity}_{extractor.name}": score.value for scores in found for quantity, score in scores.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Imported:
+    """Others' statistics in the place of the real images'. real: with them; how: of them, for the protocol."""
+
+    real: FeatureSet
+    how: Mapping[str, Any]
+
+
+def _imported(extractor: str, settings: Evaluate, statistics: Path | None, real: FeatureSet) -> _Imported | None:
+    """Return the statistics that params.yaml names for an extractor; UserError if their dimensions are others."""
+    file = settings.statistics.get(extractor)
+    if file is None:
+        return None
+    if statistics is None:
+        raise ValueError(f"statistics of others for {extractor} need the folder where they were prepared")
+    found = import_statistics(imported(statistics, extractor))
+    if len(found.mean) != real.features.shape[1]:
+        raise UserError(
+            f"params.yaml: evaluate.statistics: {file} is of {len(found.mean)} features, but {extractor} has "
+            f"{real.features.shape[1]}. Name a file that was made with {extractor}, or remove this."
+        )
+    how = {"reference": {"statistics": file, "sha256": read_hashes(statistics)[file]}}
+    note = f"compared with the imported statistics {file}, which do not say how they were made"
+    return _Imported(real=replace(real, stored=found), how=how | {"note": note})
 
 
 def _add_own(scores: Scores, found: Mapping[str, Any]) -> None:

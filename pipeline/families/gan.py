@@ -42,6 +42,7 @@ class GAN(Optimized):
     """
 
     sampled: ClassVar[tuple[str, ...]] = ("generator",)
+    criticizes: ClassVar[bool] = True
 
     latent: Positive = 64
     prior: PriorName = "normal"
@@ -120,6 +121,11 @@ class GAN(Optimized):
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         images: Tensor = nets["generator"](self.latents(like), like.labels)
         return images
+
+    def criticize(self, nets: Nets, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the critic's first output, (n,); further ones classify or guess codes."""
+        scores: Tensor = nets["critic"](images, labels)
+        return scores.flatten(1)[:, 0]
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         latents, prior = self.latents(batch), PRIORS[self.prior]

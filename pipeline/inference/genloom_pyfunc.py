@@ -21,7 +21,8 @@ _SLACK = 1e-3  # a float32 tanh is within this of [-1, 1]
 class GenloomModel:
     """A trained method. Images are (n, c, h, w): float in [-1, 1], or integers of 0 to 255, which are converted.
 
-    Labels are integers (n,), or one for all; they may be left out (0) where the model is not class-conditional.
+    Labels are integers or names of classes (``class_names``), (n,), or one for all; they may be left out (0) where the
+    model is not class-conditional.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,6 +33,11 @@ class GenloomModel:
     def get_raw_model(self) -> "GenloomModel":
         """Return this object: what MLflow's model gives by its own get_raw_model()."""
         return self
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, by label; empty where the data had none."""
+        return list(self._about.get("class_names", ()))
 
     def predict(self, inputs: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> Images:
         """Sample seeds and labels, or translate images (params: direction); the name and the arguments are MLflow's."""
@@ -107,7 +113,7 @@ class GenloomModel:
         return torch.from_numpy(values.astype(np.float32))
 
     def _labels(self, labels: Any, count: int) -> torch.Tensor:
-        values = _integers("labels", _array(labels))
+        values = _integers("labels", self._numbers(_array(labels)))
         if values.ndim == 0:
             values = np.full(count, values)
         values = values.reshape(-1)
@@ -117,6 +123,15 @@ class GenloomModel:
         if classes and (values.min(initial=0) < 0 or values.max(initial=0) >= classes):
             raise ValueError(f"labels must lie in 0 to {classes - 1}, got {values.min()} to {values.max()}")
         return torch.from_numpy(values)
+
+    def _numbers(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return labels with names of classes replaced by their numbers."""
+        if labels.dtype.kind != "U":
+            return labels
+        known = self.class_names
+        if unknown := sorted(set(labels.ravel().tolist()) - set(known)):
+            raise ValueError(f"there is no class {', '.join(map(repr, unknown))}; known: {', '.join(known) or 'none'}")
+        return np.array([known.index(name) for name in labels.flat]).reshape(labels.shape)
 
     def _run(self, part: str, *inputs: torch.Tensor) -> Any:
         self._check_part(part)

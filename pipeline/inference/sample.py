@@ -60,22 +60,47 @@ def write_samples(
         UserError: the folder holds something else, the model translates, or it has no use for label or truncation.
     """
     _check_use(trained, seed, label, truncation)
-    spec, device = trained.spec, trained.device
-    conditional = _labels_matter(trained)
+    conditional = labels_matter(trained)
     about = describe(trained) | {"seed": seed, "truncation": truncation}
     about |= {"label": label, "classes": "in turn" if conditional and label is None else None}
     total = _claim(folder, about, count)
     missing = [number for number in range(count) if not (folder / _name(number)).exists()]
-    for ids in torch.tensor(missing, dtype=torch.int64).split(batch_size) if missing else ():
-        labels = ids % max(spec.classes, 1) if label is None else torch.full_like(ids, label)
-        like = _like(trained, ids.to(device), labels.to(device), seed, truncation)
-        (images,) = samples(trained, iter([like]))
-        for number, image in zip(ids.tolist(), images, strict=True):
+    done = count - len(missing)
+    for numbers, images in _drawn(trained, missing, seed, label, truncation, batch_size):
+        for number, image in zip(numbers, images, strict=True):
             _write_png(folder / _name(number), image)
-        report("sampling", count - len(missing) + missing.index(int(ids[-1])) + 1, count)
+        done += len(numbers)
+        report("sampling", done, count)
     complete = all((folder / _name(number)).exists() for number in range(total))
     write_json(folder / _ABOUT, about | {"count": total, "complete": complete})
     return len(missing)
+
+
+def draw_samples(
+    trained: Trained,
+    count: int,
+    *,
+    seed: int = 0,
+    label: int | None = None,
+    truncation: float | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Tensor:
+    """Return the samples that ``write_samples`` writes, (count, c, h, w) uint8; arguments and errors are as there."""
+    _check_use(trained, seed, label, truncation)
+    parts = _drawn(trained, list(range(count)), seed, label, truncation, batch_size)
+    return torch.cat([images for _, images in parts])
+
+
+def _drawn(
+    trained: Trained, numbers: Sequence[int], seed: int, label: int | None, truncation: float | None, batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield the samples of these numbers, a batch at a time: which they are, and (n, c, h, w) uint8."""
+    classes = max(trained.spec.classes, 1)
+    for ids in torch.tensor(numbers, dtype=torch.int64).split(batch_size) if numbers else ():
+        labels = ids % classes if label is None else torch.full_like(ids, label)
+        like = _like(trained, ids.to(trained.device), labels.to(trained.device), seed, truncation)
+        (images,) = samples(trained, iter([like]))
+        yield ids.tolist(), images
 
 
 def write_translations(
@@ -243,7 +268,8 @@ def _sampled(trained: Trained, label: int, truncation: float | None = None) -> d
         return {"images": trained.method.sample(trained.nets, _like(trained, ids, ids * 0 + label, 0, truncation))}
 
 
-def _labels_matter(trained: Trained) -> bool:
+def labels_matter(trained: Trained) -> bool:
+    """Tell whether a model's samples depend on their labels."""
     return trained.spec.classes > 1 and differs(lambda label: _sampled(trained, label))
 
 
@@ -254,7 +280,7 @@ def _check_use(trained: Trained, seed: int, label: int | None, truncation: float
         raise UserError(f"seed: should be 0 or more, got {seed}.")
     if label is not None and not 0 <= label < trained.spec.classes:
         raise UserError(f"label: should be below {trained.spec.classes}, the number of classes, got {label}.")
-    if label is not None and not _labels_matter(trained):
+    if label is not None and not labels_matter(trained):
         raise UserError(f"label: this {trained.name} model is not class-conditional. Leave it out.")
     if truncation is None:
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import methods, registry
-from pipeline.config import Params, Run
+from pipeline.config import MEASURES, WARNINGS, Params, Run
 from pipeline.config.validation import json_schema
 from pipeline.core.method import Method
 
@@ -24,6 +24,8 @@ CHOICES = {
     "source": "pipeline.ingest.sources",
     "extractors": "pipeline.evaluate.extractors",
     "metrics": "pipeline.evaluate.metrics",
+    "stop_on": WARNINGS,
+    "keep": MEASURES,
 }
 
 Schema = dict[str, Any]
@@ -52,7 +54,12 @@ def properties(cls: Any) -> dict[str, Schema]:
     described = descriptions(cls)
     for name, schema in found.items():
         if name in CHOICES:
-            schema.get("items", schema)["enum"] = registry.names(CHOICES[name])
+            names = registry.names(CHOICES[name])
+            default = schema.get("default")
+            own = [default] if isinstance(default, str) and default not in names else []  # such as keep: last
+            schema.get("items", schema)["enum"] = [*own, *names]
+        if name == "extractors":
+            schema["items"] = {"anyOf": [schema["items"], {"type": "string", "pattern": r"\.pt2$"}]}
         if name in described:
             schema["description"] = described[name]
     return found

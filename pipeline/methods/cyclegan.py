@@ -47,6 +47,7 @@ class CycleGAN(Optimized):
     directions: ClassVar[tuple[str, ...]] = ("a_to_b", "b_to_a")
     encodes: ClassVar[tuple[str, ...]] = directions
     decodes: ClassVar[tuple[str, ...]] = directions
+    criticizes: ClassVar[bool] = True
 
     width: Positive = 32
     blocks: Count = 3
@@ -94,6 +95,11 @@ class CycleGAN(Optimized):
         """Translate a translation back."""
         direction = next(name for name in self.directions if name in encoded)
         return self.translate(nets, encoded[direction], next(name for name in self.directions if name != direction))
+
+    def criticize(self, nets: Nets, images: Tensor, labels: Tensor) -> Tensor:
+        """Return what the critic of the samples' domain says of an image's patches, on average."""
+        patches: Tensor = nets["critic_b"](images)
+        return patches.flatten(1).mean(1)
 
     def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Three rows each: an image, its translation, and that translated back."""

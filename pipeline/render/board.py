@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
+from pipeline.inference.scored import are_scores_of
 from pipeline.render.failures import read_failures, why_untrained
 
 COST = ("seconds", "images_per_second", "peak_memory_bytes", "parameters")
@@ -30,6 +31,16 @@ class Measured:
         """Return a number; None where it was not measured or is not finite."""
         value = self.metrics.get(key) if key else None
         return value if value is not None and math.isfinite(value) else None
+
+    def interval(self, key: str | None) -> tuple[float, float] | None:
+        """Return the 95% interval of a number over samples; None where it has none."""
+        found = self.protocol.get(key, {}).get("interval") if key and self.metric(key) is not None else None
+        return (found["low"], found["high"]) if found else None
+
+    def margin(self, key: str | None) -> float | None:
+        """Return half of the interval's width; None where a number has no interval."""
+        found = self.interval(key)
+        return (found[1] - found[0]) / 2 if found else None
 
     def missing(self, why: str) -> dict[str, list[str]]:
         """Return the titles of the numbers that could not be computed, by their reason.
@@ -106,12 +117,6 @@ class Column:
         """Return the sign of the better direction."""
         return ARROWS[self.better]
 
-    def best(self, values: Sequence[float]) -> float | None:
-        """Return the best of several values; None where neither direction is better."""
-        if not values or self.better is None:
-            return None
-        return min(values) if self.better == "lower" else max(values)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
@@ -132,6 +137,29 @@ class Board:
     def headline(self) -> Column | None:
         """Return the column that ranks the runs; None before any is evaluated."""
         return self.columns[0] if self.columns else None
+
+    def is_better(self, run: RunFolder, other: RunFolder, column: Column) -> bool:
+        """Tell whether a run's number is better than another's by more than both intervals leave to chance.
+
+        Two numbers differ where the difference exceeds the root of the sum of their margins' squares: both are then
+        taken for independent. Numbers without an interval are taken as they stand.
+        """
+        value, against = run.metric(column.key), other.metric(column.key)
+        if value is None or column.better is None:
+            return False
+        if against is None:
+            return True
+        margin = math.hypot(run.margin(column.key) or 0.0, other.margin(column.key) or 0.0)
+        return (against - value if column.better == "lower" else value - against) > margin
+
+    def rank(self, run: RunFolder) -> int | None:
+        """Return one more than the number of runs that are better by the headline; None for a run without that number.
+
+        Runs whose order may be chance share a rank.
+        """
+        if self.headline is None or self.headline.better is None or run.metric(self.headline.key) is None:
+            return None
+        return 1 + sum(self.is_better(other, run, self.headline) for other in self.runs)
 
     @property
     def problems(self) -> list[str]:
@@ -177,24 +205,29 @@ def read_board(
 def write_leaderboard(path: Path, board: Board) -> None:
     """Write one row per run; unknown cells are empty.
 
-    run, method, images seen; score: what ranks the runs, under one name whatever params.yaml measures; every metric and
-    its spread; cost; failed: what went wrong with the run.
+    run, method, images seen; score: what ranks the runs, under one name whatever params.yaml measures, and its rank
+    (``Board.rank``); every metric and its spread; intervals as <metric>_low and <metric>_high; cost; failed: what went
+    wrong with the run.
 
     Args:
         path: of the table.
         board: what it shows.
     """
     keys = [key for column in board.columns for key in (column.key, column.spread) if key]
+    bounded = [column.key for column in board.columns if any(run.interval(column.key) for run in board.runs)]
+    bounds = [f"{key}_{end}" for key in bounded for end in ("low", "high")]
     with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["run", "method", "seen", "score", *keys, *COST, "failed"])
+        writer.writerow(["run", "method", "seen", "score", "rank", *keys, *bounds, *COST, "failed"])
         for run in board.runs:
-            values = [run.metric(key) for key in (board.headline.key if board.headline else None, *keys)]
+            score = run.metric(board.headline.key if board.headline else None)
+            values = [score, board.rank(run), *(run.metric(key) for key in keys)]
+            values += [end for key in bounded for end in run.interval(key) or (None, None)]
             cost = [run.parameters if name == "parameters" else run.train.get(name) for name in COST]
             about = [run.name, run.train.get("method"), run.train.get("seen")]
             writer.writerow([*about, *values, *cost, " ".join(run.troubles)])
         for left in board.untrained:
-            writer.writerow([left.name, left.method, *[""] * (2 + len(keys) + len(COST)), left.reason])
+            writer.writerow([left.name, left.method, *[""] * (3 + len(keys) + len(bounds) + len(COST)), left.reason])
 
 
 def _read_run(out: Path, name: str) -> RunFolder:
@@ -202,6 +235,8 @@ def _read_run(out: Path, name: str) -> RunFolder:
     # Without samples or the reference, metrics.json is of before: DVC removes a stage's outs only when it runs.
     current = (folder / "features").is_dir() and (out / "reference").is_dir()
     found = _read_measured(folder) if current else Measured()
+    if not are_scores_of(folder / "weights.safetensors", found.protocol):
+        found = Measured()
     known: dict[str, Any] = {"metrics": found.metrics, "protocol": found.protocol, "failures": read_failures(folder)}
     return RunFolder(name=folder.name, folder=folder, train=_read_json(folder / "train.json"), **known)
 

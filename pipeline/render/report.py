@@ -1,24 +1,38 @@
-"""out/report.html: the runs side by side, with their pictures, as one page that needs no other file."""
+"""out/report.html: the runs side by side, with their pictures, as one page that needs no other file.
+
+Only its explorer does: the scripts of the folder explorer beside it, which explorer.py writes.
+"""
 
 import base64
+import hashlib
 import json
 import math
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, atomic_folder
+from pipeline.inference.scored import WEIGHTS
 from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
+from pipeline.render.explorer import read_explored
 
-TEMPLATE = "report.html"
+TEMPLATE, STYLE = "report.html", "report.css"
+SCRIPTS = {
+    "early": ("theme.js",),
+    "late": ("leaderboard.js", "comparison.js", "explorer.js"),
+}  # before the body, after it
 UNKNOWN = "\N{EN DASH}"
+REAL = "real images"
+COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
+OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what protocol.json says of a run alone
 # What tells a metric's entries of protocol.json apart, and not how its number was made.
-DESCRIPTION = ("metric", "title", "better", "spread", "note")
+DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note")
 
 
 def write_page(path: Path, board: Board) -> None:
@@ -33,13 +47,15 @@ def write_page(path: Path, board: Board) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": _number, "spread": _spread, "duration": _duration, "bytes": _bytes}
-    notes = _notes(board)
+    notes, here = _notes(board), Path(__file__).parent
+    scripts = {place: "".join((here / name).read_text() for name in names) for place, names in SCRIPTS.items()}
+    runs = [_view(run, board) for run in board.runs]
     page = environment.get_template(TEMPLATE).render(
         data=board.data,
         picture=_optional_uri(board.picture),
         headline=board.headline,
         columns=board.columns,
-        runs=[_view(run, board) for run in board.runs],
+        runs=runs,
         untrained=board.untrained,
         count=len(board.runs) + len(board.untrained),
         problems=board.problems,
@@ -48,9 +64,25 @@ def write_page(path: Path, board: Board) -> None:
         notes=list(dict.fromkeys(notes.values())),
         params=_params(board.runs),
         protocols=_protocols(board.runs),
+        provenance=_provenance(board),
+        explorable=[run["name"] for run in runs if "refused" not in run["explorer"]],
+        comparison=_comparison(runs, board),
+        style=(here / STYLE).read_text(),
+        scripts=scripts,
+        policy=_policy(scripts.values()),
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page)
+
+
+def write_pictures(folder: Path, board: Board) -> None:
+    """Write each run's samples and curves as samples/<run>.png and curves/<run>.png, as far as they are drawn."""
+    with atomic_folder(folder) as temporary:
+        for kind, place in (("samples", "samples.png"), ("curves", "panels/curves.png")):
+            (temporary / kind).mkdir()
+            for run in board.runs:
+                if (run.folder / place).is_file():
+                    shutil.copyfile(run.folder / place, temporary / kind / f"{run.name}.png")
 
 
 def data_uri(path: Path) -> str:
@@ -66,7 +98,8 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "train": run.train,
         "parameters": run.parameters,
         "headline": run.metric(board.headline.key) if board.headline else None,
-        "cells": [_cell(run, column, board.runs) for column in board.columns],
+        "rank": board.rank(run),
+        "cells": [_cell(run, column, board) for column in board.columns],
         "samples": _optional_uri(run.folder / "samples.png"),
         "film": _optional_uri(run.folder / "panels" / "film.webp"),
         "last_frame": _last_frame(run.folder / "snapshots"),
@@ -74,18 +107,104 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "panels": {file.stem.replace("_", " "): {"uri": data_uri(file), "wide": _is_wide(file)} for file in panels},
         "key": run.train.get("key"),
         "troubles": run.troubles,
+        "costs": _costs(run),
+        "explorer": read_explored(run.folder),
+        "warnings": _warnings(run.train),
     }
 
 
-def _cell(run: RunFolder, column: Column, runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """Return a number as the table shows it; share: its length as a bar, in percent of the largest."""
-    value = run.metric(column.key)
+def _warnings(train: Mapping[str, Any]) -> list[str]:
+    """Return the early warnings of a training, and on which of them it stopped."""
+    stopped = train.get("stopped")
+    ended = f" It stopped there, at {stopped['said']:,} images." if stopped else ""
+    return [
+        f"Early warning: {warning['message']}{ended if warning == stopped else ''}"
+        for warning in train.get("warnings", ())
+    ]
+
+
+def _costs(run: RunFolder) -> list[dict[str, Any]]:
+    """Return what the training took, as numbers to sort by and as text."""
+    shown = {"seen": _number, "seconds": _duration, "images_per_second": _number, "peak_memory_bytes": _bytes}
+    found = [{"value": run.parameters, "text": _number(run.parameters)}]
+    return found + [{"value": run.train.get(key), "text": show(run.train.get(key))} for key, show in shown.items()]
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Return which scripts may run: the page's own, by hash, and the explorer's files beside it."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return " ".join([*(f"'sha256-{value}'" for value in hashes), "'self' file: 'wasm-unsafe-eval'"])
+
+
+def _how_id(name: str, key: str) -> str:
+    """Return the id of the place that says how a number of a run, or of REAL, was made."""
+    return f"how-real-{key}" if name == REAL else f"how-run-{name}-{key}"
+
+
+def _provenance(board: Board) -> list[dict[str, Any]]:
+    """Return how each number was made: its exact value, and its entry of protocol.json."""
+    found = []
+    for name, measured in (*((run.name, run) for run in board.runs), (REAL, board.real)):
+        for column in board.columns:
+            value = measured.metric(column.key)
+            if value is None:
+                continue
+            flat = _flatten(measured.protocol.get(column.key, {}))
+            spread = measured.metric(column.spread)
+            values = {"value": value} | ({"spread": spread} if spread is not None else {})
+            values |= {key: text for key, text in flat.items() if key not in ("title", "note", "spread")}
+            found.append(
+                {
+                    "id": _how_id(name, column.key),
+                    "title": f"{column.name} of {name}",
+                    "what": f"{column.note}." if column.note else "",
+                    "values": values,
+                }
+            )
+    return found
+
+
+def _comparison(runs: Sequence[Mapping[str, Any]], board: Board) -> str:
+    """Return what is compared of two runs, as JSON that can stand inside of a page."""
+    params: dict[str, dict[str, str | None]] = {run["name"]: {} for run in runs}
+    for row in _params(board.runs):
+        for run, cell in zip(board.runs, row["cells"], strict=True):
+            params[run.name][row["name"]] = cell
+    numbers = [column.name for column in board.columns]
+    content = [
+        {
+            "name": run["name"],
+            "numbers": dict(
+                zip([*numbers, *COSTS], [*map(_text, run["cells"]), *(c["text"] for c in run["costs"])], strict=True)
+            ),
+            "params": params[run["name"]],
+        }
+        for run in runs
+    ]
+    return json.dumps(content).replace("<", "\\u003c")
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    margin = "" if cell["margin"] is None else f" ± {_spread(cell['margin'])}"
+    return _number(cell["value"]) + margin
+
+
+def _cell(run: RunFolder, column: Column, board: Board) -> dict[str, Any]:
+    """Return a number as the table shows it.
+
+    margin: half of its interval; best: no run's is better by more than chance; share: its length as a bar, in percent
+    of the largest.
+    """
+    value, runs = run.metric(column.key), board.runs
     values = [known for other in runs if (known := other.metric(column.key)) is not None]
     largest = max(values, default=0.0)
+    beaten = any(board.is_better(other, run, column) for other in runs)
     return {
         "value": value,
-        "spread": run.metric(column.spread),
-        "best": len(runs) > 1 and value is not None and value == column.best(values),
+        "how": _how_id(run.name, column.key),
+        "note": None,
+        "margin": run.margin(column.key),
+        "best": len(runs) > 1 and value is not None and column.better is not None and not beaten,
         "share": max(0.0, 100 * value / largest) if value is not None and largest > 0 else None,
     }
 
@@ -93,7 +212,8 @@ def _cell(run: RunFolder, column: Column, runs: Sequence[RunFolder]) -> dict[str
 def _real_cell(column: Column, real: Measured, notes: Mapping[str, str]) -> dict[str, Any]:
     distinct, note = list(dict.fromkeys(notes.values())), notes.get(column.key)
     number = distinct.index(note) + 1 if note else None
-    return {"value": real.metric(column.key), "spread": real.metric(column.spread), "note": number}
+    value, margin = real.metric(column.key), real.margin(column.key)
+    return {"value": value, "margin": margin, "note": number, "how": _how_id(REAL, column.key)}
 
 
 def _notes(board: Board) -> dict[str, str]:
@@ -180,7 +300,7 @@ def _protocols(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
             if name not in run.metrics:
                 continue
             flat = _flatten({key: value for key, value in protocol.items() if key not in DESCRIPTION})
-            flat = {key: value for key, value in flat.items() if not key.endswith(("images_seen", "redrawn"))}
+            flat = {key: value for key, value in flat.items() if not key.endswith(OF_RUN)}
             entry = found.setdefault(json.dumps(flat, sort_keys=True), {"metrics": {}, "values": flat})
             entry["metrics"][name] = True
     return list(found.values())
@@ -207,6 +327,7 @@ def _number(value: float | None) -> str:
 
 def _spread(value: float) -> str:
     """Format two significant digits."""
+    value = float(f"{value:.1e}")
     if value < 0.001:
         return f"{value:.1e}" if value else "0"
     return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"

@@ -17,6 +17,7 @@ from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import batches, load_fitting, samples, samples_as_they_are, shuffled
 from pipeline.inference.weights import Trained
 from pipeline.render.curves import read_history, write_curves
+from pipeline.render.explorer import write_explorer
 from pipeline.render.film import write_film
 from pipeline.render.grid import class_columns, grid, panel, write_png
 
@@ -27,7 +28,7 @@ REAL_ROWS, REAL_COLUMNS = 5, 10
 
 
 def render(folder: Path, data: Path, settings: Render, classes: Sequence[str] | None, at_a_time: int) -> int:
-    """Draw a run's pictures into its folder; as ``write_pictures`` does.
+    """Draw a run's pictures into its folder, as ``write_pictures`` does, and what its explorer needs.
 
     Args:
         folder: the run's, with its weights, history.csv and snapshots.
@@ -42,6 +43,7 @@ def render(folder: Path, data: Path, settings: Render, classes: Sequence[str] | 
     dataset = open_dataset(data)
     trained = load_fitting(folder / "weights.safetensors", dataset.spec)
     write_pictures(folder, trained, *domains(dataset, classes), settings, at_a_time)
+    write_explorer(folder / "explorer", trained, settings, at_a_time)
     return trained.seen
 
 

@@ -41,14 +41,16 @@ def _borrow_files() -> None:
     """Make the files of this machine that params.yaml names appear in a temporary copy of the project."""
     sections, _ = parse()
     data, evaluate = sections.get("data", Data()), sections.get("evaluate")
-    named = [data.path, evaluate.weights if isinstance(evaluate, Evaluate) else None]
+    named = [data.path, *((evaluate.weights, evaluate.path) if isinstance(evaluate, Evaluate) else ())]
     named += [run.get("weights") for run in sections.get("runs", {}).values()]
     for path in named:
         if isinstance(path, str) and "://" not in path and ":/" not in path:
             borrow(Path(path), project_root())
-    path = Path(data.path)
-    if data.source != "image_folder" and not path.is_absolute() and not path.exists():
-        path.mkdir(parents=True)  # DVC looks at it whatever the source
+    # DVC looks at these, whatever the source and the extractors.
+    looked_at = [data.path] if data.source != "image_folder" else []
+    for path in map(Path, looked_at + ([evaluate.path] if isinstance(evaluate, Evaluate) else [])):
+        if not path.is_absolute() and not path.exists():
+            path.mkdir(parents=True)
 
 
 def _say_if_old(lock: Path) -> None:

@@ -1,5 +1,6 @@
 """Stage `evaluate`, per run: every metric of params.yaml from the kept features; nothing is sampled here."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from pipeline.config import read_params
 from pipeline.errors import run
 from pipeline.stages.common import telling
-from pipeline.stages.paths import REFERENCE, run_folder
+from pipeline.stages.paths import REFERENCE, STATISTICS, run_folder
 
 
 @telling("evaluate")
@@ -18,11 +19,12 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.files import write_json
     from pipeline.tracking.agreement import send_results
 
+    begin = time.monotonic()
     params, folder = read_params(), run_folder(name)
-    scores = score_run(folder / "features", REFERENCE, params.evaluate)
+    scores = score_run(folder / "features", REFERENCE, params.evaluate, STATISTICS)
     write_json(folder / "protocol.json", scores.protocol)
     write_json(folder / "metrics.json", scores.metrics)
-    send_results(name, params)
+    send_results(name, params, {"evaluate": time.monotonic() - begin})
 
 
 if __name__ == "__main__":

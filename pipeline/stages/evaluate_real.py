@@ -4,7 +4,7 @@ import typer
 
 from pipeline.config import read_params
 from pipeline.errors import run
-from pipeline.stages.paths import OUT, REFERENCE
+from pipeline.stages.paths import OUT, REFERENCE, STATISTICS
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     from pipeline.evaluate.scoring import score_real
     from pipeline.files import atomic_folder, write_json
 
-    scores = score_real(REFERENCE, read_params().evaluate)
+    scores = score_real(REFERENCE, read_params().evaluate, STATISTICS)
     with atomic_folder(OUT / "real") as folder:
         write_json(folder / "metrics.json", scores.metrics)
         write_json(folder / "protocol.json", scores.protocol)

@@ -1,5 +1,6 @@
 """Stage `generate`, per run: samples of the averaged weights, kept as features, and the method's own scores."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
 from pipeline.stages.common import at_a_time, telling
-from pipeline.stages.paths import DATA, run_folder
+from pipeline.stages.paths import DATA, EXTRACTORS, run_folder
 
 
 @telling("generate")
@@ -15,12 +16,15 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     """Sample the run's averaged weights once and keep what metrics need of the samples in its folder features."""
     from pipeline.evaluate.extraction import generate
     from pipeline.files import atomic_folder
+    from pipeline.tracking.agreement import note_seconds
 
+    begin = time.monotonic()
     params = read_params()
     classes = read_run(params, name)[0].domains
     with atomic_folder(run_folder(name) / "features") as folder:
         weights = run_folder(name) / "weights.safetensors"
-        generate(folder, weights, DATA, params.evaluate, classes, at_a_time(params, name))
+        generate(folder, weights, DATA, params.evaluate, EXTRACTORS, classes, at_a_time(params, name))
+    note_seconds(name, params, {"generate": time.monotonic() - begin})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def main() -> None:
     from pipeline.render.board import read_board
 
     params = read_params()
-    problems = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractors).problems
+    problems = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractor_names).problems
     if problems:
         listed = "\n  ".join(problems)
         raise UserError(f"not all runs are well; {OUT / 'report.html'} shows the others:\n  {listed}")

@@ -5,6 +5,8 @@ from pathlib import Path
 OUT = Path("out")
 RAW = OUT / "raw"
 DATA = OUT / "data"
+EXTRACTORS = OUT / "extractors"
+STATISTICS = OUT / "statistics"
 REFERENCE = OUT / "reference"
 RUNS = OUT / "runs"
 

@@ -4,7 +4,7 @@ import typer
 
 from pipeline.config import read_params
 from pipeline.errors import run
-from pipeline.stages.paths import DATA, REFERENCE
+from pipeline.stages.paths import DATA, EXTRACTORS, REFERENCE
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
 
     settings = read_params().evaluate
     with atomic_folder(REFERENCE) as folder:
-        make_reference(folder, DATA, settings)
+        make_reference(folder, DATA, settings, EXTRACTORS)
         write_real_picture(folder / "real.png", DATA, settings.split, settings.seed)
 
 

@@ -1,5 +1,6 @@
 """Stage `render`, per run: pictures of what was learnt and how."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -17,9 +18,10 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.render.samples import render
     from pipeline.tracking.agreement import send_results
 
+    begin = time.monotonic()
     params, folder = read_params(), run_folder(name)
     render(folder, DATA, params.render, read_run(params, name)[0].domains, at_a_time(params, name))
-    send_results(name, params)
+    send_results(name, params, {"render": time.monotonic() - begin})
 
 
 if __name__ == "__main__":

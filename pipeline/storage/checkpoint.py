@@ -31,17 +31,19 @@ class Budgets:
     Attributes:
         until: images seen where this training ends.
         ended: where earlier ones ended.
+        best: where the state is that the run keeps, as far as is known.
     """
 
     until: float = math.inf
     ended: Sequence[int] = ()
+    best: Sequence[int] = ()
 
     def outdated(self, existing: Iterable[int], seen: int) -> set[int]:
         """Return which checkpoints nothing needs once the one at ``seen`` is written.
 
         The newest ones are kept, up to and including that; those where a budget ended, as results that may be asked for
-        again; and those of a larger budget. Newer ones within the budget were refused when training resumed before
-        them.
+        again; the best one; and those of a larger budget. Newer ones within the budget were refused when training
+        resumed before them.
 
         Args:
             existing: images seen at all checkpoints, in any order.
@@ -53,7 +55,7 @@ class Budgets:
         found = set(existing)
         newest = sorted(other for other in found if other <= seen)[-KEPT:]
         ended = {other for other in self.ended if other <= seen}
-        return found - set(newest) - ended - {other for other in found if other > self.until}
+        return found - set(newest) - ended - set(self.best) - {other for other in found if other > self.until}
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ class Checkpoints:
     def load(self, seen: int, device: torch.device) -> dict[str, Any]:
         """Read a checkpoint that ``newest`` returned, with its tensors on ``device``."""
         content: dict[str, Any] = torch.load(self._path(seen) / STATE, map_location=device, weights_only=True)
+        return content
+
+    def peek(self, seen: int) -> dict[str, Any]:
+        """Read a checkpoint without reading its tensors: they are mapped, and come from the disk when they are used."""
+        path = self._path(seen) / STATE
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return content
 
     def _problem(self, seen: int) -> str | None:

@@ -14,7 +14,7 @@ the one that stands.
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.render.curves import read_history
 from pipeline.tracking import journal, sender
 from pipeline.tracking.journal import BusyError, Journal
 from pipeline.tracking.outages import is_away, remember_silence
+from pipeline.tracking.pages import View, find_links
 from pipeline.tracking.record import read_train_json
 from pipeline.tracking.references import (
     PUBLISHED,
@@ -39,21 +40,23 @@ from pipeline.tracking.references import (
 from pipeline.tracking.sender import ORIGIN
 from pipeline.tracking.shipped import Shipped, is_synced
 from pipeline.tracking.standing import EVALUATION, FINAL_SAMPLES, PICTURES, Standing, read_standing
-from pipeline.tracking.target import NO_ANSWER, find_outage, resolve
+from pipeline.tracking.target import NO_ANSWER, find_outage, reason, resolve
 
 _logger = logging.getLogger(__name__)
 
 
-def send_results(name: str, params: Params) -> None:
+def send_results(name: str, params: Params, seconds: Mapping[str, float] | None = None) -> None:
     """Journal what stands in a run's published folder and send it; never raise for MLflow's or the files' sake.
 
     Args:
         name: The run's.
         params: The project's params.
+        seconds: What stages of the run took now, by their names; as cost/<stage>_seconds in MLflow.
     """
     journals = journals_of(params)
     try:
         folder, standing = update_journal(RUNS / name, params)
+        _record_seconds(folder, standing, seconds or {})
         if not is_away(resolve(params.tracking), journals, "all runs"):
             sender.agree(folder, params.tracking, standing=standing)
     except BusyError:
@@ -64,13 +67,40 @@ def send_results(name: str, params: Params) -> None:
         _logger.warning(f"tracking: {str(error).rstrip('.')}. `genloom sync` sends {name} later.")
 
 
-def send_all_results(params: Params) -> None:
-    """Do for every published run what ``send_results`` does for one; say it, even again, if MLflow does not answer."""
+def note_seconds(name: str, params: Params, seconds: Mapping[str, float]) -> None:
+    """Journal what stages of a run took, by their names; the next stage that sends results sends it too."""
+    try:
+        folder, standing = update_journal(RUNS / name, params)
+        _record_seconds(folder, standing, seconds)
+    except UserError as error:
+        _logger.info("%s", error)
+
+
+def _record_seconds(folder: Path, standing: Standing, seconds: Mapping[str, float]) -> None:
+    with Journal.open(folder) as opened:
+        opened.metrics({f"cost/{stage}_seconds": taken for stage, taken in seconds.items()}, step=standing.step)
+
+
+def send_all_results(params: Params, view: View | None = None) -> dict[str, str]:
+    """Do for every published run what ``send_results`` does for one; say it, even again, if MLflow does not answer.
+
+    Args:
+        params: The project's params.
+        view: What MLflow's table of the experiment shows to whom follows the links; None: what it does by itself.
+
+    Returns:
+        Links by their titles: to the table, and to the comparison of all published runs. None where nothing answers.
+    """
     if is_away(resolve(params.tracking), journals_of(params), "all runs", always=True):
         update_journals(params)
-        return
+        return {}
     for name in published_runs():
         send_results(name, params)
+    try:
+        return find_links(params, published_runs(), view)
+    except Exception as error:  # whatever a server or a database raises: links are no reason to fail
+        _logger.info("no links into MLflow: %s", reason(error))
+        return {}
 
 
 def update_journals(params: Params) -> list[str]:
@@ -206,7 +236,7 @@ def update_journal(published: Path, params: Params) -> tuple[Path, Standing]:
 
 
 def _update(folder: Path, published: Path, trained: dict[str, Any]) -> Standing:
-    standing = read_standing(published, trained["seen"])
+    standing = read_standing(published, trained)
     known = journal.summary(folder)
     with Journal.open(folder) as opened:
         if known is None or (known["restored"] and known["status"] == "RUNNING"):  # the second: a crash in the midst

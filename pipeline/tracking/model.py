@@ -11,14 +11,15 @@ from pipeline.tracking.target import reason
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from torch import Tensor
 
     from pipeline.inference.export import Part
 
 WEIGHTS_TAG = "genloom.weights"  # the hash of the weights file
 
 
-def publish_model(client: "MlflowClient", experiment: str, run_id: str, weights: Path) -> str | None:
+def publish_model(
+    client: "MlflowClient", experiment: str, run_id: str, weights: Path, classes: Sequence[str] = ()
+) -> str | None:
     """Make the weights the run's logged model, unless they are it already; delete models of other weights.
 
     Args:
@@ -26,6 +27,7 @@ def publish_model(client: "MlflowClient", experiment: str, run_id: str, weights:
         experiment: MLflow's id of the experiment.
         run_id: MLflow's id of the run.
         weights: A weights file (pipeline.inference.weights) in a folder named after its hash.
+        classes: Names of the data's classes, by label.
 
     Returns:
         None, or why these weights can't be exported, now or later.
@@ -40,7 +42,7 @@ def publish_model(client: "MlflowClient", experiment: str, run_id: str, weights:
     params = client.get_run(run_id).data.params
     model = client.create_logged_model(experiment, "model", run_id, tags, params, "image generator")
     with tempfile.TemporaryDirectory() as folder:
-        if problem := _try_save(weights, Path(folder, "model"), run_id, model.model_id):
+        if problem := _try_save(weights, Path(folder, "model"), run_id, model.model_id, classes):
             client.delete_logged_model(model.model_id)
             return problem
         client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
@@ -49,7 +51,9 @@ def publish_model(client: "MlflowClient", experiment: str, run_id: str, weights:
     return None
 
 
-def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id: str | None = None) -> None:
+def save_model(
+    weights: Path, folder: Path, run_id: str | None = None, model_id: str | None = None, classes: Sequence[str] = ()
+) -> None:
     """Write the weights as an MLflow model.
 
     ``mlflow.pytorch.load_model`` returns (seeds, labels) -> images, or images -> images for a method that translates;
@@ -61,6 +65,7 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
         folder: The model's folder, which must not exist.
         run_id: MLflow's id of the run that trained them, if any.
         model_id: MLflow's id of the logged model, if any.
+        classes: Names of the data's classes, by label.
     """
     import mlflow
     import torch
@@ -92,7 +97,7 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
     )
     for name in further:
         torch.export.save(export(parts[name]), folder / "data" / f"{name}.pt2")
-    write_json(folder / "data" / "about.json", describe_parts(trained, parts))
+    write_json(folder / "data" / "about.json", describe_parts(trained, parts) | {"class_names": list(classes)})
     model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     model.save(str(folder / "MLmodel"))
 
@@ -100,8 +105,8 @@ def save_model(weights: Path, folder: Path, run_id: str | None = None, model_id:
 def _signature(part: "Part", directions: Sequence[str]) -> Any:
     """Return what MLflow checks and shows.
 
-    Images go in as "object", which MLflow hands on as they are: a type of its own would refuse either uint8 or float32.
-    The model checks their type, shape and range itself.
+    All go in as "object", which MLflow hands on as they are: a type of its own would refuse either uint8 or float32
+    images, and cut a seed of 1.7 down to 1 where it serves requests. The model checks type, shape and range itself.
     """
     import numpy as np
     from mlflow.models import ModelSignature
@@ -113,12 +118,12 @@ def _signature(part: "Part", directions: Sequence[str]) -> Any:
     if directions:
         inputs = Schema([TensorSpec(np.dtype("O"), (-1,), "images")])
         return ModelSignature(inputs, shown, ParamSchema([ParamSpec("direction", "string", directions[0])]))
-    return ModelSignature(Schema([_tensor_spec(name, tensor) for name, tensor in examples.items()]), shown)
+    return ModelSignature(Schema([TensorSpec(np.dtype("O"), (-1,), name) for name in examples]), shown)
 
 
-def _try_save(weights: Path, folder: Path, run_id: str, model_id: str) -> str | None:
+def _try_save(weights: Path, folder: Path, run_id: str, model_id: str, classes: Sequence[str]) -> str | None:
     try:
-        save_model(weights, folder, run_id=run_id, model_id=model_id)
+        save_model(weights, folder, run_id=run_id, model_id=model_id, classes=classes)
     except OSError:
         raise
     except Exception as error:  # torch.export raises many kinds; trying again would not help
@@ -128,9 +133,3 @@ def _try_save(weights: Path, folder: Path, run_id: str, model_id: str) -> str | 
 
 def _models_of(client: "MlflowClient", experiment: str, run_id: str) -> "list[LoggedModel]":
     return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}' and name = 'model'"))
-
-
-def _tensor_spec(name: str, tensor: "Tensor") -> Any:
-    from mlflow.types import TensorSpec
-
-    return TensorSpec(tensor.numpy().dtype, (-1, *tensor.shape[1:]), name)

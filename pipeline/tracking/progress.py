@@ -1,22 +1,27 @@
-"""One live line for a training run, read from its journal, so it is the same with Ray and without."""
+"""One live line for a training run, and its warnings: read from its journal, so the same with Ray and without."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.console import training_bar
 from pipeline.tracking.journal import NAME, read
+from pipeline.tracking.standing import WARNING
+from pipeline.watch.curves import PREFIX
 
 POLL_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]) -> Iterator[None]:
     """Show a run's progress while the block runs: images seen, speed, losses, and once where to look at the run.
 
-    Rows of before, which a checkpoint brings along, are not shown again.
+    Early warnings are logged as they come. Rows of before, which a checkpoint brings along, are not shown again.
 
     Args:
         folder: The folder of the run's journal.
@@ -37,7 +42,10 @@ def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]
                 for record, behind in read(folder / NAME, offset):
                     offset = behind
                     if record["kind"] == "metrics" and record["once"] and record["time"] >= begun:
-                        show(record["step"], record["values"])
+                        if not all(key.startswith(PREFIX) for key in record["values"]):
+                            show(record["step"], record["values"])
+                    elif record["kind"] == "tags" and record["time"] >= begun:
+                        _warn(name, record["tags"])
                 if last:
                     return
                 done.wait(POLL_SECONDS)
@@ -49,3 +57,9 @@ def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]
         finally:
             done.set()
             thread.join()
+
+
+def _warn(name: str, tags: Mapping[str, str]) -> None:
+    for tag, message in tags.items():
+        if tag.startswith(WARNING):
+            logger.warning("%s: %s", name, message)

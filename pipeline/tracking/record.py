@@ -7,6 +7,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
+from pipeline.tracking.standing import warning_tags
+from pipeline.watch.curves import in_curves
 
 
 def record(journal: Journal, rows: Iterable[Mapping[str, Any]], snapshots: Path) -> None:
@@ -14,11 +16,13 @@ def record(journal: Journal, rows: Iterable[Mapping[str, Any]], snapshots: Path)
 
     Args:
         journal: open.
-        rows: each with seen, time, values and snapshot.
+        rows: each with seen, time, values and snapshot, and what was watched and warned of where somebody looked.
         snapshots: the folder of the pictures that rows name.
     """
     for row in rows:
         journal.metrics(row["values"], step=row["seen"], once=True, time=row["time"])
+        journal.metrics(in_curves(row), step=row["seen"], once=True, time=row["time"])
+        journal.tags(warning_tags(row.get("warnings", ())))
         if row["snapshot"]:
             journal.image("samples", snapshots / row["snapshot"], step=row["seen"])
 

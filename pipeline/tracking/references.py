@@ -89,15 +89,15 @@ def find_journal(training: Reference, params: Params) -> Path | None:
     return None
 
 
-def find_page(name: str, params: Params) -> str:
-    """Return where a person sees a run in MLflow: its published training, else its newest journal.
+def find_run_id(name: str, params: Params) -> str:
+    """Return MLflow's id of a run: of its published training, else of its newest journal.
 
     Args:
         name: A run of params.yaml.
         params: The project's params.
 
     Returns:
-        A URL; for a database the address that `genloom ui` serves.
+        The id.
 
     Raises:
         UserError: There is no training of that run, MLflow does not have it, or MLflow can't be reached.
@@ -108,12 +108,20 @@ def find_page(name: str, params: Params) -> str:
         raise UserError(f"{name}: no training of this run is here. {hint}")
     target, folder = resolve(params.tracking), find_journal(training, params)
     if folder and (run_id := Shipped.read(folder, target).run_id):
-        return target.page(run_id)
+        return run_id
     for found in fetch_runs(params.tracking, by_key(training.run, training.key)):
-        return target.page(found["run_id"])
+        return str(found["run_id"])
     raise UserError(
         f"{name}: MLflow at {target.shown} does not have this training ({training.key[:16]}); `genloom sync` sends it."
     )
+
+
+def find_page(name: str, params: Params) -> str:
+    """Return where a person sees a run in MLflow: a URL; for a database the address that `genloom ui` serves.
+
+    Args and errors are those of ``find_run_id``.
+    """
+    return resolve(params.tracking).page(find_run_id(name, params))
 
 
 def _newest_journaled(name: str, params: Params) -> Reference | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Tracking
 from pipeline.errors import UserError
 from pipeline.tracking import journal
+from pipeline.tracking.description import describe, write_description
 from pipeline.tracking.journal import Record
 from pipeline.tracking.model import publish_model
 from pipeline.tracking.queries import by_key, search_runs
@@ -171,6 +172,7 @@ class Sender:
         if self._client is None or self._state.run_id is None:
             return []
         said = correct(self._client, self._run_id, standing)
+        write_description(self._client, self._run_id, describe(standing, self._run_id))
         if f"tag {PICTURES}" in said:
             self._send_pictures_again(self._client)
         return said
@@ -259,7 +261,8 @@ class Sender:
             case {"kind": "artifact", "file": file, "folder": folder}:
                 client.log_artifact(self._run_id, str(self._folder / file), folder or None)
             case {"kind": "model", "file": file}:
-                if problem := publish_model(client, self._experiment, self._run_id, self._folder / file):
+                classes = ((journal.started(self._folder) or {}).get("dataset") or {}).get("classes", ())
+                if problem := publish_model(client, self._experiment, self._run_id, self._folder / file, classes):
                     self._refuse("model", problem)
             case {"kind": "finish", "status": status}:
                 client.set_terminated(self._run_id, status, record["time"])

@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
+from pipeline.inference.scored import are_scores_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EVALUATION, PICTURES = "evaluation", "pictures"  # tags: the hashes of what stands; artifacts lie in "pictures", too
 FINAL_SAMPLES = "final_samples"  # a series of images
 PROTOCOL = "protocol."
+WARNING = "warning."  # and its kind: an early warning of the training
 SUPERSEDED = "superseded: the present evaluation does not measure this"
 _LARGEST = 1.7976931348623157e308  # what MLflow keeps of an infinity
 _SHORTEST_CUT = 250  # of a text, by the version of MLflow and its store; 6,000 in 3.17
@@ -32,18 +34,25 @@ class Standing:
     """Scores, their protocol and pictures of a published run, as far as they are there.
 
     Attributes:
-        step: images seen by its weights.
+        run: its name.
+        trained: its train.json.
         metrics: by name; None before it is evaluated.
         protocol: how each was made, by the same names.
         pictures: files.
         tags: what MLflow's tags should say.
     """
 
-    step: int
+    run: str
+    trained: Mapping[str, Any]
     metrics: Mapping[str, float] | None = None
     protocol: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[Path, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Images seen by its weights."""
+        return int(self.trained["seen"])
 
     def superseded(self, tags: Mapping[str, str]) -> dict[str, str]:
         """Return the tags that mark protocols of metrics which are no longer measured, given those that a run has."""
@@ -51,30 +60,36 @@ class Standing:
         return dict.fromkeys(gone, SUPERSEDED) if self.metrics is not None else {}
 
 
-def read_standing(published: Path, seen: int) -> Standing:
+def warning_tags(warnings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the tags of a training's warnings; of several of a kind the last one counts."""
+    return {f"{WARNING}{warning['kind']}": warning["message"] for warning in warnings}
+
+
+def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
     """Return what stands in a run's folder of out/runs.
 
     Args:
         published: The folder.
-        seen: Images seen by its weights.
+        trained: Its train.json.
 
     Returns:
-        The scores if both metrics.json and protocol.json are there, the pictures if samples.png is.
+        The scores if metrics.json and protocol.json are there and of these weights, the pictures if samples.png is.
 
     Raises:
         UserError: A file cannot be read.
     """
     scores, protocol = (_read_json(published / f"{name}.json") for name in ("metrics", "protocol"))
     pictures: tuple[Path, ...] = ()
-    tags: dict[str, str] = {}
+    tags = warning_tags(trained.get("warnings", ()))
     if (published / "samples.png").exists():
         pictures = (published / "samples.png", *sorted((published / "panels").glob("*")))
         tags[PICTURES] = digest_of({path.name: sha256_of(path) for path in pictures})
-    if scores is None or protocol is None:
-        return Standing(step=seen, pictures=pictures, tags=tags)
+    known: dict[str, Any] = {"run": published.name, "trained": trained, "pictures": pictures, "tags": tags}
+    if scores is None or protocol is None or not are_scores_of(published / "weights.safetensors", protocol):
+        return Standing(**known)
     tags |= {f"{PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
     tags[EVALUATION] = digest_of({"metrics": scores, "protocol": protocol})
-    return Standing(step=seen, metrics=scores, protocol=protocol, pictures=pictures, tags=tags)
+    return Standing(metrics=scores, protocol=protocol, **known)
 
 
 def digest_of(value: Any) -> str:

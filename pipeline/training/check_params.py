@@ -14,10 +14,19 @@ from pipeline.config.validation import field_names
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
 from pipeline.errors import UserError, gathering, refuse
+from pipeline.evaluate.extractors import classifier
+from pipeline.evaluate.prepared import missing_files
 from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.tracking.target import resolve
-from pipeline.training.checks import check_beginning, check_classes, check_workers, rehearsed, tensors_of
+from pipeline.training.checks import (
+    check_beginning,
+    check_classes,
+    check_watching,
+    check_workers,
+    rehearsed,
+    tensors_of,
+)
 from pipeline.training.initial import no_such_weights, state_file
 
 SOME_CLASSES = 2  # where their number is not known before the download
@@ -39,6 +48,10 @@ def check_params() -> Params:
                 check(sections[name])
     if "runs" in sections:
         problems += _problems_of_runs(sections)
+    if {"data", "evaluate"} <= sections.keys() and classifier.NAME in sections["evaluate"].extractors:
+        classes = _foreseen(sections["data"])
+        if classes is not None and len(classes) < 2:
+            problems.append(f"{PARAMS}: {classifier.no_classes(len(classes))}")
     refuse(problems)
     return Params(**sections)
 
@@ -58,6 +71,7 @@ def _check_evaluate(settings: Evaluate) -> None:
             f"{PARAMS}: evaluate.weights: there is no file '{settings.weights}'. Name the extractor's weights file, or "
             "null to have it downloaded."
         )
+    refuse([f"{PARAMS}: {problem}" for problem in missing_files(Path(settings.path), settings.files)])
 
 
 def _check_cluster(cluster: Cluster) -> None:
@@ -106,6 +120,8 @@ def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
         with gathering(problems):
             check_workers(one.prefix, one.run.batch_size, cluster)
         with gathering(problems):
+            check_watching(one.prefix, one.run, one.method)
+        with gathering(problems):
             check_classes(one.prefix, one.run, one.method, classes)
             if data:
                 number = SOME_CLASSES if classes is None else len(classes)
@@ -134,8 +150,11 @@ def _configured(prefix: str, raw: dict[str, Any]) -> _Checked:
 
 def _classes(data: Data, chosen: Sequence[Method]) -> Sequence[str] | None:
     """Return the names of the classes, if a method asks for them and they are known before the download."""
-    if not any(method.needs for method in chosen):
-        return None
+    return _foreseen(data) if any(method.needs for method in chosen) else None
+
+
+def _foreseen(data: Data) -> Sequence[str] | None:
+    """Return the names of the classes if they are known before the download."""
     try:
         return sources.find(data.source).foreseen_classes(Path(data.path))
     except (UserError, OSError, zipfile.BadZipFile):  # said where the data are read

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.config import PARAMS, Cluster, Run
+from pipeline.config import LAST, PARAMS, Cluster, Run
 from pipeline.config.validation import field_names
 from pipeline.core import transfer
 from pipeline.core.batch import ImageSpec
@@ -17,6 +17,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError, nearest, refuse
 from pipeline.inference.weights import load_tensors
 from pipeline.training.rehearsal import build_without_numbers, rehearse
+from pipeline.watch import measures, warnings
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,38 @@ def check_classes(prefix: str, run: Run, method: Method, classes: Sequence[str] 
         strange = [name for name in run.domains if name not in classes]
         problems += [f"{prefix}domains: no class '{name}' in the data. {nearest(name, classes)}" for name in strange]
     refuse([f"{PARAMS}: {problem}" for problem in problems])
+
+
+def check_watching(prefix: str, run: Run, method: Method) -> None:
+    """Raise UserError if a run keeps the best by a measure, or stops on a warning, that its method does not have.
+
+    Args:
+        prefix: of the run's keys, such as "runs.dcgan.".
+        run: its settings.
+        method: its method.
+
+    Raises:
+        UserError: with the key and the remedy.
+    """
+    watched = measures.of(method)
+    keepable = [name for name, measure in watched.items() if measure.better is not None]
+    problems = []
+    if run.keep != LAST and run.keep not in watched:
+        problems.append(f"keep: {run.method} is not watched by {run.keep}, which needs {_needed(run.keep)}.")
+    elif run.keep != LAST and run.keep not in keepable:
+        problems.append(f"keep: of {run.keep} neither more nor less is better, so it chooses none.")
+    problems = [f"{problem} Take {', '.join([LAST, *keepable])}." for problem in problems]
+    kinds = warnings.of(watched)
+    problems += [
+        f"stop_on: {run.method} is never warned of {kind}. Take of {', '.join(kinds)}, or leave it out."
+        for kind in run.stop_on
+        if kind not in kinds
+    ]
+    refuse([f"{PARAMS}: {prefix}{problem}" for problem in problems])
+
+
+def _needed(measure: str) -> str:
+    return " and ".join(f"a {need}" for need in sorted(measures.load(measure).needs))
 
 
 def check_workers(prefix: str, batch_size: int, cluster: Cluster) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from pipeline.core.method import Method
 from pipeline.data.dataset import ImageStore
 from pipeline.storage.checkpoint import Checkpoints
 from pipeline.storage.store import Store
+from pipeline.watch.alarms import Alarm
 
 
 class Row(TypedDict):
@@ -22,12 +23,16 @@ class Row(TypedDict):
         time: when it ended, in ms since 1970.
         values: each metric's mean over the window and the ranks.
         snapshot: the name of the picture made at its end, if one was.
+        watched: what measures said at its end, by name; absent where nobody looked.
+        warnings: what was found for the first time at that look.
     """
 
     seen: int
     time: int
     values: dict[str, float]
     snapshot: str | None
+    watched: NotRequired[dict[str, float]]
+    warnings: NotRequired[list[Alarm]]
 
 
 class WindowContents(TypedDict):
@@ -59,6 +64,7 @@ class Job:
         data: the folder of the data set.
         store: the folder of checkpoints and snapshots.
         url: where checkpoints and snapshots are kept too; None if all nodes see the folder ``store``.
+        until: images seen where this training is to end; None: where the budget is spent.
         shard: whether the processes share out the optimizer's state (cluster.shard).
         elsewhere: where a split's images are, by its name, if not in ``data``.
     """
@@ -69,6 +75,7 @@ class Job:
     data: str
     store: str
     url: str | None = None
+    until: int | None = None
     shard: bool = False
     elsewhere: Callable[[str], ImageStore] | None = None
 
@@ -87,6 +94,11 @@ class Job:
         """Images seen when the budget is spent: whole iterations, so at least the budget."""
         step = self.run.batch_size * max(phase.repeats for phase in self.method.phases())
         return -(-self.run.images // step) * step
+
+    @property
+    def goal(self) -> int:
+        """Images seen where this training is to end."""
+        return self.finished_at if self.until is None else self.until
 
     @property
     def snapshots(self) -> Path:

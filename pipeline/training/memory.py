@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import torch
 
 T = TypeVar("T")
-Need = Literal["training step", "preview", "samples", "pictures"]
+Need = Literal["training step", "preview", "look", "samples", "pictures"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
@@ -26,6 +26,8 @@ REMEDIES: dict[Need, str] = {
     "activations.",
     "preview": "Previews are sampled in batches of training's own size, so runs.<run>.batch_size lowers this too; else "
     "lower the net's width or data.size. A larger runs.<run>.snapshot_every makes previews rarer, not smaller.",
+    "look": "A look at the training takes batches of training's own size, so runs.<run>.batch_size lowers this too; "
+    "runs.<run>.watch_every: 0 leaves the looks out.",
     "samples": "Samples are made and seen by the extractors at most evaluate.batch_size at a time: lower it, or "
     "runs.<run>.batch_size, which bounds what the nets make at once.",
     "pictures": "Pictures are made one image at a time, samples in batches of training's size: lower "

@@ -11,7 +11,7 @@ from pipeline.data.dataset import Dataset, open_dataset
 from pipeline.dependencies.key import TrainingKey
 from pipeline.files import sha256_of
 from pipeline.storage.store import training_folder
-from pipeline.training.checks import check_data, check_nets
+from pipeline.training.checks import check_data, check_nets, check_watching
 from pipeline.training.initial import initial_weights, keep_initial
 from pipeline.training.job import Job
 from pipeline.training.publish import RunInfo, flat_params
@@ -61,6 +61,7 @@ def prepared(name: str, params: Params, *, out: Path, scratch: Path) -> Iterator
     method = methods.configure(run, own, prefix)
     dataset = open_dataset(data)
     check_data(prefix, run, method, dataset)
+    check_watching(prefix, run, method)
     with initial_weights(name, run, out, params.tracking) as weights:
         check_nets(prefix, run, method, dataset, weights, params.cluster)
         key = TrainingKey.of(run, method, dataset.digest, sha256_of(weights) if weights else None)

@@ -11,13 +11,15 @@ import torch
 
 from pipeline.config import Data, Run
 from pipeline.core.method import Method
-from pipeline.core.state import State
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_file, atomic_folder, write_json
 from pipeline.inference.weights import save_weights
 from pipeline.training.job import Job, Row
+from pipeline.training.outcome import Outcome, outcome_of, state_at
 from pipeline.training.trainer import draw_snapshot, fixed_batches, snapshot_name
+from pipeline.training.watching import alarms_of, announce, look
+from pipeline.watch.curves import in_curves
 
 OF_CHECKPOINTS = Path("published")  # a run's result is in out/runs
 
@@ -44,37 +46,40 @@ class Published:
     Attributes:
         folder: of the published files.
         history: all rows of the training.
-        seen: images seen.
+        seen: images seen by the published weights.
+        trained: images seen at the end.
         cost: seconds, images_per_second, peak_memory_bytes, and parameters by net.
     """
 
     folder: Path
     history: Sequence[Row]
     seen: int
+    trained: int
     cost: Mapping[str, Any]
 
 
 def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int | None = None) -> Published:
-    """Write weights, history, snapshots and, last, train.json of a checkpoint.
+    """Write weights, history, snapshots and, last, train.json of a training's result.
 
     Args:
         about: what the run is called, and what it is of.
         job: the run.
         dataset: what it was trained on.
         folder: where to; each file is complete or absent.
-        at: images seen at the checkpoint; None: the one where the budget ends.
+        at: images seen at a checkpoint to publish as if the training ended there; None: its outcome.
 
     Returns:
         What was published.
 
     Raises:
-        UserError: there is no whole checkpoint at that place.
+        UserError: a checkpoint of it is not there whole.
     """
-    state, content = _load(job, dataset, job.finished_at if at is None else at)
-    history: list[Row] = content["history"]
-    if not history[-1]["snapshot"]:  # the checkpoint of a larger budget, which does not end here
-        fixed = fixed_batches(job, dataset, torch.device("cpu"), processes=content["worlds"][-1][1])
-        history[-1]["snapshot"] = draw_snapshot(job, state, fixed)
+    outcome = (outcome_of(job) or Outcome(job.finished_at, job.finished_at)) if at is None else Outcome(at, at)
+    content = _load(job, outcome.end)
+    history = _completed(job, dataset, content)
+    state = state_at(job, dataset, content["state"])
+    if outcome.kept != outcome.end:
+        state = state_at(job, dataset, _load(job, outcome.kept)["state"])
     _copy_snapshots(job, history, folder / "snapshots")
     save_weights(
         folder / "weights.safetensors",
@@ -88,25 +93,36 @@ def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int
     write_history(folder / "history.csv", history)
     cost = {
         "seconds": content["seconds"],
-        "images_per_second": state.seen / content["seconds"],
+        "images_per_second": outcome.end / content["seconds"],
         "peak_memory_bytes": content["peak_memory_bytes"],
         "parameters": {net: sum(p.numel() for p in module.parameters()) for net, module in state.nets.items()},
     }
     facts = {"run": about.name, "method": job.run.method, "key": about.key, "params": dict(about.params)} | cost
-    facts |= {"seen": state.seen, "spec": asdict(dataset.spec), "dataset": dict(dataset.info)}
+    facts |= {"seen": state.seen, "trained": outcome.end, "stopped": outcome.stopped}
+    facts |= {"warnings": alarms_of(history, job), "spec": asdict(dataset.spec), "dataset": dict(dataset.info)}
     facts |= {"workers": [{"from": seen, "workers": size} for seen, size in content["worlds"]]}
     write_json(folder / "train.json", facts | {"torch": torch.__version__, "device": content["device"]})
-    return Published(folder=folder, history=history, seen=state.seen, cost=cost)
+    return Published(folder=folder, history=history, seen=state.seen, trained=outcome.end, cost=cost)
 
 
-def _load(job: Job, dataset: Dataset, seen: int) -> tuple[State, dict[str, Any]]:
-    """Return the state at a checkpoint and all that it holds, or raise UserError if it is not there whole."""
+def _load(job: Job, seen: int) -> dict[str, Any]:
+    """Return all that a checkpoint holds, or raise UserError if it is not there whole."""
     if not job.storage.fetch_checkpoint(seen):
         raise UserError(f"{job.store}: no whole checkpoint at {seen:,} images. Run `dvc repro` again.")
-    content = job.checkpoints.load(seen, torch.device("cpu"))
-    state = State.fresh(job.method, dataset.spec, job.run.seed, torch.device("cpu"), freeze=job.run.freeze)
-    state.load_state_dict(content["state"])
-    return state, content
+    return job.checkpoints.load(seen, torch.device("cpu"))
+
+
+def _completed(job: Job, dataset: Dataset, content: Mapping[str, Any]) -> list[Row]:
+    """Return the history with what the end of a budget has, which the checkpoint of a larger one lacks."""
+    history: list[Row] = content["history"]
+    state, processes = state_at(job, dataset, content["state"]), content["worlds"][-1][1]
+    if not history[-1]["snapshot"]:
+        fixed = fixed_batches(job, dataset, torch.device("cpu"), processes=processes)
+        history[-1]["snapshot"] = draw_snapshot(job, state, fixed)
+    if job.run.watch_every and "watched" not in history[-1]:
+        history[-1]["watched"] = look(job, state, dataset, torch.device("cpu"), processes=processes)
+    announce(history, job)
+    return history
 
 
 def _copy_snapshots(job: Job, history: Sequence[Row], folder: Path) -> None:
@@ -151,12 +167,21 @@ def publish_checkpoint(about: RunInfo, job: Job, dataset: Dataset, *, at: int | 
 
 
 def write_history(path: Path, history: Sequence[Row]) -> None:
-    """Write one line per log window, without the speed, which differs from one machine to the next."""
-    names = [name for name in history[0]["values"] if name != "images_per_second"]
+    """Write one line per log window, without the speed, which differs from one machine to the next.
+
+    A measure's cell is empty where nobody looked.
+
+    Args:
+        path: of the table.
+        history: all rows.
+    """
+    rows = [row["values"] | in_curves(row) for row in history]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "images_per_second"]
     with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["seen", *names])
-        writer.writerows([row["seen"], *(row["values"][name] for name in names)] for row in history)
+        for row, values in zip(history, rows, strict=True):
+            writer.writerow([row["seen"], *(values.get(name, "") for name in names)])
 
 
 def flat_params(data: Data, run: Run, method: Method) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One run's training on one process of a world: the loop, its log windows, snapshots and checkpoints.
 
 Ray's workers and the process without Ray call the same ``train``; it knows neither Ray nor MLflow. Rows (job.Row),
-snapshots and checkpoints fall where images seen cross a multiple of their cadence, and the last ones where the budget
-ends. So a resumed run makes the same rows as an uninterrupted one, and so does one whose budget has grown.
+snapshots, looks and checkpoints fall where images seen cross a multiple of their cadence, and the last ones where the
+budget ends. So a resumed run makes the same rows as an uninterrupted one, and so does one whose budget has grown.
 """
 
 import time
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.config import LAST
 from pipeline.core.batch import Batch, to_uint8, to_unit_range
 from pipeline.core.method import Method, Nets
 from pipeline.core.noise import Noise
@@ -24,7 +25,9 @@ from pipeline.storage.checkpoint import Budgets
 from pipeline.training.course import fresh_state, iterations
 from pipeline.training.job import Job, Progress, Row
 from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
+from pipeline.training.watching import alarms_at_last, announce, best_look, is_best, look, stopped_by
 from pipeline.training.window import Window, crosses
+from pipeline.watch.look import evaluating
 
 SNAPSHOT_GRID = 8  # rows and columns
 
@@ -36,7 +39,9 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from the newest checkpoint in the budget to its end. Collective: every rank of the world must call.
+    """Train from the newest checkpoint before the job's goal to it, or to a look that gives a warning to stop on.
+
+    Collective: every rank of the world must call.
 
     Args:
         job: the run.
@@ -55,33 +60,25 @@ def train(
     state = fresh_state(job, dataset.spec, world)
     progress = resume(job, state, world)
     window = Window.reopened(progress, state.seen, job.run, world.device)
+    announce(progress.history, job)
     report(progress.history)
+    if state.seen >= job.goal or stopped_by(progress.history, job):
+        return
     training = _Training(job, world, state, progress, dataset)
     if state.seen == 0:
         training.snapshot()
-    run = job.run
     for logs in needing("training step", iterations(job, state, dataset, world)):
         window.add(logs)
-        finished = state.seen >= run.images
-        if not (finished or crosses(window.begin, state.seen, run.log_every)):
-            continue
-        row = window.close(state.seen, world)
-        stopping, saving = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
-        if finished or crosses(window.begin, state.seen, run.snapshot_every):
-            row["snapshot"] = training.snapshot()
-        training.note(row)
-        if finished:
-            progress.end(window.contents(world))
-        if finished or stopping or saving or crosses(window.begin, state.seen, run.checkpoint_every):
-            training.checkpoint()
-        report([row])
-        if stopping:
-            return
-        window = Window(state.seen, skips=window.skips)
+        if state.seen >= job.goal or crosses(window.begin, state.seen, job.run.log_every):
+            row, over = training.close(window, stop, save)
+            report([row])
+            if over:
+                return
+            window = Window(state.seen, skips=window.skips)
 
 
 def resume(job: Job, state: State, world: World) -> Progress:
-    """Load the newest checkpoint in the budget: the first that rank 0 proposes and every node has whole.
+    """Load the newest checkpoint up to the job's goal: the first that rank 0 proposes and every node has whole.
 
     Collective.
 
@@ -93,7 +90,7 @@ def resume(job: Job, state: State, world: World) -> Progress:
     Returns:
         The checkpoint's progress, or an empty one if there is no checkpoint.
     """
-    before, whole = job.finished_at + 1, False
+    before, whole = job.goal + 1, False
     while not whole:
         found = job.storage.newest(before) if world.rank == 0 else None
         before = seen = world.broadcast(-1 if found is None else found)
@@ -115,6 +112,33 @@ class _Training:
         if not progress.worlds or progress.worlds[-1][1] != world.size:
             progress.worlds.append((state.seen, world.size))
 
+    def close(self, window: Window, stop: Callable[[], bool], save: Callable[[], bool]) -> tuple[Row, bool]:
+        """Close a log window, with the snapshot, the look and the checkpoint that are due at its end. Collective.
+
+        Args:
+            window: that ends here.
+            stop: as for ``train``.
+            save: as for ``train``.
+
+        Returns:
+            Its row, and whether the training ends here.
+        """
+        run, seen, world = self.job.run, self.state.seen, self.world
+        finished, ended = seen >= run.images, seen >= self.job.goal
+        row = window.close(seen, world)
+        stopping, saving = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
+        if finished or crosses(window.begin, seen, run.snapshot_every):
+            row["snapshot"] = self.snapshot()
+        self.note(row)
+        if run.watch_every and (ended or crosses(window.begin, seen, run.watch_every)):
+            alarmed, best = self.look()
+            stopping, saving = stopping or alarmed, saving or best
+        if finished:
+            self.progress.end(window.contents(world))
+        if ended or stopping or saving or crosses(window.begin, seen, run.checkpoint_every):
+            self.checkpoint()
+        return row, ended or stopping
+
     def note(self, row: Row) -> None:
         """Add a row to the progress, and the cost so far."""
         self.progress.history.append(row)
@@ -126,8 +150,27 @@ class _Training:
         self.state.synchronize(self.world)
         content = {"state": self.state.state_dict(), **vars(self.progress)}  # collective, if sharded
         if self.world.rank == 0:
-            budgets = Budgets(until=self.job.finished_at, ended=self.progress.ends)
+            keep, history = self.job.run.keep, self.progress.history
+            best = best_look(history, keep) if keep != LAST else None
+            kept = () if best is None else (best,)
+            budgets = Budgets(until=self.job.goal, ended=self.progress.ends, best=kept)
             self.job.storage.save(self.state.seen, content, budgets)
+
+    def look(self) -> tuple[bool, bool]:
+        """Look at the averaged nets and write into the last row what was seen; rank 0 does. Collective.
+
+        Returns:
+            Whether it gives a warning to stop on, and whether it is the best look so far; the same on all ranks.
+        """
+        alarmed = best = False
+        if self.world.rank == 0:
+            job, history = self.job, self.progress.history
+            row, device = history[-1], self.world.device
+            row["watched"] = look(job, self.state, self.dataset, device, processes=self.world.size)
+            row["warnings"] = alarms_at_last(history, job)
+            alarmed = any(alarm["kind"] in job.run.stop_on for alarm in row["warnings"])
+            best = is_best(history, job.run)
+        return bool(self.world.broadcast(int(alarmed))), bool(self.world.broadcast(int(best)))
 
     def snapshot(self) -> str | None:
         """Render the fixed batch with the averaged nets; rank 0 returns the file's name, others None."""
@@ -177,8 +220,5 @@ def sample(method: Method, nets: Nets, like: Batch) -> Tensor:
     Returns:
         (n, c, h, w) in [-1, 1].
     """
-    was = [(module, module.training) for module in nets.modules()]
-    images = method.sample(nets.eval(), like)
-    for module, mode in was:
-        module.training = mode
-    return images
+    with evaluating(nets):
+        return method.sample(nets, like)

@@ -55,8 +55,13 @@ class Window:
             window.sums, window.counts = (
                 {name: value.to(device) for name, value in last[part].items()} for part in ("sums", "counts")
             )
-        elif not crosses(last["begin"], seen, run.snapshot_every):
-            progress.history[-1]["snapshot"] = None
+            return window
+        row = progress.history[-1]
+        if not crosses(last["begin"], seen, run.snapshot_every):
+            row["snapshot"] = None
+        if not (run.watch_every and crosses(last["begin"], seen, run.watch_every)):
+            row.pop("watched", None)
+            row.pop("warnings", None)
         return window
 
     def contents(self, world: World) -> WindowContents:

@@ -130,3 +130,19 @@ def test_what_is_not_there_or_cannot_is_said() -> None:
 def test_the_commands_load_nothing_heavy_before_they_are_called() -> None:
     check = "import sys, pipeline.__main__; sys.exit(int(bool({'torch', 'mlflow', 'ray'} & set(sys.modules))))"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_a_run_is_exported_to_onnx_by_its_name() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    publish("mine", "cvae", latent=5)
+    assert call("export", "--onnx", "mine") == "mine.onnx: latent (n, 5), labels (n) -> images (n, 1, 16, 16)\n"
+    inputs = {"latent": np.zeros((3, 5), np.float32), "labels": np.array([0, 1, 1])}
+    (images,) = onnxruntime.InferenceSession("mine.onnx").run(["images"], inputs)
+    assert images.shape == (3, 1, 16, 16) and np.abs(images[1] - images[0]).max() > 1e-6
+    assert np.array_equal(images[1], images[2])
+    with pytest.raises(UserError, match="Name the format: --onnx"):
+        call("export", "mine")
+    publish("translator", "cyclegan", blocks=0)
+    with pytest.raises(UserError, match="cyclegan translates images: it has no latents"):
+        call("export", "--onnx", "translator", "-o", "other.onnx")
+    assert not Path("other.onnx").exists()

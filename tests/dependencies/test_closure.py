@@ -10,9 +10,9 @@ import pytest
 from toy_data import ROOT
 from tracing import uncounted
 
-from pipeline import methods
+from pipeline import methods, registry
 from pipeline.dependencies.closure import Closure
-from pipeline.dependencies.entries import COURSE, ENTRIES, METHODS, code_files
+from pipeline.dependencies.entries import CHOSEN, COURSE, ENTRIES, METHODS, code_files
 
 FILES = {
     "pipeline/__init__.py": "",
@@ -171,6 +171,7 @@ def test_a_course_is_decided_by_less_than_a_training_with_all_that_it_leaves() -
     assert set(course) < set(train)
     assert "pipeline/core/loop.py" in course and "pipeline/nets/dcgan.py" in course
     left = {"pipeline/training/publish.py", "pipeline/training/trainer.py", "pipeline/render/grid.py"}
+    left |= {"pipeline/watch/measures/diversity.py", "pipeline/watch/warnings/collapse.py"}
     assert left <= set(train) and not left & set(course)
 
 
@@ -255,5 +256,6 @@ def test_whatever_a_training_executes_is_counted(tmp_path: Path, method: str) ->
     assert done.returncode == 0, done.stderr[-2000:]
     calls, course = json.loads(done.stdout)
     assert len(calls) > len(course) > 40
-    assert not uncounted(ROOT, calls, [*ENTRIES["train"][0], f"{METHODS}.{method}"])
+    watched = [f"{kind}.{name}" for kind in CHOSEN["train"] for name in registry.names(kind)]
+    assert not uncounted(ROOT, calls, [*ENTRIES["train"][0], *watched, f"{METHODS}.{method}"])
     assert not uncounted(ROOT, course, [*COURSE, f"{METHODS}.{method}"], wiring=("pipeline.training.job",))

@@ -68,6 +68,9 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"images": 70_000}, {"schedule": "cosine"}, True, True),
         ({"log_every": 10}, {}, False, True),
         ({"snapshot_every": 10}, {}, False, True),
+        ({"watch_every": 10}, {}, False, True),
+        ({"stop_on": ("collapse",)}, {}, False, True),
+        ({"keep": "frechet_pixels"}, {}, False, True),
         ({"checkpoint_every": 10}, {}, False, False),
         ({"weights": "elsewhere.safetensors"}, {}, False, False),
         ({"seed": 0, "batch_size": 64}, {"lr": 2e-4}, False, False),  # the defaults, written out

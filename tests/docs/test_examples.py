@@ -21,7 +21,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 # Where each page says that its example goes.
 PLACES = {
     "method_hinge": "methods/hinge",
-    "metric_coverage": "evaluate/metrics/coverage",
+    "metric_vendi": "evaluate/metrics/vendi",
     "extractor_random_features": "evaluate/extractors/random_features",
     "source_shapes": "ingest/sources/shapes",
 }
@@ -31,8 +31,8 @@ RUN = {"method": "hinge", "init_from": "scratch", "margin": 2.0, "width": 8, "la
 }
 STAGES = """
 from pipeline import methods
-from pipeline.stages import code, download, evaluate, evaluate_real, generate, normalize, reference, train
-code.main(), download.main(), normalize.main(), reference.main()
+from pipeline.stages import code, download, evaluate, evaluate_real, extractors, generate, normalize, reference, train
+code.main(), download.main(), normalize.main(), extractors.main(), reference.main()
 train.main("hinge"), generate.main("hinge"), evaluate.main("hinge"), evaluate_real.main()
 try:
     methods.load("hinge", margin=-1.0)
@@ -80,7 +80,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["data"] |= {"source": "shapes", "channels": 3, "size": 16}
     params["runs"] = {"hinge": RUN}
     params["cluster"] |= {"workers": 0}
-    params["evaluate"] |= {"metrics": ["coverage", "fid"], "extractors": ["random_features"], "samples": 200}
+    params["evaluate"] |= {"metrics": ["vendi", "fid"], "extractors": ["random_features"], "samples": 200}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     assert "fine" in run(folder, "-m", "pipeline", "check")
     run(folder, "-c", STAGES)
@@ -99,13 +99,12 @@ def test_the_method_is_trained_with_its_own_param(project: Path) -> None:
 def test_the_metric_and_the_extractor_are_in_the_scores_and_their_protocol(project: Path) -> None:
     metrics = json.loads((project / "out/runs/hinge/metrics.json").read_text())
     real = json.loads((project / "out/real/metrics.json").read_text())
-    names = {"density_random_features", "coverage_random_features", "fid_random_features"}
+    names = {"vendi_random_features", "fid_random_features"}
     assert names <= set(metrics) and names == set(real)
-    assert 0 <= metrics["coverage_random_features"] <= 1
-    assert metrics["coverage_random_features"] < real["coverage_random_features"]
+    assert all(1 < scores["vendi_random_features"] < 200 for scores in (metrics, real))
     assert metrics["fid_random_features"] > real["fid_random_features"]
-    protocol = json.loads((project / "out/runs/hinge/protocol.json").read_text())["coverage_random_features"]
-    assert protocol["settings"] == {"neighbours": 5} and protocol["better"] == "higher"
+    protocol = json.loads((project / "out/runs/hinge/protocol.json").read_text())["vendi_random_features"]
+    assert protocol["settings"] == {"kernel": "cosine"} and protocol["better"] == "higher"
     assert protocol["extractor"] == "random_features" and len(protocol["weights_sha256"]) == 64
 
 
@@ -125,18 +124,16 @@ def test_train_sample_and_evaluate_from_python(project: Path) -> None:
         assert picture.mode == "RGB" and picture.width == picture.height > 8 * 16
 
 
-def test_coverage_and_density_of_sets_that_are_known() -> None:
-    measure = load("metric_coverage").density_and_coverage
-    generator = torch.Generator().manual_seed(0)
-    real, alike, far = (torch.randn(600, 4, generator=generator) + shift for shift in (0, 0, 100))
-    density, coverage = measure(alike, real)
-    assert 0.9 < density < 1.1  # 1 in expectation
-    assert 0.93 < coverage < 1  # 1 - 2^-5 in expectation, for as many samples as real images
-    assert measure(far, real) == (0, 0)
-    half = real[:300]
-    assert measure(torch.cat([half, half]), real)[1] < 0.99
-    with pytest.raises(ValueError, match="need more than 5"):
-        measure(real, real[:5])
+def test_the_vendi_score_of_sets_that_are_known() -> None:
+    measure = load("metric_vendi").vendi_score
+    directions = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0))).Q
+    lengths = torch.linspace(0.5, 2, 8)[:, None]
+    for different in (1, 3, 8):
+        score = measure((lengths * directions)[:different].repeat(5, 1))
+        assert score == pytest.approx(different, rel=1e-6)  # of which each is there five times
+    uneven = directions[:3].repeat_interleave(torch.tensor([7, 2, 1]), dim=0)
+    entropy = torch.special.entr(torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)).sum()
+    assert measure(uneven) == pytest.approx(float(entropy.exp()), rel=1e-6)
 
 
 def test_the_random_features_are_the_same_numbers_everywhere() -> None:

@@ -16,7 +16,7 @@ PAGES = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
 # What a reader of docs/extend is asked to make.
 TO_BE_MADE = {
     "pipeline/methods/hinge.py",
-    "pipeline/evaluate/metrics/coverage.py",
+    "pipeline/evaluate/metrics/vendi.py",
     "pipeline/evaluate/extractors/random_features.py",
     "pipeline/ingest/sources/shapes.py",
 }

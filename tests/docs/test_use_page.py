@@ -50,12 +50,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_do_what_the_page_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 12
     for command in COMMANDS:
-        arguments = shlex.split(command.replace("50000", "50"))[1:]
+        arguments = shlex.split(command.partition("#")[0].replace("50000", "50"))[1:]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{command}: {result.output}"
-        assert Path(arguments[arguments.index("--to") + 1]).exists()
+        targets = [arguments[place + 1] for place, option in enumerate(arguments) if option in ("--to", "-o")]
+        assert Path(*targets or ["dcgan.onnx"]).exists()
     assert len(list(Path("samples").glob("*.png"))) == 50
     with np.load("latents.npz", allow_pickle=False) as found:
         assert found["names"].tolist() == ["1.jpg", "2.png", "3.webp"]
@@ -64,7 +65,12 @@ def test_the_commands_do_what_the_page_says(folder: Path, monkeypatch: pytest.Mo
 
 def test_the_snippets_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    _, python, mlflow_predict, raw = SNIPPETS
+    _, python, onnx, mlflow_predict, raw = SNIPPETS
+    call = ["export", "--onnx", "dcgan"]
+    assert CliRunner().invoke(app, call, catch_exceptions=False).exit_code == 0
+    run: dict[str, Any] = {}
+    exec(compile(onnx, "use.md", "exec"), run)
+    assert run["images"].shape == (16, 3, 16, 16)
     exec(compile(python, "use.md", "exec"), {})
     assert len(list(Path("from_python").glob("*.png"))) == 16
     save_model(Path("out/runs/vae/weights.safetensors"), folder / "model")
@@ -77,5 +83,10 @@ def test_the_snippets_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_page_names_every_method_that_encodes() -> None:
     able = {name for name in names("pipeline.methods") if methods.find(name).encodes}
-    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1] for line in _section("Encode and reconstruct") if line.startswith("| `")]
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == able
+
+
+def _section(title: str) -> list[str]:
+    """The lines of one section of the page."""
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0].splitlines()

@@ -12,12 +12,12 @@ from samplers import Copying, Overflowing, Unscored, random_features, trained
 from torch import Tensor
 from toy_data import toy_split
 
-from pipeline import config
+from pipeline import config, registry
 from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
-from pipeline.evaluate import extractors
+from pipeline.evaluate import extractors, metrics
 from pipeline.evaluate.extraction import write_reference, write_samples
 from pipeline.evaluate.extractor import Extractor, Features
 from pipeline.evaluate.extractors import efficientnet_lite0
@@ -25,6 +25,7 @@ from pipeline.evaluate.feature_set import read_protocol, read_set, write_set
 from pipeline.evaluate.scoring import Scores, score_real, score_run
 from pipeline.inference.weights import Trained
 from pipeline.methods import load
+from pipeline.render import board
 from pipeline.stages import evaluate as evaluate_stage
 from pipeline.stages import evaluate_real as real_stage
 from pipeline.stages import generate as generate_stage
@@ -43,7 +44,7 @@ def toy_dataset(channels: int = 1, digest: str = "d1") -> Dataset:
 
 @pytest.fixture(scope="module")
 def known() -> list[Extractor]:
-    return extractors.load_all(SETTINGS)
+    return extractors.load_all(SETTINGS, Path("unread"))
 
 
 @pytest.fixture(scope="module", params=[1, 3])
@@ -100,7 +101,7 @@ def test_the_reference_keeps_all_that_a_metric_may_need(dataset: Dataset, refere
     assert protocol["images"] == {"split": "train", "count": 40, "seed": 0, "digest": "d1"}
     assert protocol["extractors"][LITE]["weights_sha256"] == efficientnet_lite0.SHA256
     files = {str(file.relative_to(reference)) for file in reference.rglob("*") if file.is_file()}
-    arrays = {f"{LITE}/{name}.npy" for name in ("features", "logits", "mean", "covariance")}
+    arrays = {f"{LITE}/{name}.npy" for name in ("features", "logits", "mean", "covariance", "factor")}
     assert files == arrays | {"labels.npy", "protocol.json"}
 
 
@@ -113,6 +114,7 @@ def test_a_run_keeps_its_samples_features_and_its_own_scores(
     torch.testing.assert_close(found.features, real.features, rtol=1e-4, atol=1e-4)  # copies of the same 40 images
     assert torch.equal(found.labels, real.labels) and found.stored is None
     images = {"split": "train", "count": 40, "seed": 0, "digest": "d1", "images_seen": 1000, "truncation": 2.0}
+    images["labelled"] = False  # copying heeds no labels
     assert read_protocol(tmp_path, "generate")["images"] == images
     assert json.loads((tmp_path / "scores.json").read_text())["values"].keys() == {"mean_pixel"}
 
@@ -205,7 +207,7 @@ def test_extractors_see_as_many_images_at_once_however_few_the_nets_take(
 
     watched = replace(known[0], network=network)
     write_samples(tmp_path, trained(Counting(), dataset.spec), dataset, SETTINGS, [watched], at_a_time=3)
-    assert max(taken) == 3 and sum(taken) == 30 and seen == [8, 8, 8, 6]
+    assert max(taken) == 3 and sum(taken[:10]) == 30 and seen == [8, 8, 8, 6]
     whole = tmp_path / "whole"
     whole.mkdir()
     write_samples(whole, trained(Copying(), dataset.spec), dataset, SETTINGS, [known[0]])
@@ -225,7 +227,7 @@ def test_evaluating_the_real_images_themselves_gives_zero_and_their_own_score(
     assert abs(found.metrics[FID]) < 1e-4 * trace
     assert found.metrics[IS] == pytest.approx(score_real(reference, settings).metrics[IS], rel=1e-4)
     assert found.protocol[FID]["reference"]["count"] == 40 and "reference" not in found.protocol[IS]
-    generated = {"split": "train", "count": 40, "seed": 0, "digest": "d1", "images_seen": 1000}
+    generated = {"split": "train", "count": 40, "seed": 0, "digest": "d1", "images_seen": 1000, "labelled": False}
     assert found.protocol[FID]["generated"] == generated
     assert found.protocol["mean_pixel_test"]["split"] == "test" and found.protocol.keys() == found.metrics.keys()
 
@@ -300,6 +302,44 @@ def test_a_reference_of_other_images_or_extractors_is_refused(dataset: Dataset, 
         score_real(reference, replace(SETTINGS, extractors=["inception"]))
 
 
+def test_labels_count_where_the_method_heeds_them(dataset: Dataset, evaluate: Any) -> None:
+    settings = replace(SETTINGS, samples=40, metrics=["class_fid"])
+    found = evaluate(trained(load("cvae", width=8), dataset.spec), dataset, settings)
+    assert "labelled" not in found.protocol[f"class_fid_{LITE}"].get("generated", {})
+    assert found.protocol[f"class_fid_{LITE}"]["lacks"].startswith("Class 0 has")
+    found = evaluate(trained(load("vae", width=8), dataset.spec), dataset, settings)
+    assert "samples without regard to labels" in found.protocol[f"worst_class_fid_{LITE}"]["lacks"]
+
+
+@pytest.fixture
+def new_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A metric in a file of its own, and nothing else; as if it lay in pipeline/evaluate/metrics."""
+    (tmp_path / "brightest.py").write_text(
+        "from pipeline.evaluate.metric import Metric, Quantity, Score\n"
+        "def _compute(samples, real):\n"
+        "    return {'toy': Score(float(samples.features.max()))}\n"
+        "METRIC = Metric(quantities={'toy': Quantity(title='Toy', better='higher')}, compute=_compute,\n"
+        "                needs=frozenset({'features'}), compares=False)\n"
+    )
+    known = registry.names
+    monkeypatch.setattr(registry, "names", lambda package: [*known(package), "brightest"])
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    return "brightest"
+
+
+def test_a_metric_in_one_new_file_is_found_in_the_numbers_and_on_the_leaderboard(
+    kept: Path, reference: Path, new_metric: str
+) -> None:
+    """From what is kept: nothing is trained or sampled."""
+    settings = replace(SETTINGS, metrics=["fid", new_metric])
+    for scores in (score_run(kept, reference, settings), score_real(reference, settings)):
+        assert scores.metrics[f"toy_{LITE}"] > 0
+        how = scores.protocol[f"toy_{LITE}"]
+        assert (how["title"], how["better"], how["extractor"]) == ("Toy", "higher", LITE)
+        column = board._column(f"toy_{LITE}", how)
+        assert (column.name, column.arrow) == (f"Toy {LITE}", "\N{UPWARDS ARROW}")
+
+
 # The stages
 
 
@@ -313,7 +353,7 @@ def test_the_stages_write_references_features_numbers_and_protocol(
     sent: list[str] = []
     for stage in (reference_stage, generate_stage, evaluate_stage, real_stage):
         monkeypatch.setattr(stage, "read_params", lambda: params)
-    monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, params: sent.append(name))
+    monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name))
     for module in ("pipeline.evaluate.extraction", "pipeline.render.samples"):
         monkeypatch.setattr(f"{module}.open_dataset", lambda path: dataset)
     model = trained(Copying(), dataset.spec)

@@ -82,3 +82,65 @@ def test_statistics_refuse_one_sample_and_other_dimensions() -> None:
         Statistics.of(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="differ in dimension"):
         frechet_distance(gaussian([0, 0], torch.eye(2)), gaussian([0, 0, 0], torch.eye(3)))
+
+
+def slow_but_sure(x: Statistics, y: Statistics) -> float:
+    """By singular values of the product of two factors."""
+    (a, b) = (s.factorized().factor for s in (x, y))
+    assert a is not None and b is not None
+    traces = x.covariance.trace() + y.covariance.trace()
+    return float((x.mean - y.mean).square().sum() + traces - 2 * torch.linalg.svdvals(a.T @ b).sum())
+
+
+def decaying(count: int, dimensions: int, seed: int, digits: float, axes: int = 9) -> Tensor:
+    """Features whose standard deviations fall by so many digits."""
+    turn, _ = torch.linalg.qr(random_features(dimensions, dimensions, axes).double())
+    scale = torch.logspace(0, -digits, dimensions).double()
+    noise = torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed)).double()
+    return (noise * scale) @ turn + seed * 0.1
+
+
+@pytest.mark.parametrize("digits", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize("axes", [9, 10])
+@pytest.mark.parametrize("count", [1500, 300])
+def test_one_eigenvalue_problem_is_as_exact_as_singular_values(count: int, axes: int, digits: float) -> None:
+    """Also of 300 samples in 512 dimensions, and where deviations differ by four digits, squares by eight."""
+    x = Statistics.of(decaying(1500, 512, 1, digits)).factorized()
+    y = Statistics.of(decaying(count, 512, 2, digits, axes))
+    expected = slow_but_sure(x, y)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_singular_covariances_of_many_samples_are_exact_too() -> None:
+    """Constant features, copies of features and of samples: no eigenvalue's noise is taken for a deviation."""
+    x = random_features(400, 64, 1).double()
+    real = Statistics.of(x).factorized()
+    y = random_features(400, 64, 2).double()
+    constant, twice = y.clone(), y.clone()
+    constant[:, :20] = 1.5
+    twice[:, 20:40] = y[:, :20]
+    collapsed = y[torch.arange(400) % 25]
+    for spoilt in (constant, twice, collapsed, collapsed[:60], torch.zeros_like(y)):
+        found = Statistics.of(spoilt)
+        assert frechet_distance(real, found) == pytest.approx(slow_but_sure(real, found), rel=1e-12)
+    same = Statistics.of(torch.zeros(400, 64))
+    assert frechet_distance(same, same) == frechet_distance(same.factorized(), same) == 0
+
+
+def test_it_is_the_same_with_and_without_a_kept_factor_and_in_either_order() -> None:
+    x, y = Statistics.of(random_features(200, 24, 1)), Statistics.of(random_features(90, 24, 2))
+    expected = frechet_distance(x, y)
+    for a, b in ((x.factorized(), y), (y, x.factorized()), (y, x), (x.factorized(), y.factorized())):
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("count", "dimensions"), [(2, 5), (40, 64), (64, 64)])
+def test_the_root_of_few_samples_is_one_of_their_covariance(count: int, dimensions: int) -> None:
+    found = Statistics.of(random_features(count, dimensions, 3))
+    assert found.root is not None and found.root.shape == (dimensions, count - 1)
+    torch.testing.assert_close(found.root @ found.root.T, found.covariance, rtol=1e-10, atol=1e-10)
+    factor = found.factorized().factor
+    assert factor is not None and factor.shape == (dimensions, min(count - 1, dimensions))
+    lengths = factor.norm(dim=0)
+    assert (lengths.diff() <= 0).all()
+    torch.testing.assert_close(factor @ factor.T, found.covariance, rtol=1e-10, atol=1e-10)

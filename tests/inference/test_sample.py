@@ -14,7 +14,7 @@ from pipeline import methods
 from pipeline.core.batch import ImageSpec, to_uint8
 from pipeline.errors import UserError
 from pipeline.inference.export import Sampler
-from pipeline.inference.sample import png_names, write_reconstructions, write_samples, write_translations
+from pipeline.inference.sample import draw_samples, png_names, write_reconstructions, write_samples, write_translations
 from pipeline.inference.weights import Trained
 from pipeline.ingest.own_images import open_images
 
@@ -40,6 +40,7 @@ def test_a_sample_depends_on_its_seed_and_number_alone(tmp_path: Path) -> None:
     assert all(np.abs(whole[name] - seed[name]).max() > 5 for name in whole)
     direct = to_uint8(Sampler(model())(torch.arange(7), torch.zeros(7, dtype=torch.int64)))[:, 0].int().numpy()
     assert np.abs(np.stack(list(whole.values())) - direct).max() <= 1, "seed 0 is the exported model"
+    np.testing.assert_array_equal(draw_samples(model(), 7)[:, 0].int().numpy(), np.stack(list(whole.values())))
     about = json.loads((tmp_path / "whole" / "samples.json").read_text())
     assert (about["method"], about["seen"], about["seed"], about["count"]) == ("dcgan", 5, 0, 7) and about["complete"]
 

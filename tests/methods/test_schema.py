@@ -67,9 +67,16 @@ def test_every_method_fits_with_its_own_params_and_with_no_others(name: str) -> 
         ("runs.vae", {"domains": ["a"]}),
         ("evaluate", {"extractors": []}),
         ("evaluate", {"extractors": ["incepton"]}),
+        ("evaluate", {"extractors": ["mine.pt"]}),
+        ("evaluate", {"statistics": ["theirs.npz"]}),
         ("cluster", {"workers": [0, 2]}),
     ],
 )
 def test_a_mistake_is_found(section: str, change: dict[str, Any]) -> None:
     assert VALIDATOR.is_valid(params(section, {}))
     assert not VALIDATOR.is_valid(params(section, change))
+
+
+def test_programs_and_statistics_of_ones_own_fit() -> None:
+    own = {"extractors": ["inception", "mine.pt2"], "path": "elsewhere", "statistics": {"inception": "theirs.npz"}}
+    assert VALIDATOR.is_valid(params("evaluate", own))

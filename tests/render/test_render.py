@@ -196,7 +196,7 @@ def test_render_draws_every_picture_and_sends_them(
     sent: list[str] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "read_params", lambda: params)
-    monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, params: sent.append(name))
+    monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name))
     monkeypatch.setattr("pipeline.render.samples.open_dataset", lambda path: Dataset(spec=spec, info={}, splits=splits))
     monkeypatch.setattr("pipeline.render.samples.load_fitting", lambda path, spec: fresh)
     folder = Path("out/runs/toy")

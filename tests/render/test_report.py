@@ -1,7 +1,10 @@
 """The report page and the leaderboard: complete, ranked, self-contained, and at ease with what is missing."""
 
+import base64
 import csv
+import hashlib
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +21,7 @@ from pipeline.render import report
 from pipeline.render.failures import forget_failure, note_failure
 from pipeline.stages import outcome
 from pipeline.stages import report as stage
+from pipeline.tracking.pages import View
 
 LITE = "efficientnet_lite0"
 FID, IS, ELBO = f"fid_{LITE}", f"is_{LITE}", "elbo_bits_per_dim_test"
@@ -61,7 +65,11 @@ def make_run(out: Path, name: str, metrics: dict[str, float] | None, cost: Any =
 
 def write_measured(folder: Path, metrics: dict[str, float], **how: Any) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "protocol.json").write_text(json.dumps({key: DESCRIBED.get(key, {}) | how for key in metrics}))
+    protocol = {key: DESCRIBED.get(key, {}) | how for key in metrics}
+    for key, about in protocol.items():
+        if (margin := metrics.get(f"{key}_std")) is not None:
+            about["interval"] = {"low": metrics[key] - margin, "high": metrics[key] + margin, "by": "95%"}
+    (folder / "protocol.json").write_text(json.dumps(protocol))
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
 
     def handle_data(self, data: str) -> None:
-        self.text += data if self.open[-1:] != ["style"] else ""
+        self.text += data if self.open[-1:] not in (["style"], ["script"]) else ""
         if self.rows and {"td", "th"} & set(self.open):
             text, style = self.rows[-1][-1]
             self.rows[-1][-1] = (text + data, style)
@@ -146,16 +154,22 @@ class Page(HTMLParser):
         return [text for row in self.rows for text, own in row if style in own.split()]
 
 
-def test_the_page_needs_no_other_file_no_network_and_no_script(out: Path) -> None:
+def test_the_page_needs_no_network_and_only_for_its_explorer_other_files(out: Path) -> None:
     html = page_of(out)
     page = Page(html)
     assert page.open == []
     sources = [a["src"] for a in page.all("img")] + [a["srcset"] for a in page.all("source")]
     assert len(sources) > 10 and all(source and source.startswith("data:image/") for source in sources)
-    assert not page.all("script") and not page.all("link") and "@import" not in html and "url(" not in html
+    assert all("src" not in a for a in page.all("script")) and len(page.all("script")) == 3
+    assert not page.all("link") and "@import" not in html and "url(" not in html and "fetch(" not in html
     assert all(a["href"] and a["href"].startswith("#") for a in page.all("a"))
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy and "default-src 'none'" in policy
+    rules = dict(rule.split(maxsplit=1) for rule in str(policy).split("; "))
+    assert rules["default-src"] == "'none'" and rules["connect-src"] == "blob:" and rules["img-src"] == "data:"
+    assert "'unsafe-inline'" not in rules["script-src"] and "http" not in str(policy)
+    for script in re.findall(r"<script>(.*?)</script>", html, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in rules["script-src"]  # else the browser would not run it
 
 
 def test_every_image_has_a_text_and_every_inner_link_a_target(out: Path) -> None:
@@ -163,7 +177,7 @@ def test_every_image_has_a_text_and_every_inner_link_a_target(out: Path) -> None
     assert all(a.get("alt") for a in page.all("img"))
     ids = [a["id"] for _, a in page.tags if "id" in a]
     inner = [str(a["href"])[1:] for a in page.all("a") if str(a["href"]).startswith("#")]
-    assert len(ids) == len(set(ids)) and set(inner) <= set(ids) and len(inner) == 3
+    assert len(ids) == len(set(ids)) and set(inner) <= set(ids) and len(inner) == 3 + 6  # runs, and sections
 
 
 def test_the_page_tells_the_dataset_the_costs_the_real_images_and_the_lineage(out: Path) -> None:
@@ -203,7 +217,10 @@ def test_the_first_metric_of_params_yaml_ranks_in_its_own_direction_and_stands_f
 def test_the_leaderboard_has_a_row_per_run_and_empty_cells_for_the_unknown(out: Path) -> None:
     rows = leaderboard_of(out)
     assert [row["run"] for row in rows] == ["first", "second", "unmeasured"]
-    assert list(rows[0]) == ["run", "method", "seen", "score", FID, IS, f"{IS}_std", ELBO, *boards.COST, "failed"]
+    columns = [FID, IS, f"{IS}_std", ELBO, f"{IS}_low", f"{IS}_high"]
+    assert list(rows[0]) == ["run", "method", "seen", "score", "rank", *columns, *boards.COST, "failed"]
+    assert [row["rank"] for row in rows] == ["1", "2", ""]
+    assert float(rows[0][f"{IS}_low"]) == 3.05 and rows[2][f"{IS}_high"] == ""
     assert float(rows[0][FID]) == 20.25 and rows[2][FID] == "" and rows[0][ELBO] == ""
     assert rows[0]["parameters"] == "1545" and float(rows[0]["seconds"]) == 123.4
 
@@ -212,6 +229,15 @@ def test_the_best_of_each_column_is_marked_in_its_own_direction(out: Path) -> No
     make_run(out, "third", {FID: 300.0, IS: 1.0, ELBO: 3.9})
     assert Page(page_of(out, "first", "second", "third")).marked("best") == ["20.25", "3.500 ± 0.10", "3.900"]
     assert Page(page_of(out, "first")).marked("best") == []
+
+
+def test_what_chance_could_have_ordered_shares_a_rank_and_the_mark_of_the_best(out: Path) -> None:
+    """Two differ by more than chance above the root of the sum of their margins' squares: 5, 5 and 4.2 here."""
+    for name, value, margin in (("a", 100.0, 3.0), ("b", 104.0, 4.0), ("c", 108.0, 3.0)):
+        make_run(out, name, {FID: value, f"{FID}_std": margin})
+    rows = leaderboard_of(out, "c", "a", "b")
+    assert [(row["run"], row["rank"]) for row in rows] == [("a", "1"), ("b", "1"), ("c", "2")], "b and c are alike too"
+    assert Page(page_of(out, "a", "b", "c")).marked("best") == ["100.0 ± 3.0", "104.0 ± 4.0"]
 
 
 def test_a_number_of_unknown_direction_is_shown_and_none_is_its_best(out: Path) -> None:
@@ -223,10 +249,10 @@ def test_a_number_of_unknown_direction_is_shown_and_none_is_its_best(out: Path) 
 
 def test_the_table_shows_every_metric_with_its_direction_and_the_real_images(out: Path) -> None:
     page = Page(page_of(out))
-    assert page.row("run")[1:4] == [f"FID ↓ {LITE}", f"IS ↑ {LITE}", "ELBO bits/dim ↓ test"]
-    assert page.row("second")[1:4] == ["200.0", "3.500 ± 0.10", "4.200"]
-    assert page.row("unmeasured")[1:4] == [report.UNKNOWN] * 3
-    assert page.row("real images")[1:4] == ["12.50 1", "4.000 ± 0.30 1", report.UNKNOWN]
+    assert page.row("run")[1:5] == ["rank", f"FID ↓ {LITE}", f"IS ↑ {LITE}", "ELBO bits/dim ↓ test"]
+    assert page.row("second")[1:5] == ["2", "200.0", "3.500 ± 0.10", "4.200"]
+    assert page.row("unmeasured")[1:5] == [report.UNKNOWN] * 4
+    assert page.row("real images")[1:5] == [report.UNKNOWN, "12.50 1", "4.000 ± 0.30 1", report.UNKNOWN]
 
 
 def test_params_are_marked_where_the_runs_that_have_them_differ(out: Path) -> None:
@@ -236,14 +262,34 @@ def test_params_are_marked_where_the_runs_that_have_them_differ(out: Path) -> No
     assert page.row("latent") == ["64", report.UNKNOWN, report.UNKNOWN]
     assert page.row("seed") == ["0", "0", "0"]
     assert html.count('<tr class="differs">') == 1 and '<tr class="differs"><td class="mono">lr</td>' in html
-    shared = html[html.index("Equal in all runs") : html.index("<h2>Runs</h2>")]
+    shared = html[html.index("Equal in all runs") : html.index('<h2 id="runs">')]
     assert ">seed<" in shared and ">lr<" not in shared and ">latent<" not in shared
+
+
+def test_every_number_of_the_leaderboard_opens_its_protocols_entry(out: Path) -> None:
+    page = Page(page_of(out))
+    opened = [a["popovertarget"] for a in page.all("button") if "popovertarget" in a]
+    places = [a["id"] for a in page.all("div") if "popover" in a]
+    assert sorted(opened) == sorted(places) and len(opened) == 3 + 2 + 2  # second, first and the real images
+    text = "".join(page.text.split())
+    assert f"FID{LITE}offirstvalue20.25metricfidbetterlowerextractor{LITE}generatedcount2000" in text
+    assert f"IS{LITE}ofsecondvalue3.5spread0.1metric" in text and f"FID{LITE}ofrealimagesvalue12.5" in text
+
+
+def test_what_is_compared_cannot_end_its_script(out: Path) -> None:
+    make_run(out, "odd", {FID: 1.0}, note="</script><b>")
+    html = page_of(out, "odd", "first")
+    (content,) = re.findall(r'<script type="application/json" id="runs-data">(.*?)</script>', html, re.DOTALL)
+    odd, first = json.loads(content)
+    assert odd["params"]["note"] == "</script><b>" and odd["numbers"][f"FID {LITE}"] == "1.000"
+    assert first["params"]["lr"] == "0.0002" and first["params"]["note"] is None
+    assert first["numbers"][f"IS {LITE}"] == "3.250 ± 0.20" and first["numbers"]["training time"] == "2 min 03 s"
 
 
 def test_names_are_text_not_markup(out: Path) -> None:
     make_run(out, "a<b>&", {FID: 1.0}, note="<script>alert(1)</script>")
     page = Page(page_of(out, "a<b>&", "first"))
-    assert not page.all("script") and "a<b>&" in page.text and "<script>alert(1)</script>" in page.text
+    assert len(page.all("script")) == 3 and "a<b>&" in page.text and "<script>alert(1)</script>" in page.text
 
 
 def test_the_same_runs_give_the_same_page(out: Path) -> None:
@@ -273,7 +319,8 @@ def test_the_leaderboard_has_the_score_that_ranks_under_one_name_whatever_is_mea
     assert leaderboard_of(out, "second")[0]["score"] == "200.0"
     assert leaderboard_of(out, "unmeasured")[0]["score"] == ""
     stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
-    assert stages["report"]["plots"][0]["out/leaderboard.csv"]["y"] == "score"
+    pictures, table = stages["report"]["plots"]
+    assert pictures == "out/pictures" and table["out/leaderboard.csv"]["y"] == "score"
 
 
 # Runs in trouble
@@ -286,7 +333,7 @@ def test_a_run_whose_training_failed_is_listed_with_its_reason_and_without_numbe
     page = Page(page_of(out))
     assert page.row("second") == ["dcgan", "not trained"] and page.open == []
     assert "training diverged: <loss> was not finite" in page.text and "3 generative models" in page.text
-    assert page.row("first")[1] == "20.25" and {"id": "run-second", "class": "run"} in page.all("section")
+    assert page.row("first")[2] == "20.25" and {"id": "run-second", "class": "run"} in page.all("section")
     row = leaderboard_of(out)[-1]
     assert (row["run"], row["method"]) == ("second", "dcgan") and row["failed"].startswith("training diverged")
     assert {row[key] for key in row} == {"second", "dcgan", row["failed"], ""}
@@ -309,8 +356,8 @@ def test_scores_of_samples_that_are_no_longer_there_are_not_shown(out: Path) -> 
     (out / "runs" / "first" / "features").rmdir()
     note_failure(out / "runs" / "first", "generate", "the disk is full")
     page = Page(page_of(out))
-    assert page.row("first")[1] == report.UNKNOWN and "generate failed: the disk is full" in page.text
-    assert page.row("second")[1] == "200.0"
+    assert page.row("first")[2] == report.UNKNOWN and "generate failed: the disk is full" in page.text
+    assert page.row("second")[2] == "200.0"
     (out / "reference").rename(out / "gone")
     assert all(run.metric(FID) is None for run in board_of(out).runs)
 
@@ -341,7 +388,7 @@ def test_refused_scores_and_too_few_images_stand_on_the_page_with_the_reason(out
     assert board.problems[0] in page.text and page.row("second")[1:3] == [report.UNKNOWN] * 2
     assert f"real images: no FID {LITE}: 8 real images; at least 20 are needed. Add images" in page.text
     failed = {row["run"]: row["failed"] for row in leaderboard_of(out)}
-    assert failed["second"].startswith(f"no FID {LITE}") and page.row("first")[1] == "20.25"
+    assert failed["second"].startswith(f"no FID {LITE}") and page.row("first")[2] == "20.25"
 
 
 def test_samples_drawn_anew_stand_beside_the_score(out: Path) -> None:
@@ -362,14 +409,19 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
 ) -> None:
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
     monkeypatch.chdir(out.parent)
-    monkeypatch.setattr("pipeline.tracking.agreement.send_all_results", lambda params: None)
+    monkeypatch.setattr("pipeline.tracking.agreement.send_all_results", lambda params, view: views.append(view) or {})
+    views: list[View] = []
 
     def with_runs(**runs: dict[str, str]) -> None:
         for module in (stage, outcome):
             monkeypatch.setattr(module, "read_params", lambda: replace(params, runs=runs))
 
     with_runs(first={"method": "dcgan"}, absent={"method": "vae"})
+    Image.new("L", (66, 66)).save(Path("out/runs/first/panels/curves.png"))
     stage.main()
+    assert views[-1].metrics[-1] == "cost/seconds" and views[-1].metrics[0].startswith("fid_") and views[-1].ascending
+    drawn = sorted(str(path.relative_to("out/pictures")) for path in Path("out/pictures").rglob("*.png"))
+    assert drawn == ["curves/first.png", "samples/first.png"]
     lines = Path("out/leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["run", "first", "absent"]
     assert "2 generative models on digits" in Page(Path("out/report.html").read_text()).text
@@ -396,13 +448,13 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
 )
 def test_numbers_are_short(value: float, text: str, out: Path) -> None:
     make_run(out, "one", {FID: value})
-    assert Page(page_of(out, "one")).row("one")[1] == text
+    assert Page(page_of(out, "one")).row("one")[2] == text
 
 
 @pytest.mark.parametrize(("spread", "text"), [(0.0, "0"), (0.0284, "0.028"), (12.3, "12"), (0.000182, "1.8e-04")])
 def test_spreads_are_two_digits(spread: float, text: str, out: Path) -> None:
     make_run(out, "one", {FID: 1.0, IS: 2.0, f"{IS}_std": spread})
-    assert Page(page_of(out, "one")).row("one")[2] == f"2.000 ± {text}"
+    assert Page(page_of(out, "one")).row("one")[3] == f"2.000 ± {text}"
 
 
 @pytest.mark.parametrize(
@@ -411,3 +463,17 @@ def test_spreads_are_two_digits(spread: float, text: str, out: Path) -> None:
 def test_durations_are_short(seconds: float | None, text: str, out: Path) -> None:
     make_run(out, "one", {FID: 1.0}, cost={"seconds": seconds})
     assert Page(page_of(out, "one")).row("one")[-3] == text
+
+
+def test_early_warnings_stand_with_their_run(out: Path) -> None:
+    collapse, won = (
+        {"kind": kind, "since": 5, "said": said, "message": f"{kind} since 5 images: alike."}
+        for kind, said in (("collapse", 10_048), ("critic won", 15_040))
+    )
+    path = out / "runs" / "second" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": [collapse, won], "stopped": won}))
+    page = page_of(out)
+    assert page.count("Early warning:") == 2
+    assert "Early warning: collapse since 5 images: alike.</p>" in page
+    assert "Early warning: critic won since 5 images: alike. It stopped there, at 15,040 images.</p>" in page
+    assert not board_of(out).problems, "a warning is no failure"

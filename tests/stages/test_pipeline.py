@@ -21,14 +21,30 @@ import yaml
 from repository import RUNS, call, changed_stages, copy_project, digest, environment, stages_that_ran, write_params
 
 GENLOOM = (sys.executable, "-m", "pipeline")
-OUTPUTS = ["weights.safetensors", "train.json", "features", "metrics.json", "history.csv", "samples.png", "panels"]
+OUTPUTS = [
+    "weights.safetensors",
+    "train.json",
+    "features",
+    "metrics.json",
+    "history.csv",
+    "samples.png",
+    "panels",
+    "explorer",
+]
 
 
 def test_every_output_is_there(project: Path) -> None:
     for run in RUNS:
         for name in OUTPUTS:
             assert (project / "out/runs" / run / name).exists(), f"{run}/{name}"
-    for name in ("out/data/spec.json", "out/reference", "out/report.html", "out/leaderboard.csv", "mlflow.db"):
+    for name in (
+        "out/data/spec.json",
+        "out/reference",
+        "out/report.html",
+        "out/explorer",
+        "out/leaderboard.csv",
+        "mlflow.db",
+    ):
         assert (project / name).exists(), name
     with (project / "out/leaderboard.csv").open() as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
@@ -206,4 +222,5 @@ def assert_tracked_equals_history(folder: Path, run: str, points: dict[str, list
         rows = list(csv.DictReader(file))
     for name in rows[0]:
         if name != "seen":
-            assert points[name] == [(int(row["seen"]), float(row[name])) for row in rows], name
+            kept = [(int(row["seen"]), float(row[name])) for row in rows if row[name]]  # empty where nobody looked
+            assert kept and points[name] == kept, name

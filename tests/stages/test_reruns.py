@@ -125,11 +125,20 @@ LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqli
             id="a metric",
         ),
         pytest.param({"pipeline/evaluate/metrics/kid.py": EDITED}, set(), id="a metric that is not in use"),
+        pytest.param(
+            {"pipeline/evaluate/extractors/efficientnet_lite0.py": EDITED},
+            of_runs("generate") | {"extractors", "reference"},
+            id="an extractor",
+        ),
+        pytest.param({"pipeline/evaluate/extractors/classifier.py": EDITED}, set(), id="an extractor not in use"),
+        pytest.param({"extractors/README.md": ("", "x")}, {"extractors"}, id="a file in evaluate.path"),
+        pytest.param({"pipeline/watch/measures/diversity.py": EDITED}, of_runs("train"), id="what is watched"),
         pytest.param(STREAM, of_runs("train"), id="the stream of training batches"),
         pytest.param(
             {"pipeline/ingest/sources/digits.py": EDITED}, {"download", "normalize"}, id="the source of the data"
         ),
         pytest.param({"pipeline/render/report.html": EDITED}, {"report"}, id="the page's template"),
+        pytest.param({"pipeline/render/explorer.js": EDITED}, {"report"}, id="the page's scripts"),
     ],
 )
 def test_code_redoes_what_it_decides(project: Path, changes: dict[str, tuple[str, str]], stages: set[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from journaled import DATASET, artifacts, client_of, in_mlflow, picture, points_in_mlflow, snapshot
+from mlflow import MlflowClient
 from mlflow_server import free_port
 
 from pipeline.config import Cluster, Data, Evaluate, Params, Render, Tracking
@@ -81,6 +82,22 @@ def test_the_metric_that_stands_in_the_files_is_the_last_point_and_its_protocol_
     assert values == [940.4, 956.7, 940.4]
     send_results("a", params())
     assert len(points_in_mlflow(resolve(Tracking()).uri, found())[FID]) == 3, "a repetition changes nothing"
+
+
+def test_a_pulled_run_brings_its_looks_and_warnings(published: Path, project: Path) -> None:
+    """To a server that does not know it, from the files alone; and a tag that somebody changed is put right."""
+    warnings = [{"kind": "collapse", "since": 32, "said": 64, "message": "collapse since 32 images: alike."}]
+    path = published / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": warnings}))
+    (published / "history.csv").write_text("seen,loss,watched/diversity\n32,2.0,\n64,1.5,0.25\n")
+    shutil.rmtree(project / ".genloom")
+    elsewhere = Tracking(uri="sqlite:///elsewhere.db")
+    for _ in range(2):
+        send_all_results(params(elsewhere))
+        run, uri = found(elsewhere), resolve(elsewhere).uri
+        assert run.data.tags["warning.collapse"] == warnings[0]["message"]
+        assert [(step, value) for step, _, value in points_in_mlflow(uri, run)["watched/diversity"]] == [(64, 0.25)]
+        MlflowClient(uri).set_tag(run.info.run_id, "warning.collapse", "all is well")
 
 
 def test_each_evaluation_is_kept_with_its_protocol(published: Path) -> None:

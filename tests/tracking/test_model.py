@@ -1,6 +1,7 @@
 """The model that MLflow holds: what a method can do, in both flavors, with its inputs checked."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def saved(folder: Path, name: str, **params: Any) -> tuple[Any, Any, Trained]:
     ema = nn.ModuleDict({key: copy.deepcopy(nets[key]) for key in method.sampled})
     file = folder / "weights.safetensors"
     save_weights(file, name=name, params=params, spec=spec, seen=64, nets=nets, ema=ema)
-    save_model(file, folder / "model")
+    save_model(file, folder / "model", classes=("zero", "one", "two", "three"))
     loaded = mlflow.pyfunc.load_model(str(folder / "model"))
     return loaded, mlflow.pytorch.load_model(str(folder / "model")), load_weights(file)
 
@@ -79,10 +80,14 @@ def test_a_model_encodes_and_decodes_as_the_method_does(project: Path) -> None:
     assert np.abs((raw.reconstruct(PIXELS, labels) + 1) * 127.5 - back).max() <= 0.51
     sampled = plain.predict({"seeds": np.arange(3), "labels": labels})
     np.testing.assert_allclose(raw.sample(np.arange(3), labels), sampled)
+    assert raw.class_names == ["zero", "one", "two", "three"]
+    np.testing.assert_array_equal(raw.sample(np.arange(3), ["zero", "one", "three"]), raw.sample(np.arange(3), labels))
     for call, words in (
         (lambda: raw.encode(PIXELS, [0, 1]), "labels must be as many"),
         (lambda: raw.encode(PIXELS, 4), "labels must lie in 0 to 3"),
         (lambda: raw.encode(PIXELS, 0.5), "labels must be integers"),
+        (lambda: raw.encode(PIXELS, "four"), "no class 'four'; known: zero, one, two, three"),
+        (lambda: raw.sample([1.7]), "seeds must be integers"),
         (lambda: raw.decode(np.zeros((2, 5))), r"mean must have the shape \(n, 4\)"),
         (lambda: raw.decode(np.full((2, 4), np.inf)), "mean must be finite"),
         (lambda: raw.sample([-1]), "seeds must be 0 or more"),
@@ -91,6 +96,26 @@ def test_a_model_encodes_and_decodes_as_the_method_does(project: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_a_served_model_answers_and_refuses_what_the_server_would_cut_to_fit(project: Path) -> None:
+    """MLflow's server makes an int64 input of 1.7 a 1; `mlflow models serve` calls this function."""
+    from mlflow.pyfunc.scoring_server import invocations
+
+    plain, _, _ = saved(project, "cvae", width=8, latent=4)
+
+    def asked(seeds: list[Any], labels: list[Any]) -> tuple[int, str]:
+        request = json.dumps({"inputs": {"seeds": seeds, "labels": labels}})
+        answer = invocations(request, "application/json", plain, plain.metadata.get_input_schema())
+        return answer.status, answer.response
+
+    status, content = asked([0, 5], [1, 2])
+    expected = plain.get_raw_model().sample([0, 5], [1, 2])
+    assert status == 200
+    np.testing.assert_allclose(json.loads(content)["predictions"], expected, atol=1e-6)
+    for seeds, labels in (([1.7], [0]), ([1, 2], [0]), ([1], [4])):
+        with pytest.raises(Exception, match="error while evaluating the model"):
+            asked(seeds, labels)
 
 
 def test_codes_that_do_not_exist_are_refused(project: Path) -> None:

@@ -2,11 +2,13 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from journaled import begin
 
 from pipeline.tracking.progress import watching
+from pipeline.tracking.record import record
 
 PAGE = "http://there/#/runs/1"
 
@@ -58,3 +60,24 @@ def test_rows_of_before_are_not_shown_again(project: Path, capfd: pytest.Capture
         opened.metrics(values, step=80, once=True, time=hour_ago)
         opened.metrics(values, step=120, once=True)
     assert capfd.readouterr().err.splitlines() == ["dcgan: 120 of 400 images, 1,234 images/s  critic 0.5"]
+
+
+def test_a_warning_is_said_when_it_comes_and_not_again(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not that of before, which the journal has already; and a look between two rows is no row."""
+    folder = project / "run"
+    before, new = ({"kind": kind, "message": f"{kind} since 5 images"} for kind in ("divergence", "collapse"))
+    row: dict[str, Any] = {"time": time.time_ns() // 1_000_000 + 1_000, "snapshot": None}
+    rows = [
+        row | {"seen": 40, "values": {}, "watched": {"diversity": 0.5}, "warnings": [before]},
+        row | {"seen": 80, "values": {}, "watched": {"diversity": 0.0}, "warnings": [new]},
+    ]
+    with begin(folder) as opened:
+        record(opened, rows[:1], project)
+    time.sleep(0.01)
+    with caplog.at_level("WARNING", logger="pipeline"), begin(folder) as opened:
+        with watching(folder, "dcgan", 400, lambda: None):
+            record(opened, rows, project)
+            record(opened, rows, project)
+        assert opened.known_tags()["warning.collapse"] == "collapse since 5 images"
+        assert [row["watched/diversity"] for row in opened.rows()] == [0.5, 0.0]
+    assert [record.getMessage() for record in caplog.records] == ["dcgan: collapse since 5 images"]

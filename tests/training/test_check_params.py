@@ -53,8 +53,29 @@ def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.Monke
         ({"data": {"size": 100}}, "data.size: 100 is not 4, 5"),
         ({"evaluate": {"metrics": ["fid", "fid"]}}, "evaluate.metrics: fid stands there more than once"),
         ({"evaluate": {"weights": "a.pth"}}, "evaluate.weights: there is no file 'a.pth'"),
+        (
+            {"evaluate": {"extractors": ["a.pt2"]}},
+            "evaluate.path: there is no file 'a.pt2' in 'extractors'. Put it there",
+        ),
+        (
+            {"evaluate": {"statistics": {"efficientnet_lite0": "a.npz"}, "path": "mine"}},
+            "evaluate.path: there is no file 'a.npz' in 'mine'",
+        ),
         ({"cluster": {"storage": "s4://bucket"}}, "cluster.storage: cannot open s4://bucket (Protocol not known: s4)"),
         ({"cluster": {"storage": "params.yaml"}}, "cluster.storage: 'params.yaml' is a file"),
+        (
+            {"runs": run("vae", keep="critic_auc")},
+            "runs.x.keep: vae is not watched by critic_auc, which needs a critic. Take last, frechet_pixels.",
+        ),
+        (
+            {"runs": run("vae", keep="diversity")},
+            "runs.x.keep: of diversity neither more nor less is better, so it chooses none. Take last, frechet_pixels.",
+        ),
+        (
+            {"runs": run("dcgan", stop_on=["collapse", "posterior_collapse"])},
+            "runs.x.stop_on: dcgan is never warned of posterior_collapse. Take of collapse, critic_won, divergence, or "
+            "leave it out.",
+        ),
         ({"cluster": {"workers": [8, 2]}}, "cluster.workers: [8, 2]: the least comes first: [2, 8]."),
         (
             {"cluster": {"workers": 3}},
@@ -98,6 +119,17 @@ def test_weights_of_another_program_have_the_right_remedy(tmp_path: Path, monkey
     (line,) = problems(tmp_path, monkeypatch, runs=run("dcgan", weights="other.safetensors"))
     assert "not a weights file of this program" in line and "Name a weights.safetensors" in line
     assert "dvc repro" not in line
+
+
+def test_the_classifier_is_refused_a_folder_of_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"data": {"source": "image_folder", "path": "photos"}, "evaluate": {"extractors": ["classifier"]}}
+    found = []
+    for name in ("all", "others"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.png").write_bytes(b"only its name is looked at")
+        found.append(problems(tmp_path, monkeypatch, **changes))
+    assert found[1] == [] and len(found[0]) == 1
+    assert found[0][0].startswith("evaluate.extractors: classifier learns the classes of the data, which have 1 class")
 
 
 def test_methods_that_need_classes_are_refused_a_folder_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,20 +6,16 @@ The weights (95 MB) are downloaded once into torch.hub's cache, or read from ``e
 Where they can't be had this fails: another network's FID is another metric.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.evaluate.extractor import Extractor, verified
-from pipeline.ingest.download import DownloadError, download
+from pipeline.evaluate.extractor import Extractor, published
 
 NAME = "inception"
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 RESIZE = "299x299 bilinear of TensorFlow 1, float32 (torch-fidelity inception-v3-compat)"
-REMEDY = f"Or download {URL} yourself and name the file in params.yaml: evaluate.weights."
 
 
 def load(weights: str | None, device: torch.device) -> Extractor:
@@ -35,7 +31,7 @@ def load(weights: str | None, device: torch.device) -> Extractor:
     Raises:
         UserError: the weights can't be downloaded or are not the published ones.
     """
-    path = verified(Path(weights) if weights else _ensure_cached(), SHA256, REMEDY)
+    path = published(NAME, weights, URL, SHA256)
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -49,13 +45,3 @@ def load(weights: str | None, device: torch.device) -> Extractor:
         return pooled, logits
 
     return Extractor(name=NAME, weights_sha256=SHA256, resize=RESIZE, network=network, device=device)
-
-
-def _ensure_cached() -> Path:
-    """Return the file in torch.hub's cache, after a download if it is absent."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
-    try:
-        download(URL, path, sha256=SHA256)
-    except DownloadError as error:
-        raise UserError(f"extractor '{NAME}': its weights can't be downloaded ({error}). {REMEDY}") from error
-    return path

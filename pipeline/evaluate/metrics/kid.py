@@ -7,6 +7,12 @@ The unbiased estimate of the squared maximum mean discrepancy under k(x, y) = (x
 of 100 pairs of random subsets: their mean and standard deviation are reported. Unlike FID it does not grow as images
 get fewer, and it may be negative where the sets are alike.
 
+The error over samples is that of the whole estimate, of whose gradient in the samples' distribution the first term is
+
+    h(y) = mean_{y' != y} k(y, y') - mean_x k(y, x),   error = 2 std_y h(y) / sqrt(m)
+
+(Serfling 1980, ch. 5; Bounliphone et al., ICLR 2016, arXiv:1511.04581, sec. 3).
+
 A subset is at most half of the smaller set: subsets that are all the same set would have no spread, whatever the
 uncertainty is.
 """
@@ -21,6 +27,8 @@ from pipeline.evaluate.metric import Metric, Quantity, Score, require
 SUBSETS = 100
 SUBSET_SIZE = 1000
 FEWEST = 4  # of each kind: halves of two
+REAL_FOR_ERROR = 2000
+_ROWS = 1024
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
@@ -58,6 +66,28 @@ def kernel_inception_distance(samples: Tensor, real: Tensor, seed: int, subsets:
     return float(estimates.mean()), float(estimates.std(correction=0))
 
 
+def standard_error(samples: Tensor, real: Tensor) -> float:
+    """Return the standard error of the estimate over samples.
+
+    Args:
+        samples: (m, d), distinct, m >= 3.
+        real: (n, d), of which no more than 2,000 are taken: their mean kernel hardly depends on which.
+
+    Returns:
+        The error, 0 or more.
+    """
+    real, count = real[:REAL_FOR_ERROR].float(), len(samples)
+    values = []
+    for part in samples.float().split(_ROWS):
+        own = _kernel(part, samples.float()).double().sum(1) - _kernel_with_itself(part)
+        values.append(own / (count - 1) - _kernel(part, real).double().mean(1))
+    return float(2 * torch.cat(values).std() / count**0.5)
+
+
+def _kernel_with_itself(x: Tensor) -> Tensor:
+    return (x.double().square().sum(1) / x.shape[1] + 1) ** 3
+
+
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
@@ -75,14 +105,16 @@ def _draw(count: int, size: int, seed: int, name: str) -> Tensor:
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     # Copies within a set would count as pairs of independent images.
-    distinct = samples.features[: samples.distinct]
-    return {"kid": Score(*kernel_inception_distance(distinct, real.features[: real.distinct], samples.seed))}
+    distinct, others = samples.features[: samples.distinct], real.features[: real.distinct]
+    mean, spread = kernel_inception_distance(distinct, others, samples.seed)
+    return {"kid": Score(mean, spread, standard_error(distinct, others))}
 
 
 METRIC = Metric(
     quantities={"kid": Quantity(title="KID", better="lower")},
     needs=frozenset({"features"}),
     compute=_compute,
+    interval="own",
     settings={
         "kernel": "(x.y / d + 1)^3",
         "subsets": SUBSETS,

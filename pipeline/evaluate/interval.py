@@ -1,0 +1,85 @@
+"""How far a number would move with other samples of the same weights: its standard error, and an interval of 95%.
+
+The delete-a-group jackknife (Quenouille 1949; Tukey 1958): the samples are cut into g = 10 parts, each is left out in
+turn, and with the values theta_(j) without part j
+
+    error^2 = (g - 1) / g  sum_j (theta_(j) - mean theta_(.))^2,    interval = theta -+ t_{g - 1} error.
+
+The bootstrap would not do: a resample has about a third of the samples not at all and the others several times, so that
+its covariance is of fewer images, which biases FID upwards by more than its error, and each copy is its original's
+nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself.
+
+The error is of the samples alone: the real images are the same for all runs, and another training is another number.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from pipeline.evaluate.feature_set import FeatureSet
+from pipeline.evaluate.metric import PARTS, Metric, Score, TooFewError, UnfitError, jackknife_error
+
+T_PARTS = 2.262  # the 97.5% point of Student's t with PARTS - 1 degrees of freedom
+T_MANY = 1.960  # of the normal distribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An interval that holds the number with a probability of 95%. by: how it was found."""
+
+    low: float
+    high: float
+    by: str
+
+
+def intervals(metric: Metric, found: dict[str, Score], samples: FeatureSet, real: FeatureSet) -> dict[str, Interval]:
+    """Return the intervals of a metric's numbers.
+
+    Args:
+        metric: what was computed.
+        found: what it gave.
+        samples: of what.
+        real: what they were compared with.
+
+    Returns:
+        An interval by quantity; none for one that has no error of its own, where the metric gives its own, and none
+        where there are too few samples to leave some out.
+    """
+    if metric.interval == "own":
+        known = {name: score for name, score in found.items() if score.error is not None}
+        return {name: _around(score.value, score.error or 0.0, score.error_by) for name, score in known.items()}
+    try:
+        errors = jackknife(metric, samples, real)
+    except (TooFewError, UnfitError):
+        return {}
+    return {name: _around(score.value, errors[name], "jackknife") for name, score in found.items() if name in errors}
+
+
+def jackknife(metric: Metric, samples: FeatureSet, real: FeatureSet) -> dict[str, float]:
+    """Return the standard errors of a metric's numbers over samples.
+
+    Args:
+        metric: a function of the samples; a mean of parts, such as IS, of parts of the remaining ones.
+        samples: n, distinct or not: copies are left out, which would hide what leaving their original out changes.
+        real: what they are compared with.
+
+    Returns:
+        An error by quantity.
+
+    Raises:
+        TooFewError: there are fewer samples than two in a part, or the metric needs more.
+        UnfitError: as the metric.
+    """
+    if samples.distinct < 2 * PARTS:
+        raise TooFewError(have=samples.distinct, need=2 * PARTS, real=False)
+    bounds = [part * samples.distinct // PARTS for part in range(PARTS + 1)]
+    rest = [samples.without(slice(low, high)) for low, high in pairwise(bounds)]
+    values = [{name: score.value for name, score in metric.compute(part, real).items()} for part in rest]
+    table = torch.tensor([list(row.values()) for row in values], dtype=torch.float64)
+    return dict(zip(values[0], jackknife_error(table).tolist(), strict=True))
+
+
+def _around(value: float, error: float, by: str) -> Interval:
+    half, how = (T_PARTS * error, f"{by} of {PARTS} parts") if by == "jackknife" else (T_MANY * error, by)
+    return Interval(low=value - half, high=value + half, by=f"95%, {how}, over samples")
