@@ -35,8 +35,14 @@ OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what protocol.json sa
 DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note")
 
 
-def write_page(path: Path, board: Board) -> None:
-    """Write one HTML file that needs no other file and no network."""
+def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None) -> None:
+    """Write one HTML file that needs no other file and no network.
+
+    Args:
+        path: of the file.
+        board: what it shows.
+        links: addresses of MLflow's pages by their titles, where there are any.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -53,6 +59,7 @@ def write_page(path: Path, board: Board) -> None:
     page = environment.get_template(TEMPLATE).render(
         data=board.data,
         picture=_optional_uri(board.picture),
+        links=links or {},
         headline=board.headline,
         columns=board.columns,
         runs=runs,

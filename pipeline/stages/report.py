@@ -32,14 +32,15 @@ def main() -> None:
 
     params = read_params()
     board = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractor_names)
+    links = send_all_results(params, _view(board))
     write_leaderboard(OUT / "leaderboard.csv", board)
-    write_page(OUT / "report.html", board)
+    write_page(OUT / "report.html", board, links)
     write_pictures(OUT / "pictures", board)
     write_scripts(OUT / "explorer", {run.name: run.folder for run in board.runs})
     for problem in board.problems:
         logger.warning("%s", problem)
-    for title, link in send_all_results(params, _view(board)).items():
-        logger.info("%s: %s", title, link)
+    for title, link in links.items():
+        logger.info("%s in MLflow: %s", title, link)
 
 
 def _view(board: "Board") -> "View":

@@ -26,6 +26,7 @@ from pipeline.tracking.pages import View
 LITE = "efficientnet_lite0"
 FID, IS, ELBO = f"fid_{LITE}", f"is_{LITE}", "elbo_bits_per_dim_test"
 METRICS, EXTRACTORS = ["fid", "inception_score"], [LITE]
+LINKS = {"Runs": "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=genloom"}
 DESCRIBED: dict[str, dict[str, Any]] = {
     FID: {"metric": "fid", "title": "FID", "better": "lower", "extractor": LITE},
     IS: {"metric": "inception_score", "title": "IS", "better": "higher", "extractor": LITE, "spread": f"{IS}_std"},
@@ -409,7 +410,9 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
 ) -> None:
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
     monkeypatch.chdir(out.parent)
-    monkeypatch.setattr("pipeline.tracking.agreement.send_all_results", lambda params, view: views.append(view) or {})
+    monkeypatch.setattr(
+        "pipeline.tracking.agreement.send_all_results", lambda params, view: views.append(view) or LINKS
+    )
     views: list[View] = []
 
     def with_runs(**runs: dict[str, str]) -> None:
@@ -424,7 +427,10 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
     assert drawn == ["curves/first.png", "samples/first.png"]
     lines = Path("out/leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["run", "first", "absent"]
-    assert "2 generative models on digits" in Page(Path("out/report.html").read_text()).text
+    page = Page(Path("out/report.html").read_text())
+    text = " ".join(page.text.split())
+    assert "2 generative models on digits" in text and "while genloom ui runs" in text
+    assert LINKS["Runs"] in [a["href"] for a in page.all("a")]
     with pytest.raises(UserError, match=r"not all runs are well.*\n  absent: not trained"):
         outcome.main()
     with_runs(first={"method": "dcgan"})
