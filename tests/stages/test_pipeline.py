@@ -94,6 +94,7 @@ def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
     killed_and_resumed(project, "dcgan")
 
 
+@pytest.mark.slow  # tests/training/test_budgets.py has the law without DVC
 def test_other_budgets_go_on_from_what_is_there(project: Path) -> None:
     """A larger one trains the rest alone; then the smaller one is there already, and a checkpoint can be published."""
     published = project / "out/runs/vae"
