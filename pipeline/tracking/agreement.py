@@ -56,7 +56,8 @@ def send_results(name: str, params: Params, seconds: Mapping[str, float] | None 
     journals = journals_of(params)
     try:
         folder, standing = update_journal(RUNS / name, params)
-        _record_seconds(folder, standing, seconds or {})
+        if seconds:  # opening a journal reads all of it
+            _record_seconds(folder, standing, seconds)
         if not is_away(resolve(params.tracking), journals, "all runs"):
             sender.agree(folder, params.tracking, standing=standing)
     except BusyError:

@@ -35,7 +35,7 @@ def publish_model(
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     tags = {WEIGHTS_TAG: weights.parent.name}
-    for model in _models_of(client, experiment, run_id):
+    for model in models_of(client, experiment, run_id):
         if model.tags.get(WEIGHTS_TAG) == tags[WEIGHTS_TAG] and model.status == LoggedModelStatus.READY:
             return None
         client.delete_logged_model(model.model_id)  # half sent, or of earlier weights
@@ -131,5 +131,6 @@ def _try_save(weights: Path, folder: Path, run_id: str, model_id: str, classes: 
     return None
 
 
-def _models_of(client: "MlflowClient", experiment: str, run_id: str) -> "list[LoggedModel]":
+def models_of(client: "MlflowClient", experiment: str, run_id: str) -> "list[LoggedModel]":
+    """Return the models that a run logged, finished or not."""
     return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}' and name = 'model'"))

@@ -8,15 +8,11 @@ experiment that the address names; a person's own choice in the browser stays as
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from pipeline.config import Params
 from pipeline.tracking.references import PUBLISHED, RUNS, read_published
-from pipeline.tracking.target import UI_PORT, Target, connect, prepare, resolve
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pipeline.tracking.target import Target, connect, prepare, resolve
 
 VIEW = "genloom"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -44,19 +40,6 @@ class View:
         return json.dumps({"selectedColumns": columns} | order)
 
 
-def share(client: "MlflowClient", experiment: str, view: View) -> None:
-    """Keep the view with the experiment, unless it is there already.
-
-    Args:
-        client: of the target.
-        experiment: MLflow's id of it.
-        view: what to show.
-    """
-    content = view.content()
-    if client.get_experiment(experiment).tags.get(VIEW_TAG) != content:
-        client.set_experiment_tag(experiment, VIEW_TAG, content)
-
-
 def find_links(params: Params, runs: Iterable[str], view: View | None = None) -> dict[str, str]:
     """Return the addresses of MLflow's pages on the project, for a database while `genloom ui` serves it.
 
@@ -76,11 +59,11 @@ def find_links(params: Params, runs: Iterable[str], view: View | None = None) ->
     if found is None:
         return {}
     experiment = str(found.experiment_id)
-    if view:
-        share(client, experiment, view)
+    if view and found.tags.get(VIEW_TAG) != view.content():
+        client.set_experiment_tag(experiment, VIEW_TAG, view.content())
     known = (read_published(RUNS / name / PUBLISHED, params) for name in runs)
     ids = [reference.run_id for reference in known if reference and reference.run_id]
-    shared = {"viewStateShareKey": VIEW} if VIEW_TAG in client.get_experiment(experiment).tags else {}
+    shared = {"viewStateShareKey": VIEW} if view or VIEW_TAG in found.tags else {}
     links = {"Runs": _address(target, f"experiments/{experiment}/runs", _TRAININGS | shared)}
     if len(ids) > 1:
         lists = {"runs": json.dumps(ids), "experiments": json.dumps([experiment])}
@@ -89,10 +72,4 @@ def find_links(params: Params, runs: Iterable[str], view: View | None = None) ->
 
 
 def _address(target: Target, path: str, query: dict[str, str]) -> str | None:
-    if target.is_database:
-        base = f"http://127.0.0.1:{UI_PORT}"
-    elif target.uri.startswith("http"):
-        base = target.shown.replace("://***@", "://").rstrip("/")
-    else:
-        return None
-    return f"{base}/#/{path}?{urlencode(query)}"
+    return f"{target.pages}/#/{path}?{urlencode(query)}" if target.pages else None

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.tracking.model import WEIGHTS_TAG
+from pipeline.tracking.model import WEIGHTS_TAG, models_of
 from pipeline.tracking.target import Target, connect, prepare, reason
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def _model_of(client: "MlflowClient", run_id: str) -> "LoggedModel":
     from mlflow.entities import LoggedModelStatus
 
     experiment = client.get_run(run_id).info.experiment_id
-    query = f"source_run_id = '{run_id}' and name = 'model'"
-    for model in client.search_logged_models([experiment], query):
+    for model in models_of(client, experiment, run_id):
         if model.status == LoggedModelStatus.READY:
             return model
     raise UserError(

@@ -60,13 +60,19 @@ class Target:
         """Whether this process opens the database itself instead of asking a server."""
         return not self.uri.startswith(("http", "databricks"))
 
+    @property
+    def pages(self) -> str | None:
+        """The address of its pages, for a database while `genloom ui` serves them; None where it has none."""
+        if self.is_database:
+            return f"http://127.0.0.1:{UI_PORT}"
+        return self.shown.replace("://***@", "://").rstrip("/") if self.uri.startswith("http") else None
+
     def page(self, run_id: str) -> str:
         """Return where a person sees a run: a URL, and for a database the command that serves it."""
-        if self.is_database:
-            return f"http://127.0.0.1:{UI_PORT}/#/runs/{run_id} (while `genloom ui` runs)"
-        if self.uri.startswith("http"):
-            return f"{self.shown.replace('://***@', '://').rstrip('/')}/#/runs/{run_id}"
-        return f"run {run_id} of experiment '{self.experiment}' at {self.shown}"
+        if self.pages is None:
+            return f"run {run_id} of experiment '{self.experiment}' at {self.shown}"
+        served = " (while `genloom ui` runs)" if self.is_database else ""
+        return f"{self.pages}/#/runs/{run_id}{served}"
 
 
 def resolve(tracking: Tracking) -> Target:
