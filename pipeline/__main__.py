@@ -102,6 +102,7 @@ def publish(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml; it may be training.")],
     at: Annotated[int | None, typer.Option(help="Images seen at the checkpoint; the newest if not given.")] = None,
     to: Annotated[Path | None, typer.Option(help="The folder; published/<run>-<images seen> if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of a run with several seeds; the first if not given.")] = None,
 ) -> None:
     """Write a checkpoint's weights, history and pictures to a folder, to sample from and to evaluate; training goes on.
 
@@ -114,7 +115,7 @@ def publish(
     from pipeline.training.publish import publish_checkpoint
 
     params = read_params()
-    with prepared(run, params, out=OUT, scratch=scratch(params)) as ready:
+    with prepared(run, params, out=OUT, scratch=scratch(params), seed=seed) as ready:
         folder = publish_checkpoint(ready.run, ready.job, ready.dataset, at=at, to=to)
     print(f"{folder}: written")
 
@@ -167,12 +168,12 @@ def ui(port: Annotated[int, typer.Option(help="The port on this machine.", min=1
 
 def _print_links(params: "Params", port: int = UI_PORT) -> None:
     """Print where to see the runs; without one if MLflow does not answer."""
-    from pipeline.tracking.agreement import published_runs
     from pipeline.tracking.pages import find_links
+    from pipeline.tracking.references import published_trainings
     from pipeline.tracking.target import reason
 
     try:
-        for title, link in find_links(params, published_runs()).items():
+        for title, link in find_links(params, published_trainings()).items():
             print(f"{title}: {link.replace(f':{UI_PORT}/', f':{port}/')}", flush=True)
     except Exception as error:  # whatever a server or a database raises
         print(f"It does not answer: {reason(error)}", flush=True)

@@ -146,7 +146,7 @@ def test_files_functions_and_dvc_yaml_can_be_read() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 assert lines <= 50, f"{path}: {node.name} has {lines} lines, its docstring included"
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 110
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 115
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "reference": (("pipeline.evaluate.extraction:make_reference", "pipeline.render.samples:write_real_picture"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
     "generate": (("pipeline.evaluate.extraction:generate",), METHODS),
-    "evaluate": (("pipeline.evaluate.scoring:score_run",), None),
+    "evaluate": (("pipeline.evaluate.seeds:score_trainings",), None),
     "evaluate_real": (("pipeline.evaluate.scoring:score_real",), None),
     "render": (("pipeline.render.samples:render",), METHODS),
     "report": (

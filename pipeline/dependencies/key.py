@@ -24,7 +24,8 @@ FILE = "key.json"
 BUDGET = "images"
 CADENCES = ("log_every", "snapshot_every", "watch_every")  # of what is published
 CHOSEN = ("stop_on", "keep")  # which of the states is the result
-ELSEWHERE = ("init_from", "weights", "checkpoint_every")  # the weights themselves count; no output shows checkpoints
+# The weights themselves count; no output shows checkpoints; each of several seeds is a training of its own.
+ELSEWHERE = ("init_from", "weights", "checkpoint_every", "seeds")
 
 
 @dataclass(frozen=True)

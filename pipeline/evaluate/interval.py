@@ -9,9 +9,13 @@ The bootstrap would not do: a resample has about a third of the samples not at a
 its covariance is of fewer images, which biases FID upwards by more than its error, and each copy is its original's
 nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself.
 
-The error is of the samples alone: the real images are the same for all runs, and another training is another number.
+The error is of the samples alone: the real images are the same for all runs, and another training is another number. Of
+a run with several seeds it is over trainings (seeds.py).
 """
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,18 +23,22 @@ import torch
 
 from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.evaluate.metric import PARTS, Metric, Score, TooFewError, UnfitError, jackknife_error
-
-T_PARTS = 2.262  # the 97.5% point of Student's t with PARTS - 1 degrees of freedom
-T_MANY = 1.960  # of the normal distribution
+from pipeline.evaluate.student import t_quantile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An interval that holds the number with a probability of 95%. by: how it was found."""
+    """An interval that holds the number with a probability of 95%.
+
+    by: how it was found; error: the number's standard error; degrees: of freedom of the error's own estimate, None
+    where it is as good as known.
+    """
 
     low: float
     high: float
     by: str
+    error: float
+    degrees: float | None
 
 
 def intervals(metric: Metric, found: dict[str, Score], samples: FeatureSet, real: FeatureSet) -> dict[str, Interval]:
@@ -80,6 +88,17 @@ def jackknife(metric: Metric, samples: FeatureSet, real: FeatureSet) -> dict[str
     return dict(zip(values[0], jackknife_error(table).tolist(), strict=True))
 
 
+def over_trainings(values: Sequence[float]) -> Interval:
+    """Return the interval of the mean of a number over trainings that differ in their seed alone, two or more."""
+    error, degrees = statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1
+    return _interval(statistics.fmean(values), error, f"Student's t of {len(values)} trainings, over seeds", degrees)
+
+
 def _around(value: float, error: float, by: str) -> Interval:
-    half, how = (T_PARTS * error, f"{by} of {PARTS} parts") if by == "jackknife" else (T_MANY * error, by)
-    return Interval(low=value - half, high=value + half, by=f"95%, {how}, over samples")
+    parts = f"{by} of {PARTS} parts" if by == "jackknife" else by
+    return _interval(value, error, f"{parts}, over samples", PARTS - 1 if by == "jackknife" else None)
+
+
+def _interval(value: float, error: float, by: str, degrees: float | None) -> Interval:
+    half = t_quantile(degrees) * error
+    return Interval(low=value - half, high=value + half, by=f"95%, {by}", error=error, degrees=degrees)

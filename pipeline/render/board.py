@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.evaluate.student import chance
 from pipeline.files import atomic_file
-from pipeline.inference.scored import are_scores_of
+from pipeline.inference.published import trainings
+from pipeline.inference.scored import BY_SEED, are_scores_of, of_seed
 from pipeline.render.failures import read_failures, why_untrained
 
 COST = ("seconds", "images_per_second", "peak_memory_bytes", "parameters")
@@ -33,9 +35,17 @@ class Measured:
         return value if value is not None and math.isfinite(value) else None
 
     def interval(self, key: str | None) -> tuple[float, float] | None:
-        """Return the 95% interval of a number over samples; None where it has none."""
-        found = self.protocol.get(key, {}).get("interval") if key and self.metric(key) is not None else None
+        """Return the 95% interval of a number; None where it has none."""
+        found = self._interval(key)
         return (found["low"], found["high"]) if found else None
+
+    def error(self, key: str | None) -> tuple[float, float | None]:
+        """Return the standard error of a number, 0 where none is known, and its degrees of freedom (``chance``)."""
+        found = self._interval(key)
+        return (found["error"], found["degrees"]) if found else (0.0, None)
+
+    def _interval(self, key: str | None) -> Mapping[str, Any] | None:
+        return self.protocol.get(key, {}).get("interval") if key and self.metric(key) is not None else None
 
     def margin(self, key: str | None) -> float | None:
         """Return half of the interval's width; None where a number has no interval."""
@@ -62,13 +72,28 @@ class Measured:
 class RunFolder(Measured):
     """What a trained run left in out/runs/<name>; one that is not evaluated has no metrics.
 
+    train: train.json of its training, of several that of the first seed; others: those of the other seeds.
     failures: why stages after its training failed, by stage.
     """
 
     name: str
     folder: Path
     train: Mapping[str, Any]
+    others: Sequence[Mapping[str, Any]] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trainings(self) -> Sequence[Mapping[str, Any]]:
+        """Return train.json of each training, the first seed's first."""
+        return [self.train, *self.others]
+
+    def cost(self, key: str) -> float | None:
+        """Return what its training cost, of several the mean; None where one does not say."""
+        values = [trained.get(key) for trained in self.trainings]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        return known[0] if len(known) == 1 else math.fsum(known) / len(known)
 
     @property
     def parameters(self) -> int:
@@ -139,18 +164,18 @@ class Board:
         return self.columns[0] if self.columns else None
 
     def is_better(self, run: RunFolder, other: RunFolder, column: Column) -> bool:
-        """Tell whether a run's number is better than another's by more than both intervals leave to chance.
+        """Tell whether a run's number is better than another's by more than chance would make it in one of 20 cases.
 
-        Two numbers differ where the difference exceeds the root of the sum of their margins' squares: both are then
-        taken for independent. Numbers without an interval are taken as they stand.
+        By the errors of both, taken for independent (Welch 1947, of unequal errors). Numbers without an error are taken
+        as they stand.
         """
         value, against = run.metric(column.key), other.metric(column.key)
         if value is None or column.better is None:
             return False
         if against is None:
             return True
-        margin = math.hypot(run.margin(column.key) or 0.0, other.margin(column.key) or 0.0)
-        return (against - value if column.better == "lower" else value - against) > margin
+        gain = against - value if column.better == "lower" else value - against
+        return gain > chance(run.error(column.key), other.error(column.key))
 
     def rank(self, run: RunFolder) -> int | None:
         """Return one more than the number of runs that are better by the headline; None for a run without that number.
@@ -223,7 +248,7 @@ def write_leaderboard(path: Path, board: Board) -> None:
             score = run.metric(board.headline.key if board.headline else None)
             values = [score, board.rank(run), *(run.metric(key) for key in keys)]
             values += [end for key in bounded for end in run.interval(key) or (None, None)]
-            cost = [run.parameters if name == "parameters" else run.train.get(name) for name in COST]
+            cost = [run.parameters if name == "parameters" else run.cost(name) for name in COST]
             about = [run.name, run.train.get("method"), run.train.get("seen")]
             writer.writerow([*about, *values, *cost, " ".join(run.troubles)])
         for left in board.untrained:
@@ -235,10 +260,22 @@ def _read_run(out: Path, name: str) -> RunFolder:
     # Without samples or the reference, metrics.json is of before: DVC removes a stage's outs only when it runs.
     current = (folder / "features").is_dir() and (out / "reference").is_dir()
     found = _read_measured(folder) if current else Measured()
-    if not are_scores_of(folder / "weights.safetensors", found.protocol):
+    places = trainings(folder)
+    trained = [_read_json(place / "train.json") for place in places]
+    if not _are_scores_of(places, found.protocol):
         found = Measured()
     known: dict[str, Any] = {"metrics": found.metrics, "protocol": found.protocol, "failures": read_failures(folder)}
-    return RunFolder(name=folder.name, folder=folder, train=_read_json(folder / "train.json"), **known)
+    return RunFolder(name=folder.name, folder=folder, train=trained[0], others=trained[1:], **known)
+
+
+def _are_scores_of(trainings: Sequence[Path], protocol: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Tell whether scores are of all of a run's trainings, and of no others."""
+    if len(trainings) == 1:
+        return not any(BY_SEED in how for how in protocol.values()) and are_scores_of(trainings[0], protocol)
+    seeds = [_read_json(place / "train.json")["params"]["seed"] for place in trainings]
+    alone = [of_seed(protocol, seed)[1] for seed in seeds]
+    known = {seed for how in protocol.values() for seed in how.get(BY_SEED, {})}
+    return known == {str(seed) for seed in seeds} and all(map(are_scores_of, trainings, alone))
 
 
 def _read_measured(folder: Path) -> Measured:

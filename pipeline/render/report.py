@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.files import atomic_file, atomic_folder
-from pipeline.inference.scored import WEIGHTS
+from pipeline.inference.scored import BY_SEED, VALUE, WEIGHTS
 from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
 from pipeline.render.explorer import read_explored
@@ -32,7 +32,7 @@ COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory"
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
 OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what protocol.json says of a run alone
 # What tells a metric's entries of protocol.json apart, and not how its number was made.
-DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note")
+DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note", BY_SEED)
 
 
 def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None) -> None:
@@ -116,25 +116,27 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "troubles": run.troubles,
         "costs": _costs(run),
         "explorer": read_explored(run.folder),
-        "warnings": _warnings(run.train),
+        "warnings": _warnings(run),
+        "seeds": [trained["params"]["seed"] for trained in run.trainings] if run.others else [],
     }
 
 
-def _warnings(train: Mapping[str, Any]) -> list[str]:
-    """Return the early warnings of a training, and on which of them it stopped."""
-    stopped = train.get("stopped")
-    ended = f" It stopped there, at {stopped['said']:,} images." if stopped else ""
-    return [
-        f"Early warning: {warning['message']}{ended if warning == stopped else ''}"
-        for warning in train.get("warnings", ())
-    ]
+def _warnings(run: RunFolder) -> list[str]:
+    """Return the early warnings of a run's trainings, and on which of them one stopped."""
+    found = []
+    for train in run.trainings:
+        stopped, of = train.get("stopped"), f" of seed {train['params']['seed']}" if run.others else ""
+        ended = f" It stopped there, at {stopped['said']:,} images." if stopped else ""
+        for warning in train.get("warnings", ()):
+            found.append(f"Early warning{of}: {warning['message']}{ended if warning == stopped else ''}")
+    return found
 
 
 def _costs(run: RunFolder) -> list[dict[str, Any]]:
     """Return what the training took, as numbers to sort by and as text."""
     shown = {"seen": _number, "seconds": _duration, "images_per_second": _number, "peak_memory_bytes": _bytes}
     found = [{"value": run.parameters, "text": _number(run.parameters)}]
-    return found + [{"value": run.train.get(key), "text": show(run.train.get(key))} for key, show in shown.items()]
+    return found + [{"value": run.cost(key), "text": show(_whole(run.cost(key)))} for key, show in shown.items()]
 
 
 def _policy(scripts: Iterable[str]) -> str:
@@ -156,7 +158,9 @@ def _provenance(board: Board) -> list[dict[str, Any]]:
             value = measured.metric(column.key)
             if value is None:
                 continue
-            flat = _flatten(measured.protocol.get(column.key, {}))
+            how = measured.protocol.get(column.key, {})
+            by_seed = {f"seed {seed}": one.get(VALUE, UNKNOWN) for seed, one in how.get(BY_SEED, {}).items()}
+            flat = by_seed | _flatten({key: value for key, value in how.items() if key != BY_SEED})
             spread = measured.metric(column.spread)
             values = {"value": value} | ({"spread": spread} if spread is not None else {})
             values |= {key: text for key, text in flat.items() if key not in ("title", "note", "spread")}
@@ -338,6 +342,11 @@ def _spread(value: float) -> str:
     if value < 0.001:
         return f"{value:.1e}" if value else "0"
     return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"
+
+
+def _whole(value: float | None) -> float | None:
+    """Return a mean of whole numbers that is one as such, so that it is shown as one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _duration(seconds: float | None) -> str:

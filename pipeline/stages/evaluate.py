@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import read_params
+from pipeline.config import read_params, read_run
 from pipeline.errors import run
 from pipeline.stages.common import telling
 from pipeline.stages.paths import REFERENCE, STATISTICS, run_folder
@@ -15,16 +15,19 @@ from pipeline.stages.paths import REFERENCE, STATISTICS, run_folder
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Score a run's samples against out/reference and write metrics.json (numbers only) and protocol.json (how each
     number was made); both go to the run in MLflow."""
-    from pipeline.evaluate.scoring import score_run
+    from pipeline.evaluate.seeds import score_trainings
     from pipeline.files import write_json
-    from pipeline.tracking.agreement import send_results
+    from pipeline.inference.published import training_of
+    from pipeline.tracking.agreement import send_run
 
     begin = time.monotonic()
     params, folder = read_params(), run_folder(name)
-    scores = score_run(folder / "features", REFERENCE, params.evaluate, STATISTICS)
+    seeds, features = read_run(params, name)[0].all_seeds, folder / "features"
+    places = {seed: training_of(features, seed, seeds) for seed in seeds}
+    scores = score_trainings(places, REFERENCE, params.evaluate, STATISTICS)
     write_json(folder / "protocol.json", scores.protocol)
     write_json(folder / "metrics.json", scores.metrics)
-    send_results(name, params, {"evaluate": time.monotonic() - begin})
+    send_run(folder, params, {"evaluate": time.monotonic() - begin})
 
 
 if __name__ == "__main__":

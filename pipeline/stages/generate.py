@@ -1,6 +1,7 @@
 """Stage `generate`, per run: samples of the averaged weights, kept as features, and the method's own scores."""
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,18 +14,24 @@ from pipeline.stages.paths import DATA, EXTRACTORS, run_folder
 
 @telling("generate")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
-    """Sample the run's averaged weights once and keep what metrics need of the samples in its folder features."""
+    """Sample the averaged weights of each of the run's trainings once and keep what metrics need of the samples in its
+    folder features."""
     from pipeline.evaluate.extraction import generate
     from pipeline.files import atomic_folder
+    from pipeline.inference.published import training_of
     from pipeline.tracking.agreement import note_seconds
 
-    begin = time.monotonic()
-    params = read_params()
-    classes = read_run(params, name)[0].domains
-    with atomic_folder(run_folder(name) / "features") as folder:
-        weights = run_folder(name) / "weights.safetensors"
-        generate(folder, weights, DATA, params.evaluate, EXTRACTORS, classes, at_a_time(params, name))
-    note_seconds(name, params, {"generate": time.monotonic() - begin})
+    params, trained = read_params(), run_folder(name)
+    run, seconds = read_run(params, name)[0], dict[Path, float]()
+    with atomic_folder(trained / "features") as features:
+        for seed in run.all_seeds:
+            begin, weights = time.monotonic(), training_of(trained, seed, run.all_seeds) / "weights.safetensors"
+            folder = training_of(features, seed, run.all_seeds)
+            folder.mkdir(parents=True, exist_ok=True)
+            generate(folder, weights, DATA, params.evaluate, EXTRACTORS, run.domains, at_a_time(params, name))
+            seconds[weights.parent] = time.monotonic() - begin
+    for training, taken in seconds.items():
+        note_seconds(training, params, {"generate": taken})
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     """Draw samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
     all of them go to the run in MLflow."""
     from pipeline.render.samples import render
-    from pipeline.tracking.agreement import send_results
+    from pipeline.tracking.agreement import send_run
 
     begin = time.monotonic()
     params, folder = read_params(), run_folder(name)
     render(folder, DATA, params.render, read_run(params, name)[0].domains, at_a_time(params, name))
-    send_results(name, params, {"render": time.monotonic() - begin})
+    send_run(folder, params, {"render": time.monotonic() - begin})
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.inference.published import run_of, trainings
 from pipeline.render.curves import read_history
 from pipeline.tracking import journal, sender
 from pipeline.tracking.journal import BusyError, Journal
@@ -36,6 +37,7 @@ from pipeline.tracking.references import (
     journal_folder,
     journals_of,
     list_journals,
+    published_trainings,
 )
 from pipeline.tracking.sender import ORIGIN
 from pipeline.tracking.shipped import Shipped, is_synced
@@ -45,33 +47,40 @@ from pipeline.tracking.target import NO_ANSWER, find_outage, reason, resolve
 _logger = logging.getLogger(__name__)
 
 
-def send_results(name: str, params: Params, seconds: Mapping[str, float] | None = None) -> None:
-    """Journal what stands in a run's published folder and send it; never raise for MLflow's or the files' sake.
+def send_results(published: Path, params: Params, seconds: Mapping[str, float] | None = None) -> None:
+    """Journal what stands in a training's published folder and send it; never raise for MLflow's or the files' sake.
 
     Args:
-        name: The run's.
+        published: Its folder in out/runs.
         params: The project's params.
-        seconds: What stages of the run took now, by their names; as cost/<stage>_seconds in MLflow.
+        seconds: What stages took for it now, by their names; as cost/<stage>_seconds in MLflow.
     """
     journals = journals_of(params)
     try:
-        folder, standing = update_journal(RUNS / name, params)
+        folder, standing = update_journal(published, params)
         if seconds:  # opening a journal reads all of it
             _record_seconds(folder, standing, seconds)
         if not is_away(resolve(params.tracking), journals, "all runs"):
             sender.agree(folder, params.tracking, standing=standing)
     except BusyError:
-        _logger.info("%s: another process is sending it to MLflow; `genloom sync` brings what it does not", name)
+        _logger.info("%s: another process is sending it to MLflow; `genloom sync` brings what it does not", published)
     except UserError as error:
         if str(error).endswith(NO_ANSWER):
             remember_silence(resolve(params.tracking), journals)
-        _logger.warning(f"tracking: {str(error).rstrip('.')}. `genloom sync` sends {name} later.")
+        _logger.warning(f"tracking: {str(error).rstrip('.')}. `genloom sync` sends {published.name} later.")
 
 
-def note_seconds(name: str, params: Params, seconds: Mapping[str, float]) -> None:
-    """Journal what stages of a run took, by their names; the next stage that sends results sends it too."""
+def send_run(run: Path, params: Params, seconds: Mapping[str, float]) -> None:
+    """Do what ``send_results`` does for each training of a run; ``seconds`` are what stages took for all of them."""
+    published = trainings(run)
+    for training in published:
+        send_results(training, params, {stage: taken / len(published) for stage, taken in seconds.items()})
+
+
+def note_seconds(published: Path, params: Params, seconds: Mapping[str, float]) -> None:
+    """Journal what stages took for a training, by their names; the next stage that sends results sends it too."""
     try:
-        folder, standing = update_journal(RUNS / name, params)
+        folder, standing = update_journal(published, params)
         _record_seconds(folder, standing, seconds)
     except UserError as error:
         _logger.info("%s", error)
@@ -83,7 +92,7 @@ def _record_seconds(folder: Path, standing: Standing, seconds: Mapping[str, floa
 
 
 def send_all_results(params: Params, view: View | None = None) -> dict[str, str]:
-    """Do for every published run what ``send_results`` does for one; say it, even again, if MLflow does not answer.
+    """Do for every published training what ``send_results`` does for one; say, even again, if MLflow does not answer.
 
     Args:
         params: The project's params.
@@ -95,28 +104,28 @@ def send_all_results(params: Params, view: View | None = None) -> dict[str, str]
     if is_away(resolve(params.tracking), journals_of(params), "all runs", always=True):
         update_journals(params)
         return {}
-    for name in published_runs():
-        send_results(name, params)
+    for published in published_trainings():
+        send_results(published, params)
     try:
-        return find_links(params, published_runs(), view)
+        return find_links(params, published_trainings(), view)
     except Exception as error:  # whatever a server or a database raises: links are no reason to fail
         _logger.info("no links into MLflow: %s", reason(error))
         return {}
 
 
 def update_journals(params: Params) -> list[str]:
-    """Bring the journal of every published run up to its files.
+    """Bring the journal of every published training up to its files.
 
     Args:
         params: The project's params.
 
     Returns:
-        What went wrong, a sentence for each run.
+        What went wrong, a sentence for each training.
     """
     problems = []
-    for name in published_runs():
+    for published in published_trainings():
         try:
-            update_journal(RUNS / name, params)
+            update_journal(published, params)
         except UserError as error:
             problems.append(str(error))
     return problems
@@ -158,14 +167,14 @@ def synchronize(params: Params, everything: bool = False) -> Iterator[Outcome]:
     if problem := find_outage(target):
         raise UserError(f"MLflow at {target.shown} can't be reached: {problem}. Start it, or set tracking.uri.")
     done = set()
-    for name in published_runs():
-        outcome = Outcome(run=(RUNS / name).as_posix())
+    for published in published_trainings():
+        outcome = Outcome(run=published.as_posix())
         with _telling(outcome):
-            trained = read_train_json(RUNS / name)
-            folder = _journal_of(RUNS / name, trained, params)
+            trained = read_train_json(published)
+            folder = _journal_of(published, trained, params)
             outcome.run = folder.name
             done.add(folder)
-            _agree(outcome, folder, params, everything, _update(folder, RUNS / name, trained))
+            _agree(outcome, folder, params, everything, _update(folder, published, trained))
         yield outcome
     for folder in list_journals(params):
         if folder not in done:
@@ -211,17 +220,11 @@ def _left_out(params: Params) -> Iterator[Outcome]:
             yield Outcome(run=path.parent.name, problem=f"{path}: not sent: {why}.")
 
 
-def published_runs() -> Iterator[str]:
-    """Yield the names of the runs in out/runs that are trained."""
-    for path in sorted(RUNS.glob(f"*/{PUBLISHED}")):
-        yield path.parent.name
-
-
 def update_journal(published: Path, params: Params) -> tuple[Path, Standing]:
-    """Journal a run's published results where the journal says something else.
+    """Journal a training's published results where the journal says something else.
 
     Args:
-        published: The run's folder in out/runs.
+        published: Its folder in out/runs.
         params: The project's params.
 
     Returns:
@@ -248,14 +251,15 @@ def _update(folder: Path, published: Path, trained: dict[str, Any]) -> Standing:
 
 def _journal_of(published: Path, trained: dict[str, Any], params: Params) -> Path:
     """Return the folder of the training's journal, which need not exist."""
-    known = find_journal(Reference(run=published.name, key=trained["key"]), params)
-    return known or journal_folder(params, published.name, trained["key"])
+    name = run_of(published).name
+    known = find_journal(Reference(run=name, key=trained["key"]), params)
+    return known or journal_folder(params, name, trained["key"])
 
 
 def _restore(opened: Journal, published: Path, trained: dict[str, Any]) -> None:
     """Journal the training that another machine did, from its files."""
-    about = {"name": published.name, "key": trained["key"], "params": trained["params"], "dataset": trained["dataset"]}
-    opened.start(**about, tags={ORIGIN: "published files"}, restored=True)
+    about = {name: trained[name] for name in ("key", "params", "dataset")}
+    opened.start(name=run_of(published).name, **about, tags={ORIGIN: "published files"}, restored=True)
     rows: dict[int, dict[str, float]] = {}
     for name, points in read_history(published / "history.csv").items():
         for seen, value in points:

@@ -13,16 +13,17 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.inference.published import run_of, trainings
 from pipeline.tracking import journal
 from pipeline.tracking.dvc_lock import LOCK, Stage, Stages, downstream, is_within, maker, read_stages, readers, upstream
 from pipeline.tracking.dvc_status import AS_RECORDED, MISSING, Status, read_status
 from pipeline.tracking.queries import by_key, fetch_runs
 from pipeline.tracking.references import (
     PUBLISHED,
-    RUNS,
     Reference,
     find_journal,
     list_journals,
+    published_trainings,
     read_journaled,
     read_published,
 )
@@ -119,7 +120,8 @@ def _relative(what: str) -> str:
 
 def _trainings_of(chain: Iterable[Stage], params: Params) -> list[Reference]:
     """Return the trainings that the stages published, as far as their train.json is on disk."""
-    published = [Path(out) for stage in chain for out in stage.outs if Path(out).name == PUBLISHED]
+    runs = [Path(out).parent for stage in chain for out in stage.outs if Path(out).name == PUBLISHED]
+    published = [folder / PUBLISHED for run in runs for folder in trainings(run)]
     return [training for path in published if (training := read_published(path, params))]
 
 
@@ -208,12 +210,12 @@ def _in_mlflow(prefix: str, params: Params) -> list[Reference]:
 
 def _files_of(reference: Reference, stages: Stages, params: Params) -> Iterator[tuple[Stage, str]]:
     """Yield the stages' outs that lie next to the train.json of the same training."""
-    for path in sorted(RUNS.glob(f"*/{PUBLISHED}")):
-        training = read_published(path, params)
+    for folder in published_trainings():
+        training = read_published(folder / PUBLISHED, params)
         if training is None or not training.is_same_training(reference):
             continue
         for stage in stages.values():
-            yield from ((stage, out) for out in stage.outs if is_within(out, path.parent.as_posix()))
+            yield from ((stage, out) for out in stage.outs if is_within(out, run_of(folder).as_posix()))
 
 
 # ---- For people

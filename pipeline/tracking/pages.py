@@ -8,10 +8,11 @@ experiment that the address names; a person's own choice in the browser stays as
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlencode
 
 from pipeline.config import Params
-from pipeline.tracking.references import PUBLISHED, RUNS, read_published
+from pipeline.tracking.references import PUBLISHED, read_published
 from pipeline.tracking.target import Target, connect, prepare, resolve
 
 VIEW = "genloom"
@@ -40,12 +41,12 @@ class View:
         return json.dumps({"selectedColumns": columns} | order)
 
 
-def find_links(params: Params, runs: Iterable[str], view: View | None = None) -> dict[str, str]:
+def find_links(params: Params, published: Iterable[Path], view: View | None = None) -> dict[str, str]:
     """Return the addresses of MLflow's pages on the project, for a database while `genloom ui` serves it.
 
     Args:
         params: of the project.
-        runs: names of published runs.
+        published: folders of trainings in out/runs.
         view: what the table shows to whom follows its link; None: what it showed before.
 
     Returns:
@@ -61,7 +62,7 @@ def find_links(params: Params, runs: Iterable[str], view: View | None = None) ->
     experiment = str(found.experiment_id)
     if view and found.tags.get(VIEW_TAG) != view.content():
         client.set_experiment_tag(experiment, VIEW_TAG, view.content())
-    known = (read_published(RUNS / name / PUBLISHED, params) for name in runs)
+    known = (read_published(folder / PUBLISHED, params) for folder in published)
     ids = [reference.run_id for reference in known if reference and reference.run_id]
     shared = {"viewStateShareKey": VIEW} if view or VIEW_TAG in found.tags else {}
     links = {"Runs": _address(target, f"experiments/{experiment}/runs", _TRAININGS | shared)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.config import Params
 from pipeline.errors import UserError, nearest
 from pipeline.files import project_root
+from pipeline.inference.published import trainings
 from pipeline.tracking import journal
 from pipeline.tracking.queries import by_key, fetch_runs
 from pipeline.tracking.shipped import Shipped, last_sent
@@ -19,6 +20,12 @@ from pipeline.tracking.target import resolve
 
 RUNS = Path("out/runs")
 PUBLISHED = "train.json"
+
+
+def published_trainings() -> Iterator[Path]:
+    """Yield the folders of all trainings in out/runs: of a run with several seeds the first one's first."""
+    for path in sorted(RUNS.glob(f"*/{PUBLISHED}")):
+        yield from (place for place in trainings(path.parent) if (place / PUBLISHED).is_file())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.inference.scored import are_scores_of
+from pipeline.inference.published import run_of
+from pipeline.inference.scored import BY_SEED, are_scores_of, of_seed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,18 +79,27 @@ def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
     Raises:
         UserError: A file cannot be read.
     """
-    scores, protocol = (_read_json(published / f"{name}.json") for name in ("metrics", "protocol"))
+    scores, protocol = _scores_of(published, trained)
     pictures: tuple[Path, ...] = ()
     tags = warning_tags(trained.get("warnings", ()))
     if (published / "samples.png").exists():
         pictures = (published / "samples.png", *sorted((published / "panels").glob("*")))
         tags[PICTURES] = digest_of({path.name: sha256_of(path) for path in pictures})
-    known: dict[str, Any] = {"run": published.name, "trained": trained, "pictures": pictures, "tags": tags}
-    if scores is None or protocol is None or not are_scores_of(published / "weights.safetensors", protocol):
+    known: dict[str, Any] = {"run": run_of(published).name, "trained": trained, "pictures": pictures, "tags": tags}
+    if scores is None or protocol is None or not are_scores_of(published, protocol):
         return Standing(**known)
     tags |= {f"{PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
     tags[EVALUATION] = digest_of({"metrics": scores, "protocol": protocol})
     return Standing(metrics=scores, protocol=protocol, **known)
+
+
+def _scores_of(published: Path, trained: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the numbers of a training and how they were made; of a run with several seeds its own, not the means."""
+    run = run_of(published)
+    scores, protocol = (_read_json(run / f"{name}.json") for name in ("metrics", "protocol"))
+    if protocol is None or not any(BY_SEED in how for how in protocol.values()):
+        return (scores, protocol) if run == published else (None, None)
+    return of_seed(protocol, trained["params"]["seed"])
 
 
 def digest_of(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import methods
@@ -41,7 +41,7 @@ class Prepared:
 
 
 @contextmanager
-def prepared(name: str, params: Params, *, out: Path, scratch: Path) -> Iterator[Prepared]:
+def prepared(name: str, params: Params, *, out: Path, scratch: Path, seed: int | None = None) -> Iterator[Prepared]:
     """Find all that a run's training is made from, and check that it fits.
 
     Args:
@@ -49,6 +49,7 @@ def prepared(name: str, params: Params, *, out: Path, scratch: Path) -> Iterator
         params: of the project.
         out: the folder of the stages' outputs: data, code and runs.
         scratch: the folder of trainings.
+        seed: which of its trainings, where it has several; None: the first.
 
     Yields:
         It; its ``weights`` exist within the block.
@@ -58,6 +59,7 @@ def prepared(name: str, params: Params, *, out: Path, scratch: Path) -> Iterator
     """
     prefix, data = f"runs.{name}.", out / "data"
     run, own = read_run(params, name)
+    run = replace(run, seed=run.all_seeds[0] if seed is None else seed, seeds=())
     method = methods.configure(run, own, prefix)
     dataset = open_dataset(data)
     check_data(prefix, run, method, dataset)

@@ -187,4 +187,5 @@ def write_history(path: Path, history: Sequence[Row]) -> None:
 def flat_params(data: Data, run: Run, method: Method) -> dict[str, Any]:
     """Return every param that a run's result depends on, defaults included, by its name in params.yaml."""
     source = {f"data.{key}": value for key, value in asdict(data).items() if key not in ("mirror", "path")}
-    return asdict(run) | asdict(method) | source
+    own = {name: value for name, value in asdict(run).items() if name != "seeds"}
+    return own | asdict(method) | source

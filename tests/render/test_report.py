@@ -69,7 +69,8 @@ def write_measured(folder: Path, metrics: dict[str, float], **how: Any) -> None:
     protocol = {key: DESCRIBED.get(key, {}) | how for key in metrics}
     for key, about in protocol.items():
         if (margin := metrics.get(f"{key}_std")) is not None:
-            about["interval"] = {"low": metrics[key] - margin, "high": metrics[key] + margin, "by": "95%"}
+            bounds = {"low": metrics[key] - margin, "high": metrics[key] + margin}
+            about["interval"] = bounds | {"by": "95%", "error": margin / 1.96, "degrees": None}
     (folder / "protocol.json").write_text(json.dumps(protocol))
 
 

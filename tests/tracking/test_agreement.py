@@ -17,7 +17,7 @@ from pipeline.config import Cluster, Data, Evaluate, Params, Render, Tracking
 from pipeline.errors import UserError
 from pipeline.tracking.agreement import send_all_results, send_results, synchronize, update_journals
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.references import journal_folder
+from pipeline.tracking.references import RUNS, journal_folder
 from pipeline.tracking.sender import ORIGIN, sync
 from pipeline.tracking.shipped import is_synced
 from pipeline.tracking.standing import SUPERSEDED
@@ -71,7 +71,7 @@ def test_the_metric_that_stands_in_the_files_is_the_last_point_and_its_protocol_
     end = found().info.end_time
     for samples, scores in ((100, {FID: 940.4, "kid": 2.0}), (300, {FID: 956.7}), (100, {FID: 940.4})):
         evaluated(published, samples, **scores)
-        send_results("a", params())
+        send_results(RUNS / "a", params())
         assert found().data.metrics[FID] == scores[FID]
         assert json.loads(found().data.tags[f"protocol.{FID}"]) == {"samples": samples}
     assert found().data.tags["protocol.kid"] == SUPERSEDED
@@ -80,7 +80,7 @@ def test_the_metric_that_stands_in_the_files_is_the_last_point_and_its_protocol_
         value for _, _, value in sorted(points_in_mlflow(resolve(Tracking()).uri, found())[FID], key=lambda p: p[1])
     ]
     assert values == [940.4, 956.7, 940.4]
-    send_results("a", params())
+    send_results(RUNS / "a", params())
     assert len(points_in_mlflow(resolve(Tracking()).uri, found())[FID]) == 3, "a repetition changes nothing"
 
 
@@ -105,7 +105,7 @@ def test_each_evaluation_is_kept_with_its_protocol(published: Path) -> None:
 
     for samples in (100, 300):
         evaluated(published, samples, **{FID: float(samples)})
-        send_results("a", params())
+        send_results(RUNS / "a", params())
     client = mlflow.MlflowClient(resolve(Tracking()).uri)
     kept = [item.path for item in client.list_artifacts(found().info.run_id, "evaluations")]
     contents = [json.loads(Path(client.download_artifacts(found().info.run_id, path)).read_text()) for path in kept]
@@ -132,7 +132,7 @@ def test_a_pulled_run_that_mlflow_does_not_have_is_made_of_its_files(published: 
     other = Tracking(uri="sqlite:///other.db")
     evaluated(published, 100, **{FID: 940.4})
     picture(published / "samples.png")
-    send_results("a", params(other))
+    send_results(RUNS / "a", params(other))
     made = found(other)
     assert made.data.tags[ORIGIN] == "published files" and made.info.status == "FINISHED"
     points = points_in_mlflow(resolve(other).uri, made)
@@ -148,7 +148,7 @@ def test_a_server_that_is_down_is_said_at_first_and_at_last_and_fails_nothing(
     away = params(Tracking(uri=f"http://127.0.0.1:{free_port()}"))
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         for _ in range(3):  # stages of a run
-            send_results("a", away)
+            send_results(RUNS / "a", away)
         send_all_results(away)  # the last stage
     assert len(caplog.records) == 2
     for record in caplog.records:
@@ -156,7 +156,7 @@ def test_a_server_that_is_down_is_said_at_first_and_at_last_and_fails_nothing(
         assert "\n" not in record.getMessage() and len(record.getMessage()) < 200
     with pytest.raises(UserError, match="can't be reached: connection refused"):
         list(synchronize(away))
-    send_results("a", params())
+    send_results(RUNS / "a", params())
     assert found().data.metrics[FID] == 940.4, "it was journaled all the same"
 
 
@@ -168,10 +168,10 @@ def test_a_server_that_says_nothing_is_waited_for_once(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         away = params(Tracking(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"))
         with caplog.at_level(logging.WARNING, logger="pipeline"):
-            send_results("a", away)
+            send_results(RUNS / "a", away)
             began = time.monotonic()
             for _ in range(3):
-                send_results("a", away)
+                send_results(RUNS / "a", away)
     assert time.monotonic() - began < 0.8
     (record,) = caplog.records
     assert record.getMessage().endswith("can't be reached: no answer in time. `genloom sync` sends a later.")
@@ -213,7 +213,7 @@ class Machine:
         self._enter(self.folder)
         evaluated(self.folder / "out/runs/a", samples, **scores)
         picture(self.folder / "out/runs/a/samples.png", samples % 256)
-        send_results("a", params(tracking))
+        send_results(RUNS / "a", params(tracking))
 
 
 @pytest.fixture
