@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
-# Tiny: a GAN, a VAE, and a run that begins from another.
+# Tiny: a GAN, a VAE, and a run that begins from another and has two seeds.
 RUNS = {
     name: {"method": method, "init_from": "scratch", "seed": seed, "width": 8, "latent": 8, "images": images}
     | {"batch_size": 64, "log_every": 128, "snapshot_every": 640, "checkpoint_every": 256}
@@ -21,7 +21,8 @@ RUNS = {
         ("vae", "vae", 0, 1280),
     ]
 }
-RUNS["tuned"] = RUNS["dcgan"] | {"init_from": "runs/dcgan", "images": 1280, "freeze": ["critic.layers.0"]}
+RUNS["tuned"] = RUNS["dcgan"] | {"init_from": "runs/dcgan", "images": 640, "freeze": ["critic.layers.0"]}
+RUNS["tuned"] = {name: value for name, value in RUNS["tuned"].items() if name != "seed"} | {"seeds": [0, 3]}
 
 
 def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:

@@ -79,6 +79,23 @@ def test_mlflow_has_every_point_of_the_history_once(project: Path) -> None:
         assert "fid_efficientnet_lite0" in points
 
 
+def test_a_run_with_two_seeds_is_one_entry_of_two_trainings(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder = project / "out/runs/tuned"
+    metrics, protocol = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "protocol"))
+    alone = {seed: how["value"] for seed, how in protocol["fid_efficientnet_lite0"]["by_seed"].items()}
+    assert set(alone) == {"0", "3"} and alone["0"] != alone["3"]
+    assert metrics["fid_efficientnet_lite0"] == pytest.approx(sum(alone.values()) / 2, rel=1e-12)
+    with (project / "out/leaderboard.csv").open() as file:
+        (row,) = [row for row in csv.DictReader(file) if row["run"] == "tuned"]
+    low, high = (float(row[f"fid_efficientnet_lite0_{end}"]) for end in ("low", "high"))
+    spread = abs(alone["0"] - alone["3"]) / 2  # the error of two: s / sqrt(2)
+    assert (high - low) / 2 == pytest.approx(12.7062 * spread, rel=1e-4)
+    runs = MlflowClient(f"sqlite:///{project / 'mlflow.db'}").search_runs(["1"], "attributes.run_name = 'tuned'")
+    assert {run.data.params["seed"]: run.data.metrics["fid_efficientnet_lite0"] for run in runs} == alone
+
+
 def test_a_run_in_mlflow_is_scored_as_its_files_were(project: Path) -> None:
     from mlflow import MlflowClient
 
@@ -205,12 +222,14 @@ def wait_for_checkpoint(folder: Path, run: str, trainer: "subprocess.Popen[Any]"
 
 
 def tracked(folder: Path, run: str, database: str = "mlflow.db") -> dict[str, list[tuple[int, float]]]:
-    """Every metric's (step, value) points of the one MLflow run of that name."""
+    """Every metric's (step, value) points of the one MLflow run of that name, of the first seed where there are two."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / database}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "genloom"]
-    (found,) = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == run]
+    key = json.loads((folder / "out/runs" / run / "train.json").read_text())["key"]
+    known = client.search_runs([experiment.experiment_id])
+    (found,) = [r for r in known if r.info.run_name == run and r.data.tags["genloom.key"] == key]
     assert found.info.status == "FINISHED"
     return {
         name: [(point.step, point.value) for point in client.get_metric_history(found.info.run_id, name)]

@@ -23,6 +23,7 @@ from tracing import uncounted
 
 from pipeline.dependencies.entries import CHOSEN, ENTRIES, EXTRACTORS, METHODS, METRICS, SOURCES
 from pipeline.dependencies.meaning import meaning
+from pipeline.inference.scored import of_seed
 
 OF_DCGAN = {"dcgan", "tuned"}
 EDITED = ("", "\n\nEDITED = 1\n")  # at the end of a file that a run or params.yaml choose by name: all of it counts
@@ -303,8 +304,12 @@ def agreed(folder: Path, samples: int) -> dict[str, Any]:
     client, found = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}"), {}
     for path in sorted((folder / "out/runs").glob("*/metrics.json")):
         name = path.parent.name
-        scores, protocol = (json.loads((path.parent / f"{file}.json").read_text()) for file in ("metrics", "protocol"))
-        (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
+        trained, scores, protocol = (
+            json.loads((path.parent / f"{file}.json").read_text()) for file in ("train", "metrics", "protocol")
+        )
+        (run,) = client.search_runs(["1"], f"tags.`genloom.key` = '{trained['key']}'")
+        if "seeds" in RUNS[name]:
+            scores, protocol = of_seed(protocol, trained["params"]["seed"])
         assert {key: run.data.metrics[key] for key in scores} == scores, name
         assert {key: json.loads(run.data.tags[f"protocol.{key}"]) for key in scores} == protocol, name
         assert protocol[SCORE]["generated"]["count"] == samples
