@@ -29,7 +29,7 @@ repro: $(READY) ## redo whatever changed, from the download to the report; a run
 	python -m pipeline.stages.outcome && exit $$status
 
 test: $(READY) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-all: $(READY) ## all tests
 	$(BIN)/python -m pytest -m ''

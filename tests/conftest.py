@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # before torch is imported, which reads it then
     # A thread that waits for a core which another process has keeps that one waiting too.
@@ -11,23 +12,37 @@ import pytest
 from toy_data import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
-TESTS = Path(__file__).parent
 # Whoever takes one of these last would keep the others waiting.
-LONGEST = ("stages", "methods/test_methods.py", "tracking/test_lineage.py", "docs/test_use_page.py")
+LONGEST = ("tests/stages", "tests/methods/test_methods.py", "tests/tracking/test_lineage.py")
+
+
+def shared_by(nodeid: str) -> str:
+    """What tests run in one process: those of a file, as they share what it sets up, and those of stages, which share a
+    project."""
+    path = nodeid.split("::")[0]
+    return "tests/stages" if path.startswith("tests/stages/") else path
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, as they share what it sets up, and those of stages, which share a project."""
-
-    def group(item: pytest.Item) -> str:
-        path = item.path.relative_to(TESTS).as_posix()
-        return "stages" if path.startswith("stages/") else path
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
     if workers:
-        items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+        places = {item: shared_by(item.nodeid) for item in items}
+        items.sort(key=lambda item: LONGEST.index(places[item]) if places[item] in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal tests out by what they share.
+
+    --dist loadgroup would not: xdist 3.8 writes its groups into node ids, which pytest 9.2 computes.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sharing(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return shared_by(nodeid)
+
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")
