@@ -1,0 +1,74 @@
+"""The class that Ray Tune's actors run: one trial after another in the same process, each step up to a rung.
+
+Imported in Ray's processes and where a search starts, never before: it needs Ray.
+"""
+
+import os
+from typing import Any
+
+from ray import tune
+
+from pipeline.config import Search
+from pipeline.tune.ray_search import RUNG, VALUE, rung_time
+from pipeline.tune.trial import Report, Task, Trial
+
+
+class Actor(tune.Trainable):  # type: ignore[misc]  # Ray's class is Any to mypy
+    """Trains trials. Ray calls ``setup`` once, ``reset_config`` for each further trial, and ``step`` for each rung."""
+
+    def setup(self, config: dict[str, Any], task: Task, threads: int) -> None:
+        """Make the process ready: it imports torch, and takes the trial's CPUs as threads.
+
+        Args:
+            config: the trial's: its number, its params, and rungs that are known of it.
+            task: what all trials have in common.
+            threads: of each trial.
+        """
+        import torch
+
+        os.chdir(task.root)
+        torch.set_num_threads(threads)
+        self.task, self.trial, self.failure = task, None, ""
+        self.judges: dict[Any, Any] = {}
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another trial in the same process."""
+        self.cleanup()
+        self.values, self.begin = dict(new_config["values"]), int(new_config["rungs"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung; return what Ray Tune is to know of it."""
+        return _told(self._advance(), self.task.search)
+
+    def _advance(self) -> Report:
+        try:
+            if self.trial is None:
+                values = {name: tuple(v) if isinstance(v, list) else v for name, v in self.values.items()}
+                self.trial = Trial(self.task, values, self.judges)
+                self.trial.next = self.begin
+        except Exception as error:  # such as params that fit each by itself, but not together
+            return Report(state="failed", reason=str(error))
+        return self.trial.advance()
+
+    def cleanup(self) -> None:
+        """Release what a trial holds."""
+        if self.trial is not None:
+            self.trial.close()
+        self.trial = None
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Keep nothing: the training's own checkpoints hold all."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Do nothing, likewise."""
+
+
+def _told(report: Report, search: Search) -> dict[str, Any]:
+    """Return a report as Ray has results; done ends the trial, a result without a value is not judged."""
+    result: dict[str, Any] = {"report": report, "done": report.state is not None or report.paused}
+    if report.values:
+        result |= {RUNG: rung_time(search, report.rung), VALUE: report.values[search.objectives[0]]}
+    return result
