@@ -8,7 +8,7 @@ from pipeline.config import read_params
 from pipeline.errors import run
 from pipeline.files import project_root
 from pipeline.stages.common import scratch
-from pipeline.stages.paths import OUT
+from pipeline.stages.paths import OUT, TUNE
 
 
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml that has a search.")]) -> None:
@@ -23,7 +23,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     with Record.open(task.folder, name) as record:
         if not search_on_ray(task, record):
             raise SystemExit("stopped at a checkpoint; the same command goes on from it")
-        folder = OUT / "tune" / name
+        folder = TUNE / name
         write_best(folder / "best.yaml", task, record)
         write_trials(folder / "trials.csv", task, record)
 
