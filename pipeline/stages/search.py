@@ -15,6 +15,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     """Do the search of a run, or go on with it, and write what it found to out/tune/<run>."""
     from pipeline.tune.driver import search_on_ray
     from pipeline.tune.record import Record
+    from pipeline.tune.report import write_report
     from pipeline.tune.results import write_best, write_trials
     from pipeline.tune.search import task_of
 
@@ -26,6 +27,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
         folder = TUNE / name
         write_best(folder / "best.yaml", task, record)
         write_trials(folder / "trials.csv", task, record)
+        write_report(folder / "report.html", task, record)
 
 
 if __name__ == "__main__":

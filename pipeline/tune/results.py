@@ -27,7 +27,7 @@ def best_trials(trials: Sequence[Trial], objectives: Sequence[Objective]) -> lis
         One trial for one objective (the first of equal ones); the Pareto front for several; none if none is finished.
     """
     finished = [trial for trial in trials if trial.state == "finished"]
-    scores = {trial.number: _costs(trial, objectives) for trial in finished}
+    scores = {trial.number: costs(trial, objectives) for trial in finished}
     front = [
         trial
         for trial in finished
@@ -37,7 +37,7 @@ def best_trials(trials: Sequence[Trial], objectives: Sequence[Objective]) -> lis
     return ranked[:1] if len(objectives) == 1 else ranked
 
 
-def _costs(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
+def costs(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
     """Return a trial's values, less of each being better."""
     return tuple(
         trial.last[objective.name] * (1 if objective.better == "lower" else -1) for objective in objectives
