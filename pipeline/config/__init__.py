@@ -40,6 +40,7 @@ from pipeline.config.validation import checked, field_names, misfits, shown, unk
 from pipeline.errors import UserError, nearest, refuse
 
 __all__ = [
+    "FIXED",
     "LAST",
     "MEASURES",
     "PARAMS",

@@ -13,10 +13,10 @@ from pipeline.tune.ray_search import RUNG, VALUE, rung_time
 from pipeline.tune.trial import Report, Task, Trial
 
 
-class Actor(tune.Trainable):  # type: ignore[misc]  # Ray's class is Any to mypy
+class Actor(tune.Trainable):
     """Trains trials. Ray calls ``setup`` once, ``reset_config`` for each further trial, and ``step`` for each rung."""
 
-    def setup(self, config: dict[str, Any], task: Task, threads: int) -> None:
+    def setup(self, config: dict[str, Any], task: Task, threads: int) -> None:  # type: ignore[override]
         """Make the process ready: it imports torch, and takes the trial's CPUs as threads.
 
         Args:
@@ -28,7 +28,8 @@ class Actor(tune.Trainable):  # type: ignore[misc]  # Ray's class is Any to mypy
 
         os.chdir(task.root)
         torch.set_num_threads(threads)
-        self.task, self.trial, self.failure = task, None, ""
+        self.task = task
+        self.trial: Trial | None = None
         self.judges: dict[Any, Any] = {}
         self.reset_config(config)
 

@@ -51,11 +51,15 @@ def read_best(path: Path, trial: int | None = None) -> Found:
     run = path.parent.name
     try:
         best = yaml.safe_load(path.read_text())["best"]
-        known = {one["trial"]: Found(**{key: one[key] for key in ("trial", "params", "values", "images")}) for one in best}
+        known = {
+            one["trial"]: Found(**{key: one[key] for key in ("trial", "params", "values", "images")}) for one in best
+        }
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}). Run `make tune RUN={run}` to make it.") from None
     if not known:
-        raise UserError(f"{path}: no trial of this search is finished. Raise its budget, and run `make tune RUN={run}`.")
+        raise UserError(
+            f"{path}: no trial of this search is finished. Raise its budget, and run `make tune RUN={run}`."
+        )
     if trial is not None and trial not in known:
         raise UserError(f"{path}: trial {trial} is not among the best: {', '.join(map(str, known))}.")
     return known[next(iter(known)) if trial is None else trial]
@@ -144,5 +148,5 @@ def adopt(run: str, values: Mapping[str, Any], path: Path = PARAMS) -> str:
     if after != before:
         with atomic_file(path) as temporary:
             temporary.write_text(after)
-    lines = (text.splitlines(keepends=True) for text in (before, after))
-    return "".join(difflib.unified_diff(*lines, str(path), str(path), n=1))
+    old, new = (text.splitlines(keepends=True) for text in (before, after))
+    return "".join(difflib.unified_diff(old, new, str(path), str(path), n=1))

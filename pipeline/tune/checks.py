@@ -1,4 +1,4 @@
-"""What could go wrong with a search is said before anything starts: its params, their values, its size, its resources."""
+"""What could go wrong with a search is said before anything starts: its params and values, its size, its resources."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,9 @@ def check_search(name: str, params: Params) -> None:
     cls, problems = methods.find(run.method), list[str]()
     known = [field for field in (*field_names(Run), *field_names(cls)) if field not in FIXED]
     strange = [key for key in search.space if key not in known]
-    problems += [f"{PARAMS}: {prefix}space.{key}: {run.method} has no such param. {nearest(key, known)}" for key in strange]
+    problems += [
+        f"{PARAMS}: {prefix}space.{key}: {run.method} has no such param. {nearest(key, known)}" for key in strange
+    ]
     if not problems:
         for key, values in _to_try(search.domains):
             with gathering(problems):
@@ -144,8 +146,8 @@ def _sizes(search: Search, run: Run, name: str) -> Iterator[str]:
     if not wrong and (size := grid_size(search.domains, most)) > most:
         limit = "images" if search.images and most < (search.trials or 10**4) else "trials"
         yield (
-            f"{limit}: the grid has {'more than ' if size > 10**4 else 'at least '}{size} trials, and {most} of them fit "
-            f"into this budget. Raise it, name fewer points, or take the searcher random, which spreads what it has."
+            f"{limit}: the grid has at least {size} trials, and {most} of them fit into this budget. Raise it, name "
+            "fewer points, or take the searcher random, which spreads what it has."
         )
 
 
@@ -161,6 +163,6 @@ def _resources(search: Search, run: Run, params: Params) -> Iterator[str]:
         yield "space: trials need a folder that all nodes see; name one in cluster.storage in the place of the URL."
     if cluster.most > 1 and not run.sync_batch_norm:
         yield (
-            f"space: a trial is trained by one process, and with sync_batch_norm: false cluster.workers, {cluster.most}, "
-            "changes the result. Set cluster.workers to 1, or sync_batch_norm to true."
+            f"space: a trial is trained by one process, and with sync_batch_norm: false {cluster.most} workers would "
+            "have another result. Set cluster.workers to 1, or sync_batch_norm to true."
         )

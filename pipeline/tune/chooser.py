@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Domain, Search
@@ -60,8 +60,8 @@ class Chooser:
         with quiet():
             if state == TrialState.PRUNED:
                 running = optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[trial.number]._trial_id)
-                for images, values in trial.values.items():
-                    running.report(values[self.search.objectives[0]], images)
+                for images, scores in trial.values.items():
+                    running.report(scores[self.search.objectives[0]], images)
             values = [trial.last[name] for name in self.search.objectives] if state == TrialState.COMPLETE else None
             self.study.tell(trial.number, values, state)
 
@@ -110,7 +110,8 @@ def empty_study(better: Sequence[Better], sampler: BaseSampler | None = None) ->
     Returns:
         The study.
     """
-    directions = ["minimize" if way == "lower" else "maximize" for way in better]
+    minimize, maximize = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+    directions = [minimize if way == "lower" else maximize for way in better]
     return optuna.create_study(directions=directions, sampler=sampler or RandomSampler(seed=0))
 
 
@@ -159,8 +160,11 @@ def frozen(trial: Trial, domains: dict[str, Domain], objectives: Sequence[str]) 
     state = state_of(trial, objectives)
     values = [trial.last[name] for name in objectives] if state == TrialState.COMPLETE else None
     steps = {images: scores[objectives[0]] for images, scores in trial.values.items()}
-    drawn = {name: categories(domains[name])[_place(domains[name], value)] for name, value in trial.params.items()
-             if domains[name].kind == "choice"}
+    drawn = {
+        name: categories(domains[name])[_place(domains[name], value)]
+        for name, value in trial.params.items()
+        if domains[name].kind == "choice"
+    }
     return create_trial(
         state=state,
         values=values,

@@ -13,20 +13,19 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from pipeline.cluster import one_machine
 from pipeline.cluster.connect import connect
 from pipeline.cluster.driver import ENVIRONMENT
-from pipeline.cluster import one_machine
 from pipeline.cluster.launch import stop_on_signals
 from pipeline.config import PARAMS, Cluster, Search
 from pipeline.errors import UserError
+from pipeline.training.prepare import prepared
 from pipeline.tune.chooser import Chooser
-from pipeline.tune.record import Record, Trial
+from pipeline.tune.record import Record
 from pipeline.tune.results import Progress
 from pipeline.tune.trial import Task, rungs_of
-from pipeline.training.prepare import prepared
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # trials stop at a checkpoint, as the record has them
@@ -161,9 +160,7 @@ def _run(
     with prepared(task.name, task.params, out=task.out, scratch=task.scratch) as ready:
         rungs = rungs_of(ready.job, search)
     progress = Progress(task, record, room.concurrent)
-    searcher = Remembering(
-        search, record, chooser, room.concurrent, partial(_key, task), progress.tell, may_begin
-    )
+    searcher = Remembering(search, record, chooser, room.concurrent, partial(_key, task), progress.tell, may_begin)
     trainable = tune.with_resources(
         tune.with_parameters(Actor, task=task, threads=room.cpus),
         {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
@@ -196,7 +193,7 @@ def _watcher(task: Task, stop: Callable[[], bool], clock: _Clock) -> Any:
     """Return a callback that passes a request to stop on to the trials, whenever Ray Tune has gone round once."""
     from ray.tune import Callback
 
-    class Watcher(Callback):  # type: ignore[misc]  # Ray's class is Any to mypy
+    class Watcher(Callback):
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             clock.seconds()
             if stop():

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -153,7 +154,7 @@ class Judge:
         first, _ = domains(self.dataset, self.classes)
         split = first.splits[self.search.split]
         rows = shuffled(len(split), min(len(split), self.search.samples), self.search.seed)
-        plan = {"seed": self.search.seed, "batch_size": self.at_a_time}
+        plan: dict[str, Any] = {"seed": self.search.seed, "batch_size": self.at_a_time}
         return mean_scores(trained, batches(split, rows, device=trained.device, **plan))
 
     def _measured(self, trained: Trained) -> dict[str, float]:
@@ -162,7 +163,7 @@ class Judge:
             return {}
         split = domains(self.dataset, self.classes)[0].splits[self.search.split]
         rows = shuffled(len(split), self.search.samples, self.search.seed)
-        plan = {"seed": self.search.seed, "batch_size": self.at_a_time, "device": trained.device}
+        plan: dict[str, Any] = {"seed": self.search.seed, "batch_size": self.at_a_time, "device": trained.device}
         like = batches(split, rows, truncation=self.settings.truncation, **plan)
         images = torch.cat(list(samples(trained, like)))
         labels = split.labels_of(rows.numpy())
@@ -179,8 +180,9 @@ class Judge:
         return found
 
     def _set(self, seen: Features, labels: torch.Tensor) -> FeatureSet:
-        kept = {"features": seen.pooled, "logits": seen.logits, "labels": labels}
-        return FeatureSet(**kept, seed=self.search.seed, distinct=len(labels))
+        return FeatureSet(
+            features=seen.pooled, logits=seen.logits, labels=labels, seed=self.search.seed, distinct=len(labels)
+        )
 
     @cached_property
     def _extractors(self) -> Mapping[str, Extractor]:

@@ -68,7 +68,7 @@ class Axis:
         """Shares and texts of the ticks."""
         if self.choices:
             return [(self.share(choice), choice) for choice in self.choices]
-        return [(self.share(value), f"{value:.4g}") for value in self._places() if self.low <= value <= self.high]
+        return [(self.share(value), _short(value)) for value in self._places() if self.low <= value <= self.high]
 
     def _places(self) -> list[float]:
         if self.log:
@@ -142,22 +142,34 @@ def parallel(name: str, axes: Sequence[Axis], rows: Sequence[tuple[str, str, Seq
         An svg element, as wide as two plots.
     """
     width, top, bottom = 2 * WIDTH, 34.0, HEIGHT - 14
-    places = [70 + k * (width - 140) / max(len(axes) - 1, 1) for k in range(len(axes))]
+    places = [90 + k * (width - 180) / max(len(axes) - 1, 1) for k in range(len(axes))]
     parts = []
     for place, axis in zip(places, axes, strict=True):
         parts.append(f'<text class="label" x="{place:.1f}" y="16" text-anchor="middle">{escape(axis.label)}</text>')
         parts.append(f'<path class="grid strong" d="M{place:.1f},{top}V{bottom}"/>')
         for share, text in axis.ticks:
             at = bottom - share * (bottom - top)
-            parts.append(f'<text class="tick" x="{place - 5:.1f}" y="{at + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+            parts.append(
+                f'<text class="tick" x="{place - 5:.1f}" y="{at + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+            )
     for kind, title, values in rows:
         points = [
             f"{place:.1f},{bottom - axis.share(value) * (bottom - top):.1f}"
             for place, axis, value in zip(places, axes, values, strict=True)
             if value is not None
         ]
-        parts.append(f'<polyline class="line {kind}" points="{" ".join(points)}"><title>{escape(title)}</title></polyline>')
+        parts.append(
+            f'<polyline class="line {kind}" points="{" ".join(points)}"><title>{escape(title)}</title></polyline>'
+        )
     return _svg(name, parts, width=width)
+
+
+def _short(value: float) -> str:
+    """Return a number as a tick shows it: 20k, not 2e+04."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 10 * size or (abs(value) >= size and value % size == 0):
+            return f"{value / size:g}{unit}"
+    return f"{value:.4g}"
 
 
 def _x(axis: Axis, value: Any) -> float:
@@ -173,7 +185,9 @@ def _frame(x: Axis, y: Axis) -> str:
     for share, text in x.ticks:
         at = LEFT + share * (WIDTH - LEFT - RIGHT)
         parts.append(f'<path class="grid" d="M{at:.1f},{TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>')
+        parts.append(
+            f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
+        )
     for share, text in y.ticks:
         at = HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
         parts.append(f'<path class="grid" d="M{LEFT},{at:.1f}H{WIDTH - RIGHT}"/>')

@@ -1,6 +1,7 @@
 """Between Ray Tune and a search: Ray asks for trials and says what came of them; the record and the chooser keep it."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ VALUE, RUNG = "objective", "rung_time"
 logger = logging.getLogger(__name__)
 
 
-class Remembering(Searcher):  # type: ignore[misc]  # Ray's class is Any to mypy
+class Remembering(Searcher):
     """Gives Ray first the trials that were interrupted, then those of the chooser; writes all that happens down.
 
     Args:
@@ -28,6 +29,7 @@ class Remembering(Searcher):  # type: ignore[misc]  # Ray's class is Any to mypy
         concurrent: trials at a time: one is chosen only when there is room for it, so that it knows what others gave.
         key_of: the key of the training with some params.
         ended: is told of each trial that has ended.
+        may_begin: says whether another trial may begin.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Remembering(Searcher):  # type: ignore[misc]  # Ray's class is Any to mypy
         """Take what Ray says of the objective, which this knows."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Return the next trial; None while there is no room; FINISHED once no more will begin."""
         if len(self.running) >= self.concurrent:
             return None
@@ -103,7 +105,7 @@ class Remembering(Searcher):  # type: ignore[misc]  # Ray's class is Any to mypy
         """Do nothing, likewise."""
 
 
-class Scheduler(TrialScheduler):  # type: ignore[misc]  # Ray's class is Any to mypy
+class Scheduler(TrialScheduler):
     """One of Ray's schedulers that knows what the record says, through its own methods.
 
     Args:
@@ -113,7 +115,7 @@ class Scheduler(TrialScheduler):  # type: ignore[misc]  # Ray's class is Any to 
     """
 
     def __init__(self, inner: Any, record: Record, told: Callable[[Trial], list[dict[str, Any]]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.inner, self.record, self.told = inner, record, told
         for trial in record.trials.values():
             if trial.state is not None:
@@ -180,16 +182,16 @@ def scheduler_of(search: Search, better: Better, record: Record, rungs: int) -> 
     Returns:
         The scheduler.
     """
-    plan = {"time_attr": RUNG, "metric": VALUE, "mode": "min" if better == "lower" else "max"}
+    plan: dict[str, Any] = {"time_attr": RUNG, "metric": VALUE, "mode": "min" if better == "lower" else "max"}
     if search.scheduler == "asha":
         last = search.reduction ** (rungs - 1)
         inner: Any = AsyncHyperBandScheduler(
             **plan, grace_period=1, max_t=last * search.reduction - 1, reduction_factor=search.reduction
         )
     elif search.scheduler == "median":
-        inner = MedianStoppingRule(**plan, grace_period=1, min_time_slice=float("inf"))
+        inner = MedianStoppingRule(**plan, grace_period=1, min_time_slice=sys.maxsize)
     else:
-        inner = FIFOScheduler()
+        inner = FIFOScheduler()  # type: ignore[no-untyped-call]
     return Scheduler(inner, record, lambda trial: [told(search, place, trial) for place in range(len(trial.values))])
 
 
@@ -200,5 +202,5 @@ def told(search: Search, place: int, trial: Trial) -> dict[str, Any]:
 
 
 def rung_time(search: Search, place: int) -> int:
-    """Return the time at a rung, by which a scheduler of Ray's judges: a power of its factor for asha, else its number."""
+    """Return the time at a rung, by which a scheduler of Ray's judges: for asha a power of its factor."""
     return int(search.reduction**place) if search.scheduler == "asha" else place + 1

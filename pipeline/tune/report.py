@@ -100,7 +100,11 @@ class _View:
         """Return a row of the table."""
         values = [f"{trial.last[o.name]:.5g}" if trial.last else "" for o in self.task.objectives]
         params = [as_yaml(trial.params[name]) if name in trial.params else "" for name in self.domains]
-        about = {"number": trial.number, "state": trial.state or "unfinished", "best": trial.number in self.best}
+        about: dict[str, Any] = {
+            "number": trial.number,
+            "state": trial.state or "unfinished",
+            "best": trial.number in self.best,
+        }
         about |= {"images": trial.images, "seconds": f"{trial.seconds:.1f}", "reason": trial.reason}
         return about | {"cells": [*values, *params]}
 
@@ -108,8 +112,9 @@ class _View:
         """Return all plots of which there is something to show."""
         if not self.scored:
             return []
-        found = [self._history(), *self._curves(), *self._front(), *self._importance(), self._parallel()]
-        return found + [self._slice(name, domain) for name, domain in self.domains.items()]
+        found = [self._history(), *self._curves(), *self._front(), self._parallel()]
+        slices = [self._slice(name, domain) for name, domain in self.domains.items()]
+        return [*found, *slices, *self._importance()]
 
     def _kind(self, trial: Trial) -> str:
         if trial.number in self.best:
@@ -117,7 +122,9 @@ class _View:
         return {"finished": "finished", None: "unfinished"}.get(trial.state, "pruned")
 
     def _mark(self, x: Any, trial: Trial) -> Mark:
-        said = f"trial {trial.number}, {trial.state or 'unfinished'}: {self.values(trial)}; {shown_params(trial.params)}"
+        said = (
+            f"trial {trial.number}, {trial.state or 'unfinished'}: {self.values(trial)}; {shown_params(trial.params)}"
+        )
         return Mark(x, trial.last[self.first.name], self._kind(trial), said)
 
     def _history(self) -> Plot:
@@ -130,7 +137,9 @@ class _View:
                 line.append((trial.number, trial.last[self.first.name]))
         line += [(len(self.trials) - 1, line[-1][1])] if line else []
         marks = [self._mark(trial.number, trial) for trial in self.scored]
-        caption = f"Each trial's last value, and the best so far; {self.first.better} is better. Crosses were ended early."
+        caption = (
+            f"Each trial's last value, and the best so far; {self.first.better} is better. Crosses were ended early."
+        )
         svg = scatter("The history of the best", x, self.y, marks, [("best", line)] if line else [])
         return Plot(title="History", caption=caption, svg=svg)
 
@@ -192,7 +201,8 @@ class _View:
         marks = [self._mark(self._place(name, trial), trial) for trial in with_it]
         caption = f"{self.shown[0]} by {name}."
         if domain.when:
-            caption += " It exists only where " + " and ".join(f"{key} is {' or '.join(map(str, v))}" for key, v in domain.when.items()) + "."
+            wanted = (f"{key} is {' or '.join(map(str, values))}" for key, values in domain.when.items())
+            caption += f" It exists only where {' and '.join(wanted)}."
         return Plot(title=name, caption=caption, svg=scatter(caption, self._axis(name, domain), self.y, marks))
 
     def _axis(self, name: str, domain: Domain) -> Axis:
@@ -226,4 +236,5 @@ def importance(task: Task, trials: Sequence[Trial]) -> dict[str, float]:
         study.add_trial(frozen(trial, task.search.domains, [first.name]))
     with quiet():
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=task.search.seed)
-        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        return {name: float(share) for name, share in shares.items()}

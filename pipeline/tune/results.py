@@ -39,9 +39,7 @@ def best_trials(trials: Sequence[Trial], objectives: Sequence[Objective]) -> lis
 
 def costs(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
     """Return a trial's values, less of each being better."""
-    return tuple(
-        trial.last[objective.name] * (1 if objective.better == "lower" else -1) for objective in objectives
-    )
+    return tuple(trial.last[objective.name] * (1 if objective.better == "lower" else -1) for objective in objectives)
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -62,8 +60,12 @@ class Progress:
         best = best_trials(list(self.record.trials.values()), self.task.objectives)
         values = " ".join(f"{value:.5g}" for value in trial.last.values()) or "no value"
         said = trial.state if trial.state == "finished" else f"{trial.state} ({trial.reason})"
-        found = f"; best {' '.join(f'{v:.5g}' for v in best[0].last.values())} of trial {best[0].number}" if best else ""
-        logger.info("trial %d: %s %s, %s%s%s", trial.number, values, said, shown_params(trial.params), found, self._left())
+        found = (
+            f"; best {' '.join(f'{v:.5g}' for v in best[0].last.values())} of trial {best[0].number}" if best else ""
+        )
+        logger.info(
+            "trial %d: %s %s, %s%s%s", trial.number, values, said, shown_params(trial.params), found, self._left()
+        )
 
     def _left(self) -> str:
         search, record = self.task.search, self.record

@@ -89,6 +89,12 @@ def _grid(left: list[tuple[str, Domain]], values: Values) -> Iterator[Values]:
 def grid_values(domain: Domain) -> list[Any]:
     """Return a param's values in a grid: all of them, or ``points`` of a range at equal distances or ratios.
 
+    Args:
+        domain: of the param.
+
+    Returns:
+        The values, in ascending order if they are numbers of a range.
+
     Raises:
         ValueError: a range of numbers without step and points.
     """

@@ -1,8 +1,8 @@
 """One trial in one process: trained to its next rung, scored there, and so on to its end.
 
-It is trained by the loop of every run, in the folder of that very training (``training_folder``): what `dvc repro` would
-train with these params is the same training, and goes on from where the trial left it. So a trial stops for scoring only
-where a log window ends, and leaves no row, picture or look that an uninterrupted training would not have.
+It is trained by the loop of every run, in the folder of that very training (``training_folder``): what `dvc repro`
+would train with these params is the same training, and goes on from where the trial left it. So a trial stops for
+scoring only where a log window ends, and leaves no row, picture or look that an uninterrupted training would not have.
 
 Beside the checkpoints, scores-<protocol>.json keeps the values at each rung: a trial whose worker or driver was killed
 is scored there no second time.
@@ -68,7 +68,11 @@ class Task:
 
     def with_values(self, values: Mapping[str, Any]) -> Params:
         """Return the project's params with a trial's in the place of the run's."""
-        raw = {key: value for key, value in self.params.runs[self.name].items() if not (key == "seeds" and "seed" in values)}
+        raw = {
+            key: value
+            for key, value in self.params.runs[self.name].items()
+            if not (key == "seeds" and "seed" in values)
+        }
         raw |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return replace(self.params, runs={**self.params.runs, self.name: raw})
 

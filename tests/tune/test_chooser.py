@@ -109,7 +109,9 @@ def test_another_version_of_optuna_takes_the_trials_as_they_are(
         chooser = Chooser(search("bayes"), ["lower"])
         chooser.replay(record)
         assert chooser.study is not None
-        assert [trial.params["lr"] for trial in chooser.study.trials] == [t.params["lr"] for t in record.trials.values()]
+        assert [trial.params["lr"] for trial in chooser.study.trials] == [
+            t.params["lr"] for t in record.trials.values()
+        ]
         record.end(11, "pruned")
         chooser.tell(record.trials[11])
         assert chooser.next() not in [trial.params for trial in record.trials.values()]
@@ -150,5 +152,3 @@ def test_a_record_survives_a_torn_line_and_refuses_damage_elsewhere(tmp_path: Pa
     with pytest.raises(UserError, match="line 1 is damaged"), Record.open(tmp_path, "toy"):
         pass
     assert all(json.loads(line) for line in whole.splitlines())
-
-

@@ -39,7 +39,7 @@ def test_draws_lie_in_the_space_and_conditional_params_exist_where_they_may() ->
     assert {values["betas"] for values in found} == {(0.5, 0.9), (0.0, 0.99)}
     assert {values["size"] for values in found} == {4, 8, 12}
     rates = sorted(values["lr"] for values in found)
-    assert 1e-4 <= rates[0] and rates[-1] <= 1e-2
+    assert rates[0] >= 1e-4 and rates[-1] <= 1e-2
     assert 5e-4 < rates[30] < 2e-3, "the median of a log-uniform is the geometric mean"
     assert found == drawn(SPACE, 60) != drawn(SPACE, 60, seed=1)
 
@@ -128,7 +128,10 @@ def problems_of(folder: Path, run: str = "vae", name: str = "vae", **search: Any
         ({"trial_images": 10**9}, "more than runs.vae.images"),
         ({"searcher": "grid"}, "points: 5"),
         ({"searcher": "grid", "space": {"latent": {"int": [1, 64]}}}, "the grid has at least 6 trials, and 5"),
-        ({"searcher": "grid", "space": {"latent": {"int": [1, 64]}}, "trials": None, "images": 120_000}, "and 2 of them"),
+        (
+            {"searcher": "grid", "space": {"latent": {"int": [1, 64]}}, "trials": None, "images": 120_000},
+            "and 2 of them",
+        ),
         ({"cpus_per_trial": 10_000}, "cpus_per_trial: 10000 were asked for"),
         ({"scheduler": "median", "rungs": [9], "objective": ["seconds", "elbo_bits_per_dim"]}, "one objective"),
     ],
@@ -141,7 +144,10 @@ def test_a_search_that_does_not_fit_its_run_is_refused(
 
 
 def test_searches_that_fit_are_fine(tmp_path: Path) -> None:
-    conditional = {"net": {"choice": ["dcgan", "resnet"]}, "norm": {"choice": ["batch", "none"], "when": {"net": "dcgan"}}}
+    conditional = {
+        "net": {"choice": ["dcgan", "resnet"]},
+        "norm": {"choice": ["batch", "none"], "when": {"net": "dcgan"}},
+    }
     assert problems_of(tmp_path, space=conditional, searcher="grid", trials=3) == []
     assert problems_of(tmp_path, "dcgan", "dcgan", objective=["fid_efficientnet_lite0", "seconds"]) == []
     found = problems_of(tmp_path, "dcgan", "dcgan")

@@ -15,8 +15,8 @@ from pipeline.core.world import World
 from pipeline.training.outcome import next_goal
 from pipeline.training.prepare import prepared
 from pipeline.training.trainer import train
-from pipeline.tune.results import best_trials
 from pipeline.tune.record import Trial as Recorded
+from pipeline.tune.results import best_trials
 from pipeline.tune.trial import Task, Trial
 
 VALUES = {"lr": 0.002, "beta": 1.0}
