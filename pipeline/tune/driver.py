@@ -160,7 +160,16 @@ def _run(
     with prepared(task.name, task.params, out=task.out, scratch=task.scratch) as ready:
         rungs = rungs_of(ready.job, search)
     progress = Progress(task, record, room.concurrent)
-    searcher = Remembering(search, record, chooser, room.concurrent, partial(_key, task), progress.tell, may_begin)
+    searcher = Remembering(
+        search,
+        record,
+        chooser,
+        room.concurrent,
+        partial(_key, task),
+        progress.tell,
+        may_begin,
+        task.params.cluster.max_failures,
+    )
     trainable = tune.with_resources(
         tune.with_parameters(Actor, task=task, threads=room.cpus),
         {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
@@ -178,11 +187,11 @@ def _run(
             name=uuid.uuid4().hex[:12],
             storage_path=str(storage),
             callbacks=[_watcher(task, stop, clock)],
-            failure_config=FailureConfig(max_failures=task.params.cluster.max_failures),
+            failure_config=FailureConfig(max_failures=0),  # trials begin again by the record
             verbose=0,
         ),
     )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of results that nobody needs
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the lines of a search say what ended, and why
     try:
         tuner.fit()
     finally:

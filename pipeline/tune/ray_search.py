@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ class Remembering(Searcher):
         key_of: the key of the training with some params.
         ended: is told of each trial that has ended.
         may_begin: says whether another trial may begin.
+        max_failures: deaths of a trial's process after which it goes on.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Remembering(Searcher):
         key_of: Callable[[dict[str, Any]], str],
         ended: Callable[[Trial], None],
         may_begin: Callable[[], bool],
+        max_failures: int,
     ) -> None:
         super().__init__()
         self.search, self.record, self.chooser, self.concurrent = search, record, chooser, concurrent
         self.key_of, self.ended, self.may_begin = key_of, ended, may_begin
+        self.max_failures, self.deaths = max_failures, Counter[int]()
         self.running: dict[str, int] = {}
         self.waiting = [trial.number for trial in record.trials.values() if trial.state is None]
 
@@ -56,19 +60,19 @@ class Remembering(Searcher):
         """Return the next trial; None while there is no room; FINISHED once no more will begin."""
         if len(self.running) >= self.concurrent:
             return None
-        if not self.may_begin():
-            return str(Searcher.FINISHED)
-        if self.waiting:
-            trial = self.record.trials[self.waiting.pop(0)]
-        else:
-            if self.search.trials is not None and len(self.record.trials) >= self.search.trials:
-                return str(Searcher.FINISHED)
-            values = self.chooser.next()
-            if values is None:
-                return str(Searcher.FINISHED)
-            trial = self.record.begin(values, self.key_of(values))
+        trial = self._next() if self.may_begin() else None
+        if trial is None:  # FINISHED is for good, and a trial that runs may have to begin again
+            return None if self.running else Searcher.FINISHED
         self.running[trial_id] = trial.number
         return {"trial": trial.number, "values": trial.params, "rungs": len(trial.values)}
+
+    def _next(self) -> Trial | None:
+        if self.waiting:
+            return self.record.trials[self.waiting.pop(0)]
+        if self.search.trials is not None and len(self.record.trials) >= self.search.trials:
+            return None
+        values = self.chooser.next()
+        return None if values is None else self.record.begin(values, self.key_of(values))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Write down a value."""
@@ -80,8 +84,7 @@ class Remembering(Searcher):
         """Write down how a trial ended; one that paused goes on with the next call."""
         number = self.running.pop(trial_id)
         if error or result is None:
-            reason = "its process died more often than cluster.max_failures"
-            self._end(number, Report(state="failed", reason=reason))
+            self._again(number)
             return
         report: Report = result["report"]
         if report.values:
@@ -90,6 +93,20 @@ class Remembering(Searcher):
             return
         judged = "worse than others at this rung, by " + self.search.scheduler
         self._end(number, report if report.state else Report(state="pruned", reason=judged))
+
+    def _again(self, number: int) -> None:
+        """Let a trial whose process died go on from its last checkpoint, but not for ever.
+
+        Ray's own FailureConfig does not do for reused actors: one that dies before a trial's first result takes the
+        trial with it, however many failures are allowed.
+        """
+        self.deaths[number] += 1
+        if self.deaths[number] > self.max_failures:
+            reason = f"its process died {self.deaths[number]} times (cluster.max_failures)"
+            self._end(number, Report(state="failed", reason=reason))
+            return
+        logger.warning("trial %d: its process died; it goes on from its last checkpoint", number)
+        self.waiting.append(number)
 
     def _end(self, number: int, report: Report) -> None:
         assert report.state is not None
@@ -109,22 +126,31 @@ class Scheduler(TrialScheduler):
     """One of Ray's schedulers that knows what the record says, through its own methods.
 
     Args:
-        inner: Ray's.
+        make: returns one of Ray's.
         record: of the search; its trials that have ended are told at once, the others when they go on.
         told: turns a trial's rung into a result as Ray has it.
     """
 
-    def __init__(self, inner: Any, record: Record, told: Callable[[Trial], list[dict[str, Any]]]) -> None:
+    def __init__(self, make: Callable[[], Any], record: Record, told: Callable[[Trial], list[dict[str, Any]]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.inner, self.record, self.told = inner, record, told
-        for trial in record.trials.values():
-            if trial.state is not None:
-                self._remember(_Past(f"past-{trial.number}"), trial)
+        self.make, self.record, self.told = make, record, told
+        self.live: dict[int, Any] = {}
+        self.inner = self._fed()
 
-    def _remember(self, of: Any, trial: Trial) -> None:
-        self.inner.on_trial_add(None, of)
+    def _fed(self) -> Any:
+        """Return a scheduler that knows all trials that have ended, and those that run."""
+        inner = self.make()
+        for trial in self.record.trials.values():
+            if trial.state is not None:
+                self._remember(inner, _Past(f"past-{trial.number}"), trial)
+        for number, of in self.live.items():
+            self._remember(inner, of, self.record.trials[number])
+        return inner
+
+    def _remember(self, inner: Any, of: Any, trial: Trial) -> None:
+        inner.on_trial_add(None, of)
         for result in self.told(trial):
-            self.inner.on_trial_result(None, of, result)
+            inner.on_trial_result(None, of, result)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Accept what the search says; the inner one was made with it."""
@@ -132,11 +158,14 @@ class Scheduler(TrialScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take a trial, and what is known of it."""
-        self._remember(trial, self.record.trials[trial.config["trial"]])
+        number = trial.config["trial"]
+        self.live[number] = trial
+        self._remember(self.inner, trial, self.record.trials[number])
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Pass on."""
-        self.inner.on_trial_error(tune_controller, trial)
+        """Forget what came of it: when it goes on, it is another trial to Ray, and would count twice."""
+        self.live.pop(trial.config["trial"], None)
+        self.inner = self._fed()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether the trial goes on."""
@@ -144,6 +173,7 @@ class Scheduler(TrialScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Pass on."""
+        self.live.pop(trial.config["trial"], None)
         self.inner.on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
@@ -183,16 +213,16 @@ def scheduler_of(search: Search, better: Better, record: Record, rungs: int) -> 
         The scheduler.
     """
     plan: dict[str, Any] = {"time_attr": RUNG, "metric": VALUE, "mode": "min" if better == "lower" else "max"}
-    if search.scheduler == "asha":
-        last = search.reduction ** (rungs - 1)
-        inner: Any = AsyncHyperBandScheduler(
-            **plan, grace_period=1, max_t=last * search.reduction - 1, reduction_factor=search.reduction
-        )
-    elif search.scheduler == "median":
-        inner = MedianStoppingRule(**plan, grace_period=1, min_time_slice=sys.maxsize)
-    else:
-        inner = FIFOScheduler()  # type: ignore[no-untyped-call]
-    return Scheduler(inner, record, lambda trial: [told(search, place, trial) for place in range(len(trial.values))])
+
+    def make() -> Any:
+        if search.scheduler == "asha":
+            last, factor = search.reduction ** (rungs - 1), search.reduction
+            return AsyncHyperBandScheduler(**plan, grace_period=1, max_t=last * factor - 1, reduction_factor=factor)
+        if search.scheduler == "median":
+            return MedianStoppingRule(**plan, grace_period=1, min_time_slice=sys.maxsize)
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+
+    return Scheduler(make, record, lambda trial: [told(search, place, trial) for place in range(len(trial.values))])
 
 
 def told(search: Search, place: int, trial: Trial) -> dict[str, Any]:
