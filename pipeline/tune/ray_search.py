@@ -1,7 +1,7 @@
 """Between Ray Tune and a search: Ray asks for trials and says what came of them; the record and the chooser keep it."""
 
 import logging
-import sys
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -219,7 +219,7 @@ def scheduler_of(search: Search, better: Better, record: Record, rungs: int) -> 
             last, factor = search.reduction ** (rungs - 1), search.reduction
             return AsyncHyperBandScheduler(**plan, grace_period=1, max_t=last * factor - 1, reduction_factor=factor)
         if search.scheduler == "median":
-            return MedianStoppingRule(**plan, grace_period=1, min_time_slice=sys.maxsize)
+            return MedianStoppingRule(**plan, grace_period=1, min_time_slice=math.inf)  # type: ignore[arg-type]
         return FIFOScheduler()  # type: ignore[no-untyped-call]
 
     return Scheduler(make, record, lambda trial: [told(search, place, trial) for place in range(len(trial.values))])
