@@ -71,6 +71,7 @@ class Search:
         cpus_per_trial: and as many threads.
         gpus_per_trial: a part of one, such as 0.5, lets trials share it; null: 1 where the cluster has GPUs.
         concurrent: trials at a time; null: as many as the cluster has room for.
+        confirm: seeds with which the best and the run's own setting are trained anew, to be compared; 0: none.
     """
 
     space: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -92,6 +93,7 @@ class Search:
     cpus_per_trial: Positive = 1
     gpus_per_trial: NonNegative | None = None
     concurrent: Positive | None = None
+    confirm: Count = 0
 
     def __post_init__(self) -> None:
         if self.searcher != "grid" and not (self.trials or self.images or self.seconds or self.gpu_hours):
@@ -106,6 +108,8 @@ class Search:
             raise ValueError(f"rungs: {self.scheduler} judges trials there; name some, such as [10000, 30000]")
         if self.scheduler != "none" and len(self.objectives) > 1:
             raise ValueError(f"scheduler: {self.scheduler} judges by one objective; take none, or name one objective")
+        if self.confirm == 1:
+            raise ValueError("confirm: one seed has no spread; take 2 or more, better 5, or 0 for none")
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objective: one stands there more than once; leave one")
 

@@ -4,6 +4,9 @@ Imported in Ray's processes and where a search starts, never before: it needs Ra
 """
 
 import os
+import time
+import uuid
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -12,17 +15,24 @@ from pipeline.config import Search
 from pipeline.tune.ray_search import RUNG, VALUE, rung_time
 from pipeline.tune.trial import Report, Task, Trial
 
+WAIT_SECONDS = 60.0  # for the other actors: a cluster that others use may have no room for all of them now
+POLL_SECONDS = 0.05
+
 
 class Actor(tune.Trainable):
     """Trains trials. Ray calls ``setup`` once, ``reset_config`` for each further trial, and ``step`` for each rung."""
 
-    def setup(self, config: dict[str, Any], task: Task, threads: int) -> None:  # type: ignore[override]
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], task: Task, threads: int, started: Path, actors: int
+    ) -> None:
         """Make the process ready: it imports torch, and takes the trial's CPUs as threads.
 
         Args:
             config: the trial's: its number, its params, and rungs that are known of it.
             task: what all trials have in common.
             threads: of each trial.
+            started: a folder where each actor leaves a file.
+            actors: that start together.
         """
         import torch
 
@@ -31,6 +41,7 @@ class Actor(tune.Trainable):
         self.task = task
         self.trial: Trial | None = None
         self.judges: dict[Any, Any] = {}
+        self.started, self.actors = started, actors
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -41,7 +52,21 @@ class Actor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train to the next rung; return what Ray Tune is to know of it."""
+        self._wait_for_the_others()
         return _told(self._advance(), self.task.search)
+
+    def _wait_for_the_others(self) -> None:
+        """Let no trial end before all actors are there.
+
+        Ray gives the actor of a trial that has ended to one whose own actor is about to start, and drops that one: of
+        trials that are shorter than the start of an actor only one at a time would ever run.
+        """
+        if self.actors:
+            (self.started / uuid.uuid4().hex).touch()
+            end = time.monotonic() + WAIT_SECONDS
+            while time.monotonic() < end and len(list(self.started.iterdir())) < self.actors:
+                time.sleep(POLL_SECONDS)
+            self.actors = 0
 
     def _advance(self) -> Report:
         try:

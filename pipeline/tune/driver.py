@@ -34,6 +34,9 @@ TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+# How often Ray hears of free resources. On a machine of its own, which trains one thing, that may be rare; a search of
+# short trials would wait for each second actor until another trial has ended.
+NEWS = ("RAY_raylet_report_resources_period_milliseconds", "RAY_gcs_pull_resource_loads_period_milliseconds")
 SPEND_SECONDS = 5.0  # between two notes of the time spent
 
 logger = logging.getLogger(__name__)
@@ -67,7 +70,8 @@ def search_on_ray(task: Task, record: Record) -> bool:
     if not _more_to_do(search, record):
         return True
     task.stop_request.unlink(missing_ok=True)
-    os.environ |= {**ENVIRONMENT, **TUNE_ENVIRONMENT, **one_machine.ENVIRONMENT, **os.environ}
+    quiet = {name: value for name, value in one_machine.ENVIRONMENT.items() if name not in NEWS}
+    os.environ |= {**ENVIRONMENT, **TUNE_ENVIRONMENT, **quiet, **os.environ}
     begun, before = time.time(), record.seconds
     if search.seconds is not None:
         task = replace(task, deadline=begun + search.seconds - before)
@@ -170,8 +174,13 @@ def _run(
         may_begin,
         task.params.cluster.max_failures,
     )
+    started = task.folder / "started"
+    shutil.rmtree(started, ignore_errors=True)
+    started.mkdir(parents=True)
+    actors = min(room.concurrent, searcher.at_most)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # they start together; with a searcher Ray's own is 1
     trainable = tune.with_resources(
-        tune.with_parameters(Actor, task=task, threads=room.cpus),
+        tune.with_parameters(Actor, task=task, threads=room.cpus, started=started, actors=actors),
         {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
     )
     tuner = Tuner(

@@ -13,6 +13,7 @@ from pipeline.config import Search
 from pipeline.evaluate.metric import Better
 from pipeline.tune.chooser import Chooser
 from pipeline.tune.record import Record, Trial
+from pipeline.tune.space import grid_size
 from pipeline.tune.trial import Report
 
 VALUE, RUNG = "objective", "rung_time"
@@ -55,6 +56,16 @@ class Remembering(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         """Take what Ray says of the objective, which this knows."""
         return True
+
+    @property
+    def at_most(self) -> int:
+        """How many trials may still begin, as far as is known."""
+        if self.search.trials is None and self.search.searcher != "grid":
+            return self.concurrent
+        known = len(self.record.trials)
+        wanted = grid_size(self.search.domains, self.concurrent + known) if self.search.searcher == "grid" else 0
+        left = (self.search.trials if self.search.trials is not None else wanted) - known
+        return len(self.waiting) + max(min(left, wanted - known) if wanted else left, 0)
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial; None while there is no room; FINISHED once no more will begin."""

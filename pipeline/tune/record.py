@@ -1,6 +1,6 @@
 """The record of a search: an append-only file that is the truth; searcher, scheduler and report are made from it.
 
-    <folder>/trials.jsonl   one JSON object per line, in the order in which things happened:
+    <folder>/trials.jsonl   one JSON object per line, in the order in which things happened, each with its time:
         begun   trial, params, key: the searcher gave a trial; key: of its training's course
         value   trial, images, values by objective, seconds: it was scored at a rung
         ended   trial, state, reason, images, seconds: it will not go on
@@ -11,6 +11,7 @@ A trial that has begun and not ended goes on with the next call. An incomplete l
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class Trial:
         reason: why, if not because it was finished.
         seconds: of training and scoring.
         images: that it was trained on.
+        times: when it was scored, in ms since 1970, by images seen.
+        begun: when, likewise.
+        ended: when it was last heard of.
     """
 
     number: int
@@ -48,6 +52,9 @@ class Trial:
     reason: str = ""
     seconds: float = 0.0
     images: int = 0
+    times: dict[int, int] = field(default_factory=dict)
+    begun: int = 0
+    ended: int = 0
 
     @property
     def last(self) -> dict[str, float]:
@@ -123,6 +130,7 @@ class Record:
         return sum(trial.images for trial in self.trials.values())
 
     def _append(self, event: Event) -> None:
+        event |= {"time": time.time_ns() // 1_000_000}
         self._remember(json.loads(json.dumps(event)))
         with (self.folder / NAME).open("ab") as file:
             file.write(json.dumps(event).encode() + b"\n")
@@ -134,12 +142,13 @@ class Record:
         if event["event"] == "spent":
             self.seconds = event["seconds"]
         elif event["event"] == "begun":
-            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event["key"])
+            at = event.get("time", 0)
+            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event["key"], begun=at, ended=at)
         else:
             trial = self.trials[event["trial"]]
-            trial.seconds, trial.images = event["seconds"], event["images"]
+            trial.seconds, trial.images, trial.ended = event["seconds"], event["images"], event.get("time", 0)
             if event["event"] == "value":
-                trial.values[event["images"]] = event["values"]
+                trial.values[event["images"]], trial.times[event["images"]] = event["values"], event.get("time", 0)
             else:
                 trial.state, trial.reason = event["state"], event["reason"]
 

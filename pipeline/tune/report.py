@@ -17,6 +17,7 @@ from pipeline.config import Domain
 from pipeline.files import atomic_file
 from pipeline.tune.adopt import as_yaml
 from pipeline.tune.chooser import empty_study, frozen, quiet
+from pipeline.tune.confirm import Comparison
 from pipeline.tune.plots import Axis, Mark, bars, parallel, scatter
 from pipeline.tune.record import Record, Trial
 from pipeline.tune.results import best_trials, costs, shown_params
@@ -36,13 +37,14 @@ class Plot:
     wide: bool = False
 
 
-def write_report(path: Path, task: Task, record: Record) -> None:
+def write_report(path: Path, task: Task, record: Record, compared: Comparison | None = None) -> None:
     """Write a search's page, which loads nothing.
 
     Args:
         path: of the file.
         task: says what was searched.
         record: of the search.
+        compared: the best with the run's own setting, where that was done.
     """
     import jinja2
 
@@ -53,7 +55,9 @@ def write_report(path: Path, task: Task, record: Record) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    content = environment.get_template("report.html").render(_content(task, record), style=STYLE.read_text())
+    content = environment.get_template("report.html").render(
+        _content(task, record), compared=compared, style=STYLE.read_text()
+    )
     with atomic_file(path) as temporary:
         temporary.write_text(content)
 

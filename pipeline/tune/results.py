@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline.files import atomic_file
+from pipeline.tracking.searches import SentSearch, SentTrial, TrialPoint
 from pipeline.tune.objective import Objective
 from pipeline.tune.record import Record, Trial
 from pipeline.tune.trial import Task
@@ -81,13 +82,64 @@ def shown_params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def write_best(path: Path, task: Task, record: Record) -> None:
+def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
+    """Return a search as MLflow shows it.
+
+    Args:
+        task: says what was searched.
+        record: of the search.
+        files: that belong to it.
+
+    Returns:
+        The search with all its trials.
+    """
+    trials = list(record.trials.values())
+    best = {trial.number for trial in best_trials(trials, task.objectives)}
+    shown = {objective.name: objective.shown(task.search) for objective in task.objectives}
+    search = task.search
+    return SentSearch(
+        run=task.name,
+        key=task.folder.name,
+        settings={
+            "searched": task.name,
+            "searcher": search.searcher,
+            "scheduler": search.scheduler,
+            "seed": search.seed,
+            "objective": ", ".join(shown.values()),
+        },
+        trials=[
+            SentTrial(
+                number=trial.number,
+                key=trial.key,
+                params=trial.params,
+                points=[
+                    TrialPoint(
+                        images=images,
+                        time=trial.times[images],
+                        values={shown[name]: value for name, value in trial.values[images].items()},
+                    )
+                    for images in sorted(trial.values)
+                ],
+                state=trial.state,
+                reason=trial.reason,
+                begun=trial.begun,
+                ended=trial.ended,
+                best=trial.number in best,
+            )
+            for trial in trials
+        ],
+        files=files,
+    )
+
+
+def write_best(path: Path, task: Task, record: Record, compared: Mapping[str, Any] | None = None) -> None:
     """Write best.yaml: the best trials with params and values, and how they were found.
 
     Args:
         path: of the file.
         task: says what was searched.
         record: of the search.
+        compared: with the run's own setting, where that was done.
     """
     best = best_trials(list(record.trials.values()), task.objectives)
     trials = [
@@ -100,7 +152,13 @@ def write_best(path: Path, task: Task, record: Record) -> None:
         }
         for trial in best
     ]
-    content = {"run": task.name, "searcher": task.search.searcher, "trials": len(record.trials), "best": trials}
+    content: dict[str, Any] = {
+        "run": task.name,
+        "searcher": task.search.searcher,
+        "trials": len(record.trials),
+        "best": trials,
+    }
+    content |= {"trained_anew": compared} if compared else {}
     with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False))
 

@@ -16,7 +16,7 @@ from pipeline.tune.objective import find
 from pipeline.tune.trial import Task
 
 # They say how long and where; all else decides what a trial is, or which comes next.
-ELSEWHERE = ("trials", "images", "seconds", "gpu_hours", "cpus_per_trial", "gpus_per_trial", "concurrent")
+ELSEWHERE = ("trials", "images", "seconds", "gpu_hours", "cpus_per_trial", "gpus_per_trial", "concurrent", "confirm")
 
 
 def task_of(name: str, params: Params, *, root: Path, out: Path, scratch: Path) -> Task:
