@@ -30,6 +30,7 @@ repro: $(READY) ## redo whatever changed, from the download to the report; a run
 
 tune: $(READY) ## search for the best params of a run, as params.yaml says: make tune RUN=vae
 	@[ -n "$(RUN)" ] || { echo "error: name the run: make tune RUN=vae, one under search in params.yaml"; exit 1; }
+	$(BIN)/genloom check
 	$(BIN)/dvc repro search/dvc.yaml:search@$(RUN)
 
 test: $(READY) ## the tests, without the slow ones

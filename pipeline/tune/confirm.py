@@ -64,7 +64,7 @@ class Comparison:
         if abs(self.gain) <= self.luck:
             return f"not told apart: a gain of {self.gain:.4g}, and chance alone gives up to {self.luck:.4g}"
         word = "better" if self.gain > 0 else "worse"
-        return f"{word} by {abs(self.gain):.4g} -+ {self.luck:.4g} (95%, {len(self.seeds)} seeds each)"
+        return f"{word} by {abs(self.gain):.4g} ± {self.luck:.4g} (95%, {len(self.seeds)} seeds each)"
 
     @property
     def rows(self) -> list[tuple[str, float, Interval]]:

@@ -107,7 +107,7 @@ def test_the_page_shows_all_and_loads_nothing(tmp_path: Path, monkeypatch: pytes
         assert titles == [*shown, *SPACE, "Importance"]
         assert tab.run("document.querySelectorAll('tbody tr').length") == 17 + 2 * (not several)
         assert tab.run("[...document.querySelectorAll('svg')].every(e => !e.innerHTML.includes('NaN'))")
-        assert tab.run("document.body.textContent").count("better by 1 -+") == (not several)
+        assert tab.run("document.body.textContent").count("better by 1 ±") == (not several)
         tab.open(tmp_path / "report.html", width=400)
         assert tab.run("document.documentElement.scrollWidth") == 400
         assert tab.problems == [] and all(request.startswith("file:") for request in tab.requests)

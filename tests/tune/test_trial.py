@@ -12,7 +12,11 @@ import torch
 from toy_search import project_task, task
 
 from pipeline.core.world import World
-from pipeline.training.outcome import next_goal
+from pipeline.evaluate.extractor import Extractor
+from pipeline.evaluate.scoring import score_images
+from pipeline.inference.generate import batches, samples, shuffled
+from pipeline.inference.weights import Trained
+from pipeline.training.outcome import next_goal, state_at
 from pipeline.training.prepare import prepared
 from pipeline.training.trainer import train
 from pipeline.tune.record import Trial as Recorded
@@ -149,3 +153,31 @@ def test_the_front_of_several_objectives(tmp_path: Path, monkeypatch: pytest.Mon
     trials.append(Recorded(4, {}, "k", state="pruned", values={128: {"elbo_bits_per_dim": 0, "seconds": 0}}))
     assert [trial.number for trial in best_trials(trials, of.objectives)] == [1, 0, 3]
     assert [trial.number for trial in best_trials(trials, of.objectives[:1])] == [1]
+
+
+def tiny_extractor() -> Extractor:
+    """Four-pixel means: eight features of a picture."""
+
+    def network(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images[:, :1].float() / 255, (4, 2)).flatten(1)
+        return pooled, pooled
+
+    return Extractor(
+        name="efficientnet_lite0", weights_sha256="", resize="none", network=network, device=torch.device("cpu")
+    )
+
+
+def test_a_metric_is_that_of_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tune.objective.load_one", lambda *_: tiny_extractor())
+    of = project_task(tmp_path, monkeypatch, objective="fid_efficientnet_lite0", rungs=[], samples=20)
+    of = replace(of, search=replace(of.search, reference_samples=22))
+    (report,) = through(Trial(of, VALUES))
+    with prepared("vae", of.with_values(VALUES), out=of.out, scratch=of.scratch) as ready:
+        content = ready.job.checkpoints.load(640, torch.device("cpu"))
+        trained = Trained.of(ready.job.method, state_at(ready.job, ready.dataset, content["state"]), ready.dataset.spec)
+    split = ready.dataset.splits["test"]
+    like = batches(split, shuffled(24, 20, 0), seed=0, batch_size=20, device="cpu")
+    real = split.images(shuffled(24, 22, 0).numpy())
+    expected = score_images(torch.cat(list(samples(trained, like))), real, tiny_extractor())
+    assert report.values == pytest.approx(expected, rel=1e-4)
+    assert of.objectives[0].shown(of.search) == "fid_efficientnet_lite0_20_test22"
