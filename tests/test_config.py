@@ -78,6 +78,18 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.dcgan.keep": "frechet_pixel"}, "runs.dcgan.keep", "Did you mean 'frechet_pixels'"),
         ({"runs.dcgan.keep": "lats"}, "runs.dcgan.keep", "Did you mean 'last'"),
         ({"runs.vae.watch_every": 0, "runs.vae.keep": "frechet_pixels"}, "runs.vae.watch_every", "keep needs looks"),
+        ({"runs.vae.seeds": [0, 1]}, "runs.vae.seeds", "stands beside seed"),
+        (
+            {"runs.vae": {"method": "vae", "init_from": "scratch", "seeds": [-1, 2]}},
+            "runs.vae.seeds",
+            "expected a list of whole numbers of at least 0, got [-1, 2]",
+        ),
+        (
+            {"runs.vae": {"method": "vae", "init_from": "scratch", "seeds": [2, 2]}},
+            "runs.vae.seeds",
+            "2 stands there more than once",
+        ),
+        ({"runs.vae": {"method": "vae", "init_from": "scratch", "seeds": []}}, "runs.vae.seeds", "at least one"),
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least one run"),
         ({"runs": {"a b": {"method": "vae", "init_from": "scratch"}}}, "runs.a b", "letters, digits"),
