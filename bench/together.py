@@ -2,8 +2,8 @@
 
     python bench/together.py [--rounds 3] [--images 20000]
 
-In a copy of the project, alternating: `genloom train --jobs 2`, with a thread each, and `genloom train --jobs 1`, with all
-threads; without the download and normalization, which are done before. Prints the seconds of each and their ratio.
+In a copy of the project, alternating: `genloom train --jobs 2`, with a thread each, and `genloom train --jobs 1`, with
+all threads; without the download and normalization, which are done before. Prints the seconds of each and their ratio.
 """
 
 import argparse
