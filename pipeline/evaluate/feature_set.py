@@ -5,8 +5,8 @@
     <extractor>/logits.npy         float32 (n, k)
     <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d), and factor.npy float64 (d, r), the
                                    covariance's (Statistics.factor): of a reference, which many runs share
-    scores.json                    of a run: the means of its method's own scores, and of which images they are; or
-                                   refused: why there are none
+    scores.json                    of a run: values, the means of its method's own scores; errors, their standard
+                                   errors; images, of which they are; or refused: why there are none
     reference/                     of a run that translates: the feature set of the domain into which it translates
     protocol.json                  images: split, count, seed, digest of the data ...; extractors: weights, resize ...;
                                    refused: why a run's samples cannot be scored, then without labels and arrays
@@ -34,6 +34,7 @@ from pipeline.files import write_json
 
 TARGET = "reference"  # a folder in a translating run's features
 NEAREST = 5  # as many as any metric looks at
+NEIGHBOURS = 16  # among which nearly always three are in a random half
 _CHUNK = 4096
 
 
@@ -114,7 +115,8 @@ class FeatureSet:
     features: (n, d) float32; logits: (n, k) float32; labels: (n,) int64.
     seed: by which the images were drawn or ordered; also for what a metric draws.
     distinct: how many images come before the first that is a copy (a translation of the same image again).
-    stored: the statistics, where they are at hand. scores: a method's own scores, by name.
+    stored: the statistics, where they are at hand. scores: a method's own scores, by name; score_errors: the standard
+    errors of those that have one.
     labelled: whether the labels are the images' own: not, where a method samples without regard to them.
     """
 
@@ -125,6 +127,7 @@ class FeatureSet:
     distinct: int
     stored: Statistics | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    score_errors: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
     _overlaps: dict[int, tuple["FeatureSet", Overlap]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -147,7 +150,16 @@ class FeatureSet:
     def nearest(self) -> Tensor:
         """Return (distinct, 5) squared distances, ascending: from each distinct image to its nearest others; fewer
         columns where there are no five others. Computed once for all metrics."""
-        return nearest(self.points, min(NEAREST, self.distinct - 1))
+        return self.neighbours[0][:, :NEAREST] if "neighbours" in self.__dict__ else self._nearest(NEAREST)[0]
+
+    @cached_property
+    def neighbours(self) -> tuple[Tensor, Tensor]:
+        """Return (distinct, 16) squared distances, ascending, from each distinct image to its nearest others, and which
+        they are; fewer columns where there are fewer. Computed once for all metrics."""
+        return self._nearest(NEIGHBOURS)
+
+    def _nearest(self, count: int) -> tuple[Tensor, Tensor]:
+        return nearest(self.points, min(count, self.distinct - 1))
 
     @cached_property
     def points(self) -> Points:
@@ -163,10 +175,11 @@ class FeatureSet:
         return self._overlaps[id(real)][1]
 
     @classmethod
-    def of_scores(cls, scores: Mapping[str, float], seed: int) -> "FeatureSet":
-        """Return a method's own scores, which come without features."""
+    def of_scores(cls, scores: Mapping[str, float], errors: Mapping[str, float], seed: int) -> "FeatureSet":
+        """Return a method's own scores and their errors, which come without features."""
         none, no_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-        return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, scores=scores)
+        own: dict[str, Any] = {"scores": scores, "score_errors": errors}
+        return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, **own)
 
     def without(self, rows: slice) -> "FeatureSet":
         """Return the distinct images but for a contiguous part of them."""
@@ -238,14 +251,16 @@ def read_scores(folder: Path, stage: str) -> dict[str, Any]:
         stage: what makes it, for the message.
 
     Returns:
-        values, by name; images: of which they are; refused: why there are none, or None.
+        values, by name; errors, by name, of those that have one; images: of which they are; refused: why there are
+        none, or None.
 
     Raises:
         UserError: they are missing or damaged.
     """
     try:
         content = json.loads((folder / "scores.json").read_text())
-        return {"values": content["values"], "images": content["images"], "refused": content.get("refused")}
+        known = {"values": content["values"], "errors": content.get("errors", {}), "images": content["images"]}
+        return known | {"refused": content.get("refused")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / "scores.json", error, stage) from error
 

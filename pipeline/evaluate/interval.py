@@ -7,7 +7,8 @@ turn, and with the values theta_(j) without part j
 
 The bootstrap would not do: a resample has about a third of the samples not at all and the others several times, so that
 its covariance is of fewer images, which biases FID upwards by more than its error, and each copy is its original's
-nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself.
+nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself; and where
+the jackknife is too wide (shares.py).
 
 The error is of the samples alone: the real images are the same for all runs, and another training is another number.
 """
@@ -48,7 +49,8 @@ def intervals(metric: Metric, found: dict[str, Score], samples: FeatureSet, real
     """
     if metric.interval == "own":
         known = {name: score for name, score in found.items() if score.error is not None}
-        return {name: _around(score.value, score.error or 0.0, score.error_by) for name, score in known.items()}
+        over = "images" if "model" in metric.needs else "samples"
+        return {name: _around(score.value, score.error or 0.0, score.error_by, over) for name, score in known.items()}
     try:
         errors = jackknife(metric, samples, real)
     except (TooFewError, UnfitError):
@@ -80,6 +82,6 @@ def jackknife(metric: Metric, samples: FeatureSet, real: FeatureSet) -> dict[str
     return dict(zip(values[0], jackknife_error(table).tolist(), strict=True))
 
 
-def _around(value: float, error: float, by: str) -> Interval:
+def _around(value: float, error: float, by: str, over: str = "samples") -> Interval:
     half, how = (T_PARTS * error, f"{by} of {PARTS} parts") if by == "jackknife" else (T_MANY * error, by)
-    return Interval(low=value - half, high=value + half, by=f"95%, {how}, over samples")
+    return Interval(low=value - half, high=value + half, by=f"95%, {how}, over {over}")
