@@ -35,7 +35,7 @@ from pipeline.files import write_json
 TARGET = "reference"  # a folder in a translating run's features
 NEAREST = 5  # as many as any metric looks at
 NEIGHBOURS = 16  # among which nearly always three are in a random half
-_CHUNK = 4096
+_CHUNK = 2048  # of rows: faster than larger ones, whose memory is new each time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,13 @@ class Statistics:
         """
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"features must be (n >= 2, d), got {tuple(features.shape)}")
-        if not torch.isfinite(features).all():
+        mean = torch.stack([part.sum(0, dtype=torch.float64) for part in features.split(_CHUNK)]).sum(0) / len(features)
+        if not torch.isfinite(mean).all():  # a sum is finite if and only if what is summed is
             raise ValueError("features are not all finite")
-        mean = torch.stack([part.double().sum(0) for part in features.split(_CHUNK)]).sum(0) / len(features)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        centred = torch.empty(min(_CHUNK, len(features)), len(mean), dtype=torch.float64)
         for part in features.split(_CHUNK):  # a float64 copy of 50,000 x 2,048 features would take 800 MB
-            covariance += gram(part.double() - mean)
+            covariance += gram(torch.sub(part, mean, out=centred[: len(part)]))
         covariance /= len(features) - 1
         root = None if len(features) > len(mean) else _without_mean(features.double() - mean)
         return cls(mean=mean, covariance=covariance, root=root)
