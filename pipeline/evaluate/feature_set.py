@@ -34,7 +34,6 @@ from pipeline.files import write_json
 
 TARGET = "reference"  # a folder in a translating run's features
 NEAREST = 5  # as many as any metric looks at
-NEIGHBOURS = 16  # among which nearly always three are in a random half
 _CHUNK = 2048  # of rows: faster than larger ones, whose memory is new each time
 
 
@@ -151,16 +150,7 @@ class FeatureSet:
     def nearest(self) -> Tensor:
         """Return (distinct, 5) squared distances, ascending: from each distinct image to its nearest others; fewer
         columns where there are no five others. Computed once for all metrics."""
-        return self.neighbours[0][:, :NEAREST] if "neighbours" in self.__dict__ else self._nearest(NEAREST)[0]
-
-    @cached_property
-    def neighbours(self) -> tuple[Tensor, Tensor]:
-        """Return (distinct, 16) squared distances, ascending, from each distinct image to its nearest others, and which
-        they are; fewer columns where there are fewer. Computed once for all metrics."""
-        return self._nearest(NEIGHBOURS)
-
-    def _nearest(self, count: int) -> tuple[Tensor, Tensor]:
-        return nearest(self.points, min(count, self.distinct - 1))
+        return nearest(self.points, min(NEAREST, self.distinct - 1))[0]
 
     @cached_property
     def points(self) -> Points:

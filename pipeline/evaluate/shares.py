@@ -34,18 +34,21 @@ def binomial(share: float, count: int) -> float:
     return _error(share * (1 - share) / count, count)
 
 
-def scale_free(covered: Callable[[Tensor], tuple[Tensor, Tensor]], samples: int, real: int, seed: int) -> float | None:
+def scale_free(
+    covered: Callable[[Tensor], tuple[Tensor, Tensor]], some: int, samples: int, real: int, seed: int
+) -> float | None:
     """Return the error where balls are around samples and reach as many of them however many there are.
 
-    Whether one real image counts is then as likely at n / 2 as at n. Pairs of real images in the same balls vary
+    Whether one real image counts is then as likely at any number as at n. Pairs of real images in the same balls vary
     together, and are as much fewer as balls are smaller, in proportion to 1 / n:
 
-        V(n) = own / m + (V(n / 2) - own / m) / 2
+        V(n) = own / m + (V(s / 2) - own / m) (s / 2) / n
 
     Args:
-        covered: of (samples,) bool, the half A: which of some real images count in A and which in the other half,
-            (r,) bool each; r may be less than ``real``, as both parts are means, over images and over pairs.
-        samples: how many there are.
+        covered: of (some,) bool, the half A of some samples: which of some real images count in A and which in the
+            other half, (r,) bool each; r may be less than ``real``, as both parts are means, over images and pairs.
+        some: s, of how many samples halves are taken.
+        samples: n, how many there are.
         real: m, how many real images the share is of.
         seed: of the halves.
 
@@ -54,14 +57,15 @@ def scale_free(covered: Callable[[Tensor], tuple[Tensor, Tensor]], samples: int,
     """
     singles, pairs = [], []
     for split in range(SPLITS) if samples >= FEWEST and real > 1 else ():
-        first, second = covered(_order(samples, seed, split) < samples // 2)
+        first, second = covered(_order(some, seed, split) < some // 2)
         difference = first.double() - second.double()
         count, own = len(difference), difference.square().sum()
         singles.append(own / count / 2)
         pairs.append((difference.sum().square() - own) / (count * (count - 1)) / 2)
     if not singles:
         return None
-    return _error(float((torch.stack(singles).mean() + (real - 1) / 2 * torch.stack(pairs).mean()) / real), real)
+    single, pair = float(torch.stack(singles).mean()), float(torch.stack(pairs).mean())
+    return _error((single + (real - 1) * pair * some / 2 / samples) / real, real)
 
 
 def fixed_balls(reached: Tensor, samples: int, seed: int) -> float | None:

@@ -59,9 +59,17 @@ def test_one_sample_that_decides_all_and_samples_that_decide_nothing() -> None:
     def first_alone(half: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return half[0].expand(50), ~half[0].expand(50)
 
-    assert scale_free(always, 400, 100, 0) == pytest.approx(2**0.5 / 100)
+    assert scale_free(always, 400, 400, 100, 0) == pytest.approx(2**0.5 / 100)
     # own = 1 / 2, and of pairs too, so V(n) = 1 / 200 + 99 / 400
-    assert scale_free(first_alone, 400, 100, 0) == pytest.approx((1 / 200 + 99 / 400 + 2 / 100**2) ** 0.5)
+    assert scale_free(first_alone, 400, 400, 100, 0) == pytest.approx((1 / 200 + 99 / 400 + 2 / 100**2) ** 0.5)
+
+
+def test_recalls_error_needs_no_more_than_some_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, samples = drawn(1000, 300), drawn(0, 600, 0.8)
+    whole = precision_recall.error_of_recall(samples, real)
+    monkeypatch.setattr(precision_recall, "FOR_ERROR", 200)
+    some = precision_recall.error_of_recall(samples, real)
+    assert some != whole and some == pytest.approx(whole, rel=0.4)
 
 
 @pytest.mark.parametrize("name", QUANTITIES)

@@ -9,7 +9,7 @@ samples Y,
 Both fall as there are fewer images of the kind that the balls are of, so only equal counts compare. The balls are
 closed, as in the paper; each image counts once, since four copies of an image have balls of no extent.
 
-Their errors are those of shares.py; recall's by at most 500 real images.
+Their errors are those of shares.py; recall's by at most 4,000 samples and 500 real images.
 """
 
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.evaluate.metric import Metric, Quantity, Score, require
-from pipeline.evaluate.neighbours import Points, ranks
+from pipeline.evaluate.neighbours import Points, nearest, ranks
 from pipeline.evaluate.shares import FEWEST, binomial, scale_free
 
 NEIGHBOURS = 3
-REAL_FOR_ERROR = 500
+FOR_ERROR, REAL_FOR_ERROR = 4000, 500
+_NEIGHBOURS = 16  # among which nearly always three are in a random half
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
@@ -40,23 +41,23 @@ def error_of_recall(samples: FeatureSet, real: FeatureSet) -> float | None:
     """Return the standard error of recall over samples; None where they are too few for it.
 
     Args:
-        samples: n, distinct; those nearest to each are found among the 16 nearest of all, which lack a third one of its
-            half twice in a thousand: its ball then reaches the last of them.
+        samples: n, of which no more than 4,000 are taken; those nearest to each are found among the 16 nearest, which
+            lack a third one of its half twice in a thousand: its ball then reaches the last of them.
         real: what they are compared with.
     """
     if samples.distinct < FEWEST:
         return None
-    squared, nearest = samples.neighbours
-    some = Points.of(real.distinct_features[:REAL_FOR_ERROR], samples.points.centre)
-    rank = ranks(samples.points, squared, some)
+    points = Points.of(samples.distinct_features[:FOR_ERROR])
+    squared, beside = nearest(points, _NEIGHBOURS)
+    rank = ranks(points, squared, Points.of(real.distinct_features[:REAL_FOR_ERROR], points.centre))
 
     def covered(half: Tensor) -> tuple[Tensor, Tensor]:
-        beside = (half[nearest] == half[:, None]).cumsum(1)  # how many of the nearest are in the sample's half
-        third = (beside < NEIGHBOURS).sum(1).clamp_max(nearest.shape[1] - 1)
+        own = (half[beside] == half[:, None]).cumsum(1)  # how many of the nearest are in the sample's half
+        third = (own < NEIGHBOURS).sum(1).clamp_max(_NEIGHBOURS - 1)
         inside = rank <= third[:, None].to(torch.uint8)
         return inside[half].any(0), inside[~half].any(0)
 
-    return scale_free(covered, samples.distinct, real.distinct, samples.seed)
+    return scale_free(covered, len(points), samples.distinct, real.distinct, samples.seed)
 
 
 def _share(covered: Tensor) -> float:
