@@ -8,7 +8,7 @@ turn, and with the values theta_(j) without part j
 The bootstrap would not do: a resample has about a third of the samples not at all and the others several times, so that
 its covariance is of fewer images, which biases FID upwards by more than its error, and each copy is its original's
 nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself; and where
-the jackknife is too wide (shares.py).
+the jackknife is too wide, as of shares that a union over samples decides (shares.py).
 
 The error is of the samples alone: the real images are the same for all runs, and another training is another number.
 """
