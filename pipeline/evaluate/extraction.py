@@ -213,10 +213,13 @@ def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[
     images = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
     images |= _about_weights(trained)
     try:
-        return {"values": mean_scores(trained, real), "images": images}
+        found = mean_scores(trained, real)
     except NotFiniteError as error:
         logger.error("%s They are left out.", error)
-        return {"values": {}, "images": images, "refused": str(error)}
+        return {"values": {}, "errors": {}, "images": images, "refused": str(error)}
+    values = {name: mean.value for name, mean in found.items()}
+    errors = {name: mean.error for name, mean in found.items() if mean.error is not None}
+    return {"values": values, "errors": errors, "images": images}
 
 
 def _gathered(parts: Iterable[Tensor], count: int) -> Iterator[Tensor]:

@@ -23,13 +23,13 @@ class Score:
         value: the number.
         spread: a standard deviation that the metric's definition names, such as that over splits.
         error: the standard error over samples, where the metric finds it itself (``Metric.interval`` "own").
-        error_by: how: "jackknife", of PARTS parts; or "normal", a mean's, in closed form.
+        error_by: how: "jackknife", of PARTS parts; "normal", a mean's, in closed form; or "halves" of the samples.
     """
 
     value: float
     spread: float | None = None
     error: float | None = None
-    error_by: Literal["jackknife", "normal"] = "normal"
+    error_by: Literal["jackknife", "normal", "halves"] = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,21 +169,34 @@ def _spoilt(images: Tensor) -> Tensor:
     return (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten()
 
 
-def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
-    """Compute the means of the method's own per-sample scores over real images.
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over images. error: its standard error; None of a single image."""
+
+    value: float
+    error: float | None
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Mean":
+        """Return the mean of values (n,) of independent images."""
+        error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None
+        return cls(value=float(values.mean()), error=error)
+
+
+def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, Mean]:
+    """Compute the means of the method's own per-sample scores over real images, and their errors.
 
     Args:
         trained: the method and its weights.
         real: batches of the images, on the nets' device.
 
     Returns:
-        The means by name; {} if the method has no scores.
+        The means by name, the same however the images are divided; {} if the method has no scores.
 
     Raises:
         NotFiniteError: a score is not finite for some image.
     """
-    totals: dict[str, float] = {}
-    count = 0
+    parts: dict[str, list[Tensor]] = {}
     for batch in real:
         with torch.inference_mode():
             scores = trained.method.scores(trained.nets, batch)
@@ -192,6 +205,5 @@ def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
         for name, values in scores.items():
             if not torch.isfinite(values).all():
                 raise not_finite(trained, f"the scores '{name}' of some test images")
-            totals[name] = totals.get(name, 0.0) + float(values.double().sum())
-        count += len(batch)
-    return {name: total / count for name, total in totals.items()}
+            parts.setdefault(name, []).append(values.double().cpu())
+    return {name: Mean.of(torch.cat(values)) for name, values in parts.items()}

@@ -116,7 +116,8 @@ def test_a_run_keeps_its_samples_features_and_its_own_scores(
     images = {"split": "train", "count": 40, "seed": 0, "digest": "d1", "images_seen": 1000, "truncation": 2.0}
     images["labelled"] = False  # copying heeds no labels
     assert read_protocol(tmp_path, "generate")["images"] == images
-    assert json.loads((tmp_path / "scores.json").read_text())["values"].keys() == {"mean_pixel"}
+    own = json.loads((tmp_path / "scores.json").read_text())
+    assert own["values"].keys() == own["errors"].keys() == {"mean_pixel"} and own["errors"]["mean_pixel"] > 0
 
 
 def test_a_feature_set_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
@@ -369,4 +370,4 @@ def test_the_stages_write_references_features_numbers_and_protocol(
         protocol = json.loads((folder / "protocol.json").read_text())
         assert metrics.keys() == protocol.keys() and all(isinstance(value, float) for value in metrics.values())
         assert {FID, IS, f"{IS}_std"} <= metrics.keys()
-    assert sent == ["toy"]
+            assert sent == [Path("out/runs/toy")]

@@ -122,10 +122,16 @@ def test_pictures_of_a_run_in_trouble_are_black_where_it_gives_no_numbers() -> N
 
 def test_scores_are_means_over_images_not_over_batches() -> None:
     split, model = toy_split(10), trained(Copying(), GRAY)
-    expected = to_unit_range(split.images(range(10)), torch.device("cpu")).double().flatten(1).mean()
+    pixels = to_unit_range(split.images(range(10)), torch.device("cpu")).double().flatten(1).mean(1)
+    error = float((pixels - pixels.mean()).square().sum() / 9 / 10) ** 0.5
     for size in (10, 4):
         real = sampling.batches(split, torch.arange(10), seed=0, batch_size=size, device="cpu")
-        assert sampling.mean_scores(model, real) == {"mean_pixel": pytest.approx(float(expected), rel=1e-5)}
+        found = sampling.mean_scores(model, real)
+        assert found.keys() == {"mean_pixel"}
+        assert found["mean_pixel"].value == pytest.approx(float(pixels.mean()), rel=1e-5)
+        assert found["mean_pixel"].error == pytest.approx(error, rel=1e-4)
+    one = sampling.batches(split, torch.arange(1), seed=0, batch_size=4, device="cpu")
+    assert sampling.mean_scores(model, one)["mean_pixel"].error is None
     nan = Batch(
         images=torch.full((2, 1, 16, 16), float("nan")), labels=torch.zeros(2).long(), noise=Noise(0, torch.arange(2))
     )
