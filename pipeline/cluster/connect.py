@@ -97,10 +97,10 @@ def _keep_signal_handlers() -> Iterator[None]:
 
 def _runtime_env(cluster: Cluster) -> dict[str, Any]:
     """Return what gives Ray's processes this program's code: its path or, on a cluster, a copy."""
+    code = Path(pipeline.__file__).parent
     if cluster.address is None:
-        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(Path.cwd())}}
-    code = [str(Path(pipeline.__file__).parent)]
-    return {"env_vars": WORKER_ENVIRONMENT, "py_modules": code, "worker_process_setup_hook": _name_interface}
+        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(code.parent)}}
+    return {"env_vars": WORKER_ENVIRONMENT, "py_modules": [str(code)], "worker_process_setup_hook": _name_interface}
 
 
 def _name_interface() -> None:

@@ -48,7 +48,6 @@ class Worker:
         torch.set_num_threads(threads)
         with parcel.opened(host, ray.get) as (materials, elsewhere):
             self.examiner = materials.examiner(torch.device("cuda" if on_gpu else "cpu"), elsewhere)
-            _ = self.examiner.about  # hashes a file that may be gone later
 
     def examine(self, chunk: "Chunk") -> "Part":
         """Return what is found in a chunk."""
@@ -146,7 +145,7 @@ class Crew:
         self._hands.remove(hand)
         waiting.extendleft(sorted((n for n in hand.chunks.values() if n is not None), reverse=True))
         self._lost += 1
-        reason = str(why).strip().splitlines()[0]
+        reason = str(why).strip().splitlines()[-1].strip()[:300]
         if self._lost <= self._cluster.max_failures:
             _log.warning("a worker was lost (%s); others get what it had", reason)
             return

@@ -311,7 +311,9 @@ class Materials:
             assert subject.beside is not None
             trained = load_fitting(self.weights, subject.beside.spec, device)
         extractors = load_all(self.settings, self.prepared, device)
-        return Examiner(subject=subject, extractors=extractors, trained=trained, at_a_time=self.at_a_time)
+        examiner = Examiner(subject=subject, extractors=extractors, trained=trained, at_a_time=self.at_a_time)
+        _ = examiner.about  # hashes the weights file while it is there
+        return examiner
 
 
 def examine_here(materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:

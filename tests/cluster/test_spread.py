@@ -1,0 +1,240 @@
+"""Samples are examined where training runs; how many workers there are, and what becomes of them, changes nothing."""
+
+import os
+import pickle
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from examinations import contents, materials
+from namespaces import QUIET, RAY, TOKEN
+
+from pipeline.cluster import nodes, spread
+from pipeline.cluster.parcel import Parcel
+from pipeline.config import Cluster
+from pipeline.data.dataset import open_dataset
+from pipeline.errors import UserError
+from pipeline.evaluate.chunks import Materials, examine_here
+from pipeline.evaluate.extraction import generate, make_reference
+
+PORT = 6391
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    """61 samples, seen 4 at a time."""
+    return materials(tmp_path_factory.mktemp("toy"), samples=61, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def here(toy: Materials, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What this process finds."""
+    folder = tmp_path_factory.mktemp("here")
+    generate(folder, toy)
+    return contents(folder)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (Cluster(workers=512), "cluster.workers: 512 workers with 1 CPU each were asked for, but this machine has"),
+        (Cluster(workers=2, cpus_per_worker=999), "2 workers with 999 CPU each"),
+    ],
+)
+def test_what_cannot_be_had_is_said_at_once(toy: Materials, tmp_path: Path, cluster: Cluster, message: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        generate(tmp_path, toy, spread.spread(cluster, "toy"))
+    assert time.monotonic() - begin < 5 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "on_ray"),
+    [
+        (Cluster(workers=0), False),
+        (Cluster(workers=1), False),
+        (Cluster(workers=0, address="auto"), False),
+        (Cluster(workers=1, address="auto"), True),
+        (Cluster(workers=2), True),
+        (Cluster(workers=(1, 2)), True),
+    ],
+)
+def test_one_worker_of_this_machine_is_this_process(
+    toy: Materials, monkeypatch: pytest.MonkeyPatch, cluster: Cluster, on_ray: bool
+) -> None:
+    asked: list[Cluster] = []
+
+    def examine(where: Cluster, *what: Any) -> Any:
+        asked.append(where)
+        return examine_here(*what)
+
+    monkeypatch.setattr(spread, "examine_on_ray", examine)
+    chunks = toy.subject().chunks()
+    parts = list(spread.spread(cluster, "toy")(toy, chunks))
+    assert [part.chunk for part in parts] == chunks
+    assert asked == ([cluster] if on_ray else [])
+
+
+def test_a_node_that_sees_no_folder_finds_the_same_in_what_it_is_sent(
+    toy: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With images from elsewhere, and with those of a copy that a training has left there."""
+    hub, given = tmp_path / "hub", tmp_path / "given.pth"
+    (hub / "checkpoints").mkdir(parents=True)
+    (hub / "checkpoints" / "published.pth").write_bytes(b"published")
+    given.write_bytes(b"given")
+    monkeypatch.setattr("pipeline.cluster.parcel.downloaded", lambda name: hub / "checkpoints" / "published.pth")
+    toy = replace(toy, settings=replace(toy.settings, weights=str(given)))
+    chunks = toy.subject().chunks()
+    whole = [part.features for part in map(toy.examiner(torch.device("cpu")).examine, chunks)]
+    images = open_dataset(toy.data).splits
+    settings = replace(toy.settings, extractors=[*toy.settings.extractors, "inception"])
+    parcel = Parcel.of(replace(toy, settings=settings)).sending(bytes, lambda split: images[split].store)
+    assert not any("images" in name for name in parcel.sent.files)  # type: ignore[union-attr]
+    parcel = replace(parcel, hashes={toy.data / "spec.json": "of another folder"})
+    home = tmp_path / "home"
+    monkeypatch.setattr(Path, "home", lambda: home)
+    before = torch.hub.get_dir()
+    for copied in (False, True):
+        if copied:
+            (home / ".cache" / "genloom").mkdir(parents=True)
+            (nodes.cache() / nodes.copy_name(toy.data, streamed=False)).symlink_to(toy.data)
+        with parcel.opened("node", bytes) as (there, elsewhere):
+            assert (elsewhere is None) == copied and there.weights != toy.weights
+            assert Path(torch.hub.get_dir(), "checkpoints", "published.pth").read_bytes() == b"published"
+            assert Path(str(there.settings.weights)).read_bytes() == b"given"
+            there = replace(there, settings=replace(there.settings, extractors=toy.settings.extractors))
+            examiner = there.examiner(torch.device("cpu"), elsewhere)
+        found = [part.features for part in map(examiner.examine, chunks)]
+        for one, other in zip(found, whole, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name].pooled, other[name].pooled) for name in one)
+        assert torch.hub.get_dir() == before
+
+
+def test_a_node_that_should_see_the_folder_and_does_not_says_what_to_do(toy: Materials) -> None:
+    parcel: Parcel = pickle.loads(pickle.dumps(Parcel.of(toy)))
+    with parcel.opened("node", bytes) as (there, elsewhere):
+        assert there.weights == toy.weights and elsewhere is None
+    absent = replace(parcel, hashes={Path("/nowhere/spec.json"): ""})
+    with (
+        pytest.raises(UserError, match=r"node kiwi does not see .*data, or sees another.*cluster\.storage"),
+        absent.opened("kiwi", bytes),
+    ):
+        pass
+
+
+# On a real cluster
+
+
+@pytest.fixture(scope="module")
+def ray_node() -> Iterator[psutil.Process]:
+    """One node of three CPUs, however many this machine has."""
+    ray = [RAY, "start", "--head", "--block", f"--port={PORT}", "--num-cpus=3", "--include-dashboard=false"]
+    own = {**QUIET, **TOKEN}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ |= own  # of this process too, which joins
+    node = subprocess.Popen([*ray, "--node-ip-address=127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not listening():
+            assert node.poll() is None
+            time.sleep(0.5)
+        yield psutil.Process(node.pid)
+    finally:
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            process.kill()
+        node.wait()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def listening() -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", PORT)) == 0
+
+
+def joined(**settings: Any) -> Cluster:
+    return Cluster(**{"address": f"127.0.0.1:{PORT}", "cpus_per_worker": 1, "workers": 3} | settings)
+
+
+def workers_of(node: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for process in node.children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+def disturbed(cluster: Cluster, disturb: Callable[[], None]) -> Any:
+    """Examine as ``spread`` does, but disturb once the first part is there."""
+
+    def examine(*what: Any) -> Any:
+        for number, part in enumerate(spread.examine_on_ray(cluster, *what)):
+            if number == 0:
+                disturb()
+            yield part
+
+    return examine
+
+
+@pytest.mark.slow
+def test_three_workers_find_what_one_process_finds(
+    ray_node: psutil.Process, toy: Materials, here: dict[str, bytes], tmp_path: Path
+) -> None:
+    for workers in (1, 3):
+        (folder := tmp_path / str(workers)).mkdir()
+        seen: list[int] = []
+        count = lambda seen=seen: seen.append(len(workers_of(ray_node)))  # noqa: E731
+        generate(folder, toy, disturbed(joined(workers=workers), count))
+        assert contents(folder) == here and seen == [workers]
+    (alone := tmp_path / "alone").mkdir()
+    (several := tmp_path / "several").mkdir()
+    real = replace(toy, weights=None)
+    make_reference(alone, real)
+    make_reference(several, real, spread.spread(joined(), "reference"))
+    assert contents(several) == contents(alone)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_or_hangs_is_replaced(
+    ray_node: psutil.Process,
+    toy: Materials,
+    here: dict[str, bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, end in (("killed", psutil.Process.kill), ("stopped", psutil.Process.suspend)):
+        (folder := tmp_path / name).mkdir()
+        caplog.clear()
+        cluster = joined(stall_seconds=15)
+        generate(folder, toy, disturbed(cluster, lambda end=end: end(workers_of(ray_node)[0])))  # type: ignore[misc]
+        assert contents(folder) == here
+        assert caplog.text.count("a worker was lost") == 1
+    with pytest.raises(UserError, match=r"1 workers were lost, one more than params\.yaml: cluster\.max_failures"):
+        kill = lambda: [process.kill() for process in workers_of(ray_node)]  # noqa: E731
+        generate(tmp_path, toy, disturbed(joined(max_failures=0), kill))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_what_a_cluster_cannot_give_or_a_worker_finds_wrong_is_said(
+    ray_node: psutil.Process, toy: Materials, tmp_path: Path
+) -> None:
+    examine = [
+        (joined(workers=1, cpus_per_worker=4), toy, r"1 workers with 4 CPU each .* the cluster has 3"),
+        (joined(workers=2, gpus_per_worker=1.0), toy, r"2 workers with 1 GPUs each .* the cluster has 0"),
+        (joined(), replace(toy, prepared=tmp_path / "none"), r"files\.json: not readable.*dvc repro extractors"),
+    ]
+    for cluster, files, message in examine:
+        with pytest.raises(UserError, match=message):
+            generate(tmp_path, files, spread.spread(cluster, "toy"))
+    assert not list(tmp_path.iterdir())
