@@ -100,7 +100,12 @@ def _runtime_env(cluster: Cluster) -> dict[str, Any]:
     code = Path(pipeline.__file__).parent
     if cluster.address is None:
         return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(code.parent)}}
-    return {"env_vars": WORKER_ENVIRONMENT, "py_modules": [str(code)], "worker_process_setup_hook": _name_interface}
+    # A copy: Ray writes the hook's key into it, which is of one connection alone.
+    return {
+        "env_vars": dict(WORKER_ENVIRONMENT),
+        "py_modules": [str(code)],
+        "worker_process_setup_hook": _name_interface,
+    }
 
 
 def _name_interface() -> None:
