@@ -14,7 +14,9 @@ import psutil
 import pytest
 import torch
 from examinations import contents, materials
-from namespaces import QUIET, RAY, TOKEN
+from namespaces import PORT as NODES_PORT
+from namespaces import QUIET, RAY, TOKEN, Namespaces, python, reason_not
+from toy_data import ROOT
 
 from pipeline.cluster import nodes, spread
 from pipeline.cluster.parcel import Parcel
@@ -241,3 +243,38 @@ def test_what_a_cluster_cannot_give_or_a_worker_finds_wrong_is_said(
         with pytest.raises(UserError, match=message):
             generate(tmp_path, files, spread.spread(cluster, "toy"))
     assert not list(tmp_path.iterdir())
+
+
+DRIVER = """
+import pickle, sys
+from pathlib import Path
+from pipeline.cluster.spread import spread
+from pipeline.evaluate.extraction import generate
+cluster, materials, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
+folder.mkdir()
+generate(folder, materials, spread(cluster, "toy"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(reason_not() is not None, reason=str(reason_not()))
+def test_two_nodes_that_share_no_folder_find_what_this_process_finds(tmp_path: Path, here: dict[str, bytes]) -> None:
+    """Each with an empty file system in place of the driver's folder. Without a URL as storage it is an error."""
+    private = tmp_path / "private"
+    toy = materials(private / "toy", samples=61, batch_size=4)
+    with Namespaces(3, env={"HOME": str(private)}, private=private) as nodes:
+        for name, storage in (("apart", "s3://any/where"), ("lost", ".genloom")):
+            cluster = joined(workers=2, address=f"{nodes.address(0)}:{NODES_PORT}", storage=storage)
+            asked, folder = private / f"{name}.pickle", private / name
+            asked.write_bytes(pickle.dumps((cluster, toy, folder)))
+            driver = python(
+                ROOT, "-c", f"from pipeline.errors import run; run(exec, {DRIVER!r}, {{}})", str(asked),
+                inside=nodes.inside(0), stderr=subprocess.PIPE,
+            )  # fmt: skip
+            said = driver.communicate(timeout=400)[1]
+            if name == "apart":
+                assert driver.returncode == 0, said
+                assert contents(folder) == here
+            else:
+                assert driver.returncode == 1 and "does not see" in said and "cluster.storage" in said, said
