@@ -80,7 +80,13 @@ class Crew:
         self._heard = time.monotonic()
 
     def examine(self, chunks: Sequence["Chunk"]) -> Iterator["Part"]:
-        """Yield what was found in each chunk, in order; blocks until a part is there.
+        """Have chunks examined; blocks until a part is there.
+
+        Args:
+            chunks: of the subject that the workers have loaded.
+
+        Yields:
+            What was found in each, in order.
 
         Raises:
             UserError: more workers were lost than cluster.max_failures, none starts, or one was told what is wrong.
