@@ -136,6 +136,15 @@ def test_a_node_that_should_see_the_folder_and_does_not_says_what_to_do(toy: Mat
 # On a real cluster
 
 
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two CPUs")
+def test_two_workers_of_this_machine_find_what_one_process_finds(
+    toy: Materials, here: dict[str, bytes], tmp_path: Path
+) -> None:
+    generate(tmp_path, toy, spread.spread(Cluster(workers=2), "toy"))
+    assert contents(tmp_path) == here
+
+
 @pytest.fixture(scope="module")
 def ray_node() -> Iterator[psutil.Process]:
     """One node of three CPUs, however many this machine has."""
