@@ -29,6 +29,17 @@ from pipeline.evaluate.extraction import generate, make_reference
 PORT = 6391
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_token() -> Iterator[None]:
+    """For all clusters of this process: Ray reads it once, and a cluster of this machine alone would make its own."""
+    own = {**QUIET, **TOKEN}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ |= own
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     """61 samples, seen 4 at a time."""
@@ -149,9 +160,6 @@ def test_two_workers_of_this_machine_find_what_one_process_finds(
 def ray_node() -> Iterator[psutil.Process]:
     """One node of three CPUs, however many this machine has."""
     ray = [RAY, "start", "--head", "--block", f"--port={PORT}", "--num-cpus=3", "--include-dashboard=false"]
-    own = {**QUIET, **TOKEN}
-    before = {name: os.environ.get(name) for name in own}
-    os.environ |= own  # of this process too, which joins
     node = subprocess.Popen([*ray, "--node-ip-address=127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not listening():
@@ -162,8 +170,6 @@ def ray_node() -> Iterator[psutil.Process]:
         for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
             process.kill()
         node.wait()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def listening() -> bool:
