@@ -116,7 +116,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Where training runs. Never part of a result's key.
+    """Where training runs, and where samples and features are made. Never part of a result's key.
 
     Attributes:
         workers: 0: in this process, without Ray; [least, most]: as many as the cluster has room for, more or fewer as

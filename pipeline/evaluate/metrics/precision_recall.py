@@ -44,6 +44,9 @@ def error_of_recall(samples: FeatureSet, real: FeatureSet) -> float | None:
         samples: n, of which no more than 4,000 are taken; those nearest to each are found among the 16 nearest, which
             lack a third one of its half twice in a thousand: its ball then reaches the last of them.
         real: what they are compared with.
+
+    Returns:
+        The error, or None.
     """
     if samples.distinct < FEWEST:
         return None
