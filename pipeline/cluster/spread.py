@@ -16,7 +16,12 @@ from pipeline.console import progress
 from pipeline.errors import UserError
 from pipeline.evaluate.chunks import Chunk, Kind, Materials, Part, examine_here
 
-_TITLES: dict[Kind, str] = {"samples": "samples", "real": "real images", "scores": "test images for its own scores"}
+_TITLES: dict[Kind, str] = {
+    "samples": "samples",
+    "real": "real images",
+    "paths": "pairs of samples on latent paths",
+    "scores": "test images for its own scores",
+}
 
 
 def spread(cluster: Cluster, name: str) -> Callable[[Materials, Sequence[Chunk]], Iterator[Part]]:
@@ -41,7 +46,7 @@ def spread(cluster: Cluster, name: str) -> Callable[[Materials, Sequence[Chunk]]
         with progress() as report:
             for part in examine(materials, chunks):
                 kind = part.chunk.kind
-                if part.features or part.scores:  # a method without scores of its own needs no bar for them
+                if part.features or part.paths or part.scores:  # a method without own scores needs no bar
                     done[kind] += len(part.chunk)
                     report(f"{name}: {_TITLES[kind]}", done[kind], totals[kind])
                 yield part

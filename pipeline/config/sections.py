@@ -186,6 +186,7 @@ class Evaluate:
             of out/reference.
         weights: the file of an extractor's weights, if it is not downloaded.
         samples: generated images per run.
+        paths: further samples, in pairs on the way from one latent to another, that path_length needs; 0: none.
         reference_samples: real images at most; null: all of the split.
         split: which real images.
         seed: of the samples and of the order in which images are taken.
@@ -199,6 +200,7 @@ class Evaluate:
     statistics: dict[str, str] = field(default_factory=dict)
     weights: str | None = None
     samples: Annotated[int, Field(ge=10)] = 2_000
+    paths: Count = 0
     reference_samples: Annotated[int, Field(ge=20)] | None = 10_000
     split: Literal["train", "test"] = "train"
     seed: Count = 0

@@ -24,13 +24,15 @@ from pipeline.evaluate.extractor import Extractor, Features
 from pipeline.evaluate.extractors import load_all
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import Tally, batches, has_scores, load_fitting, sample, scores_of, shuffled
+from pipeline.inference.path import between
 from pipeline.inference.scored import WEIGHTS, digest_of
 from pipeline.inference.weights import Trained
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["samples", "real", "labels", "scores"]
+Kind = Literal["samples", "real", "labels", "paths", "scores"]
 _FEW = 8  # samples that show whether labels matter
+STEP = 1 / 16  # of the way from one latent to another, between the samples of a pair (metrics/path_length.py)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Chunk:
     """Some of the images of one kind.
 
     Attributes:
-        kind: samples; real images; a few samples, with two labels each; or test images, for the method's own scores.
+        kind: samples; real images; a few samples, with two labels each; pairs of samples on latent paths; or test
+            images, for the method's own scores.
         first: number of the first one in the seeded order.
         last: number behind the last one.
     """
@@ -61,6 +64,7 @@ class Part:
         features: of the images, by extractor.
         redrawn: samples that were not finite at first.
         labelled: whether the method's samples are of the labels that it is given.
+        paths: float64 (pairs,), squared distances on latent paths over the square of the step, by extractor.
         scores: of the method's own scores, one for each batch in order.
         spoilt: what is not finite, if something is; nothing else was found then.
     """
@@ -70,6 +74,7 @@ class Part:
     features: Mapping[str, Features] = field(default_factory=dict)
     redrawn: int = 0
     labelled: bool = True
+    paths: Mapping[str, Tensor] = field(default_factory=dict)
     scores: tuple[Mapping[str, Tensor], ...] = ()
     spoilt: str | None = None
 
@@ -104,7 +109,7 @@ class Subject:
         if self.real:
             counts |= {"real": len(self.real_rows)}
         if self.beside:
-            counts |= {"scores": len(self.scored_rows)}
+            counts |= {"paths": self.settings.paths, "scores": len(self.scored_rows)}
         size = self.settings.batch_size
         cut = {kind: count if kind == "labels" else size for kind, count in counts.items()}
         return [
@@ -123,6 +128,11 @@ class Subject:
     def rows(self) -> Tensor:
         """(samples,) int64: beside which of them."""
         return shuffled(len(self.drawn_beside), self.settings.samples, self.settings.seed)
+
+    @cached_property
+    def path_rows(self) -> Tensor:
+        """(paths,) int64: beside which of them the samples of each pair."""
+        return shuffled(len(self.drawn_beside), self.settings.paths, self.settings.seed)
 
     @cached_property
     def real_rows(self) -> Tensor:
@@ -185,6 +195,8 @@ class Examiner:
                 return Part(features=self._see(self._real(chunk)), **known)
             if chunk.kind == "labels":
                 return Part(labelled=self._heeds_labels(chunk), **known)
+            if chunk.kind == "paths":
+                return Part(paths=self._paths(chunk), **known)
             if chunk.kind == "scores":
                 return Part(scores=tuple(self._scores(chunk)), **known)
             tally = Tally()
@@ -216,6 +228,22 @@ class Examiner:
                 tally.redrawn += counted.redrawn
                 return images
 
+    def _paths(self, chunk: Chunk) -> dict[str, Tensor]:
+        """Return the distances between the samples of each pair: one at a random place of the way from a latent to
+        another, the other a step on."""
+        ends: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for like in self._like(chunk, self._at_once, self.subject.path_rows):
+            noise = like.noise.stream("path")
+            place = noise.uniform("place") * (1 - STEP)
+            for images, fraction in zip(ends, (place, place + STEP), strict=True):
+                at = between(noise, noise.ids + self.subject.settings.paths, fraction)
+                images.append(sample(self._trained, replace(like, noise=at, shared={}), Tally()))
+        first, second = (self._see(torch.cat(images)) for images in ends)
+        return {
+            name: (second[name].pooled.double() - first[name].pooled.double()).square().sum(1) / STEP**2
+            for name in first
+        }
+
     def _heeds_labels(self, chunk: Chunk) -> bool:
         """Tell whether the method's samples are of the labels that it is given: others make other images. Else
         labels.npy only says beside which images they were drawn."""
@@ -236,11 +264,11 @@ class Examiner:
             real = batches(split, rows, batch_size=self._at_once, **self._plan(chunk))
             yield from scores_of(self._trained, real)
 
-    def _like(self, chunk: Chunk, size: int) -> Iterator[Batch]:
-        """Yield what the chunk's samples are drawn beside, ``size`` at a time."""
+    def _like(self, chunk: Chunk, size: int, rows: Tensor | None = None) -> Iterator[Batch]:
+        """Yield what samples are drawn beside, ``size`` at a time; rows: other images than those of the samples."""
         subject = self.subject
         plan = {"truncation": subject.settings.truncation, **self._plan(chunk)}
-        return batches(subject.drawn_beside, subject.rows, batch_size=size, **plan)
+        return batches(subject.drawn_beside, subject.rows if rows is None else rows, batch_size=size, **plan)
 
     def _plan(self, chunk: Chunk) -> dict[str, Any]:
         numbers = slice(chunk.first, chunk.last)

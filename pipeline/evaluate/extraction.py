@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipeline.config import PROGRAM, Evaluate
 from pipeline.core.world import default_device
 from pipeline.data.dataset import Dataset, open_dataset
-from pipeline.evaluate.chunks import Chunk, Examiner, Materials, Part, Subject, examine_here
+from pipeline.evaluate.chunks import STEP, Chunk, Examiner, Materials, Part, Subject, examine_here
 from pipeline.evaluate.extractor import Extractor
 from pipeline.evaluate.extractors import fitting, load_one
 from pipeline.evaluate.feature_set import TARGET, write_set
@@ -172,7 +173,9 @@ def _write_samples(
         _write_real(folder / TARGET, subject, found, about)
     images |= {} if found.labelled else {"labelled": False}
     labels = subject.drawn_beside.labels_of(subject.rows.numpy())
-    write_set(folder, labels, found.features("samples"), _protocol(images, found), statistics=False)
+    images |= {"paths": settings.paths, "step": STEP} if settings.paths else {}
+    paths = {name: torch.cat(parts) for name, parts in found.paths.items()}
+    write_set(folder, labels, found.features("samples"), _protocol(images, found), statistics=False, paths=paths)
     write_json(folder / "scores.json", _own_scores(subject, found, diagnose))
 
 

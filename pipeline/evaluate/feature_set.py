@@ -3,6 +3,7 @@
     labels.npy                     int64 (n,)
     <extractor>/features.npy       float32 (n, d)
     <extractor>/logits.npy         float32 (n, k)
+    <extractor>/paths.npy          float64 (p,), squared distances between the samples of a pair (evaluate.paths)
     <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d), and factor.npy float64 (d, r), the
                                    covariance's (Statistics.factor): of a reference, which many runs share
     scores.json                    of a run: values, the means of its method's own scores; errors, their standard
@@ -118,6 +119,8 @@ class FeatureSet:
     stored: the statistics, where they are at hand. scores: a method's own scores, by name; score_errors: the standard
     errors of those that have one.
     labelled: whether the labels are the images' own: not, where a method samples without regard to them.
+    paths: (p,) float64, squared distances between pairs of samples on the way from one latent to another, over the
+    square of their distance on the way; none where they were not asked for.
     """
 
     features: Tensor
@@ -129,6 +132,7 @@ class FeatureSet:
     scores: Mapping[str, float] = field(default_factory=dict)
     score_errors: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
+    paths: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     _overlaps: dict[int, tuple["FeatureSet", Overlap]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -187,7 +191,13 @@ class FeatureSet:
 
 
 def write_set(
-    folder: Path, labels: Tensor, found: Mapping[str, Features], protocol: Mapping[str, Any], *, statistics: bool
+    folder: Path,
+    labels: Tensor,
+    found: Mapping[str, Features],
+    protocol: Mapping[str, Any],
+    *,
+    statistics: bool,
+    paths: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a feature set into a folder that the caller completes.
 
@@ -197,6 +207,7 @@ def write_set(
         found: the features by extractor.
         protocol: images, and extractors by name.
         statistics: whether to keep mean, covariance and its factor too, which a single image does not have.
+        paths: squared distances on latent paths, by extractor, where they were asked for.
     """
     save_array(folder / "labels.npy", labels.numpy())
     for name, features in found.items():
@@ -204,6 +215,8 @@ def write_set(
         own.mkdir()
         save_array(own / "features.npy", features.pooled.numpy())
         save_array(own / "logits.npy", features.logits.numpy())
+        if paths and name in paths:
+            save_array(own / "paths.npy", paths[name].numpy())
         if statistics and len(features.pooled) > 1:
             moments = Statistics.of(features.pooled).factorized()
             assert moments.factor is not None
@@ -283,9 +296,10 @@ def read_set(folder: Path, extractor: str, stage: str) -> FeatureSet:
             factor = _open(own / "factor.npy") if (own / "factor.npy").exists() else None
             mean, covariance = _open(own / "mean.npy"), _open(own / "covariance.npy")
             stored = Statistics(mean=mean, covariance=covariance, factor=factor)
+        known: dict[str, Any] = {"paths": _open(own / "paths.npy")} if (own / "paths.npy").exists() else {}
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(own, error, stage) from error
-    known = {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
+    known |= {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
     known["labelled"] = images.get("labelled", True)
     return FeatureSet(features=features, logits=logits, labels=labels, stored=stored, **known)
 

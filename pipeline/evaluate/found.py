@@ -18,6 +18,7 @@ class Found:
         about: who examined.
         tally: how many samples were made and drawn anew.
         labelled: whether the method's samples are of the labels that it is given.
+        paths: squared distances on latent paths, by extractor, in order.
         scores: of the method's own scores, in order.
         spoilt: what is not finite, by the kind of chunk.
     """
@@ -26,6 +27,7 @@ class Found:
     tally: Tally = field(default_factory=Tally)
     labelled: bool = True
     scores: list[Mapping[str, Tensor]] = field(default_factory=list)
+    paths: dict[str, list[Tensor]] = field(default_factory=dict)
     spoilt: dict[Kind, str] = field(default_factory=dict)
     _features: dict[tuple[Kind, str], list[Features]] = field(default_factory=dict, repr=False)
 
@@ -71,4 +73,6 @@ class Found:
             self.tally.redrawn += part.redrawn
         elif kind == "labels":
             self.labelled = part.labelled
+        for name, squared in part.paths.items():
+            self.paths.setdefault(name, []).append(squared)
         self.scores += part.scores
