@@ -1,4 +1,5 @@
-"""Stage `evaluate`, per run: every metric of params.yaml from the kept features; nothing is sampled here."""
+"""Stage `evaluate`, per run: every metric of params.yaml from the kept features, and pictures of these; nothing is
+sampled here."""
 
 import time
 from typing import Annotated
@@ -14,15 +15,17 @@ from pipeline.stages.paths import REFERENCE, STATISTICS, run_folder
 @telling("evaluate")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Score a run's samples against out/reference and write metrics.json (numbers only) and protocol.json (how each
-    number was made); both go to the run in MLflow."""
+    number was made), and draw the comparisons; all of them go to the run in MLflow."""
     from pipeline.evaluate.scoring import score_run
     from pipeline.files import write_json
+    from pipeline.render.compare import compare
     from pipeline.tracking.agreement import send_results
 
     begin = time.monotonic()
     params, folder = read_params(), run_folder(name)
     scores = score_run(folder / "features", REFERENCE, params.evaluate, STATISTICS)
     write_json(folder / "protocol.json", scores.protocol)
+    compare(folder / "comparisons", folder / "features", REFERENCE, params.evaluate)
     write_json(folder / "metrics.json", scores.metrics)
     send_results(name, params, {"evaluate": time.monotonic() - begin})
 

@@ -11,6 +11,8 @@ from toy_data import ROOT
 from tracing import uncounted
 
 from pipeline import methods, registry
+from pipeline.config import Evaluate
+from pipeline.config.pictures import Render
 from pipeline.dependencies.closure import Closure
 from pipeline.dependencies.entries import CHOSEN, COURSE, ENTRIES, METHODS, code_files
 
@@ -166,7 +168,9 @@ def test_every_entry_is_there_and_its_stage_calls_it() -> None:
 
 def test_a_course_is_decided_by_less_than_a_training_with_all_that_it_leaves() -> None:
     """What draws snapshots and publishes may change, and interrupted trainings go on."""
-    content = {name: dict(code["files"]) for name, code in code_files(ROOT, [], [])}
+    content = {
+        name: dict(code["files"]) for name, code in code_files(ROOT, Evaluate(extractors=["inception"]), Render())
+    }
     course, train = content["course-dcgan"], content["train-dcgan"]
     assert set(course) < set(train)
     assert "pipeline/core/loop.py" in course and "pipeline/nets/dcgan.py" in course
@@ -190,7 +194,7 @@ def test_who_decides_nothing_says_why() -> None:
 def test_no_exempt_file_is_counted() -> None:
     found = {
         path
-        for _, content in code_files(ROOT, ["efficientnet_lite0"], ["fid"])
+        for _, content in code_files(ROOT, Evaluate(extractors=["efficientnet_lite0"]), Render())
         for path in content["files"]
         if any(path.startswith(f"pipeline/{room}") for room in ("cluster", "console", "errors", "storage", "tracking"))
     }
