@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,26 @@ def test_a_course_is_decided_by_less_than_a_training_with_all_that_it_leaves() -
     left = {"pipeline/training/publish.py", "pipeline/training/trainer.py", "pipeline/render/grid.py"}
     left |= {"pipeline/watch/measures/diversity.py", "pipeline/watch/warnings/collapse.py"}
     assert left <= set(train) and not left & set(course)
+
+
+@pytest.mark.parametrize(
+    ("file", "redone"),
+    [("pictures/saliency", {"render"}), ("pictures/film", set()), ("comparisons/pca", {"evaluate"})],
+)
+def test_a_pictures_file_redoes_what_draws_it_where_it_is_chosen(file: str, redone: set[str], tmp_path: Path) -> None:
+    chosen = (Evaluate(extractors=["inception"]), Render(pictures=["saliency"]))
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    before = dict(code_files(tmp_path, *chosen))
+    edited = tmp_path / "pipeline" / "render" / f"{file}.py"
+    edited.write_text(edited.read_text().replace('title="', 'title="More on '))
+    after = dict(code_files(tmp_path, *chosen))
+    assert {name.partition("-")[0] for name in after if after[name] != before[name]} == redone
+
+
+def test_choosing_a_picture_redoes_the_pictures_alone() -> None:
+    evaluate = Evaluate(extractors=["inception"])
+    few, more = (dict(code_files(ROOT, evaluate, Render(pictures=names))) for names in ([], ["saliency"]))
+    assert {name.partition("-")[0] for name in few if few[name] != more[name]} == {"render"}
 
 
 def test_who_decides_nothing_says_why() -> None:

@@ -23,7 +23,7 @@ from pipeline.core.method import Method, Nets
 from pipeline.data.dataset import Dataset
 from pipeline.inference.directions import find_directions
 from pipeline.inference.weights import Trained
-from pipeline.render import pictures
+from pipeline.render import comparisons, pictures
 from pipeline.render.drawn import Film
 from pipeline.render.picture import Subject
 from pipeline.render.pictures import temperature
@@ -427,3 +427,8 @@ def test_a_misspelt_picture_is_refused_with_the_nearest_name_and_none_stands_twi
     with pytest.raises(ValueError, match="pictures: film stands there more than once"):
         config.Render(pictures=["film", "curves", "film"])
     assert config.Render(pictures=[]).pictures == []
+
+
+def test_the_documentation_lists_every_picture_and_comparison() -> None:
+    text = (ROOT / "docs" / "report.md").read_text()
+    assert [name for name in (*PICTURES, *comparisons.names()) if f"| `{name}` |" not in text] == []

@@ -8,7 +8,7 @@ from pipeline.inference.onnx import Draw
 from pipeline.render.grid import labelled, panel
 from pipeline.render.picture import Picture, Subject
 
-SAMPLES = 3  # rows of a code
+SAMPLES = 3  # rows of a code: odd, so that its name stands beside the middle
 FEWEST, MOST = 9, 16  # columns
 REACH = 2.0  # a code of U[-1, 1] goes from -2 to 2, beyond what was trained, as in the paper
 
@@ -43,7 +43,8 @@ def _draw(subject: Subject) -> Image:
         size = max(1, torch.Size(code.shape).numel())
         for place in range(size):
             rows.append(varied(subject, code, place, columns))
-            names += [f"{code.name} {place + 1}" if size > 1 else code.name, *[""] * (SAMPLES - 1)]
+            beside = [""] * (SAMPLES // 2)
+            names += [*beside, f"{code.name} {place + 1}" if size > 1 else code.name, *beside]
     return labelled(panel(torch.cat(rows)), rows=names)
 
 

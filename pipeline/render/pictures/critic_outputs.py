@@ -12,7 +12,8 @@ from pipeline.watch.measures.critic_auc import probability_above
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IMAGES, BINS = 512, 40
+IMAGES = 512
+FEWEST_BINS, BINS = 8, 40  # of few images, few
 COLOURS = {"training images": "#3b82c4", "test images": "#2a9d6f", "samples": "#d9822b"}
 
 
@@ -39,7 +40,8 @@ def _draw(subject: Subject) -> "Figure | None":
     if not all(map(len, found.values())):
         return None
     low, high = (float(end) for end in torch.cat([*found.values()]).aminmax())
-    how: dict[str, Any] = {"bins": BINS, "range": (low, high if high > low else low + 1.0), "density": True}
+    bins = max(FEWEST_BINS, min(BINS, round(2 * min(map(len, found.values())) ** 0.5)))
+    how: dict[str, Any] = {"bins": bins, "range": (low, high if high > low else low + 1.0), "density": True}
     figure = Figure(figsize=(6.4, 3.0), layout="constrained")
     ax = figure.subplots()
     for name, scores in found.items():
