@@ -40,7 +40,7 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def panel(images: Tensor) -> Image.Image:
-    """Draw (rows, columns, c, h, w) in [-1, 1], the form of a method's panels."""
+    """Draw images (rows, columns, c, h, w) in [-1, 1]."""
     return grid(to_uint8(images.flatten(0, 1)), images.shape[1])
 
 

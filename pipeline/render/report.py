@@ -33,6 +33,7 @@ SCRIPTS = {
     "late": ("leaderboard.js", "comparison.js", "explorer.js"),
 }  # before the body, after it
 UNKNOWN = "\N{EN DASH}"
+WIDE = 3  # times as wide as high
 REAL = "real images"
 COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
@@ -269,7 +270,7 @@ def _pictures(run: RunFolder) -> list[tuple[Shown, Path]]:
 def _shown(picture: Shown, path: Path) -> dict[str, Any]:
     """Return a picture as the template shows it; wide: half of the page is too narrow for it."""
     with Image.open(path) as opened:
-        wide = opened.width > 2 * opened.height
+        wide = opened.width > WIDE * opened.height
     return asdict(picture) | {"name": picture.name, "uri": data_uri(path), "wide": wide}
 
 

@@ -52,13 +52,13 @@ def draw_tradeoff(points: Sequence[Point], theme: Theme = LIGHT) -> "Figure":
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     ax = figure.subplots()
-    for point in points:
+    for place, point in enumerate(sorted(points, key=lambda point: point.recall)):
         colour = theme.ink if point.real else LINE
         ax.errorbar(point.recall, point.precision, yerr=point.margin, fmt="*" if point.real else "o", color=colour)
         left = point.recall > NEAR
-        beside = (-7 if left else 7, 4)
-        place: dict[str, Any] = {"xytext": beside, "textcoords": "offset points", "ha": "right" if left else "left"}
-        ax.annotate(point.name, (point.recall, point.precision), fontsize=8, color=theme.ink, **place)
+        beside = (-7 if left else 7, -12 if place % 2 else 5)  # above and below in turn: close ones are both legible
+        how: dict[str, Any] = {"xytext": beside, "textcoords": "offset points", "ha": "right" if left else "left"}
+        ax.annotate(point.name, (point.recall, point.precision), fontsize=8, color=theme.ink, **how)
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("recall: real images that lie among samples", color=theme.ink, fontsize=9)

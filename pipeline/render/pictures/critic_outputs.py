@@ -42,7 +42,7 @@ def _draw(subject: Subject) -> "Figure | None":
     low, high = (float(end) for end in torch.cat([*found.values()]).aminmax())
     bins = max(FEWEST_BINS, min(BINS, round(2 * min(map(len, found.values())) ** 0.5)))
     how: dict[str, Any] = {"bins": bins, "range": (low, high if high > low else low + 1.0), "density": True}
-    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     ax = figure.subplots()
     for name, scores in found.items():
         ax.hist(scores.numpy(), histtype="stepfilled", alpha=0.25, color=COLOURS[name], **how)

@@ -18,7 +18,7 @@ def _draw(subject: Subject) -> "Figure | None":
     if not len(shares):
         return None
     needed = int((shares.cumsum(0) < MOST).sum()) + 1
-    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     ax = figure.subplots()
     ax.bar(range(1, len(shares) + 1), (100 * shares).tolist(), width=1.0 if len(shares) > 40 else 0.8, color=LINE)
     ax.axhline(100 / len(shares), color=LIGHT.ink, linewidth=0.8, linestyle="--")
