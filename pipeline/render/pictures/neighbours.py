@@ -14,7 +14,7 @@ from pipeline.render.picture import Picture, Subject, wanted
 
 LOOKED_AT = 64  # samples, and test images
 ROWS, NEAREST = 6, 4
-CHUNK = 1024  # training images in memory
+CHUNK_BYTES = 2**26  # of training images in memory, as float64
 LEVELS = 127.5  # of a byte, in one unit of [-1, 1]
 
 
@@ -29,15 +29,15 @@ def nearest_images(images: Tensor, split: Split, count: int) -> tuple[Tensor, Te
     Returns:
         The root mean square difference of a pixel (n, count), ascending, and the numbers in the split (n, count).
     """
-    wanted, best = images.flatten(1).double(), torch.zeros(len(images), 0, dtype=torch.float64)
+    flat, best = images.flatten(1).double(), torch.zeros(len(images), 0, dtype=torch.float64)
     rows = torch.zeros(len(images), 0, dtype=torch.int64)
-    for ids in torch.arange(len(split)).split(CHUNK):
+    for ids in torch.arange(len(split)).split(max(1, CHUNK_BYTES // (8 * flat.shape[1]))):
         some = to_unit_range(split.images(ids.numpy()), torch.device("cpu")).flatten(1).double()
-        best = torch.cat((best, torch.cdist(wanted, some)), dim=1)
+        best = torch.cat((best, torch.cdist(flat, some)), dim=1)
         rows = torch.cat((rows, ids.expand(len(images), -1)), dim=1)
         best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
         rows = rows.gather(1, order)
-    return best / wanted.shape[1] ** 0.5, rows
+    return best / flat.shape[1] ** 0.5, rows
 
 
 def _most_suspect(images: Tensor, split: Split) -> tuple[Tensor, Tensor]:
