@@ -46,6 +46,7 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
             "pipeline.render.board:read_board",
             "pipeline.render.board:write_leaderboard",
             "pipeline.render.report:write_page",
+            "pipeline.render.report:write_pictures",
             "pipeline.render.explorer:write_scripts",
         ),
         None,

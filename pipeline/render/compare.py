@@ -7,7 +7,8 @@ from pipeline.evaluate.feature_set import TARGET, read_protocol, read_set
 from pipeline.evaluate.scoring import GENERATE, REFERENCE
 from pipeline.files import atomic_folder
 from pipeline.render import comparisons
-from pipeline.render.drawn import write_drawn, write_list
+from pipeline.render.drawn import write_drawn
+from pipeline.render.shown import write_list
 
 
 def compare(folder: Path, features: Path, reference: Path, settings: Evaluate) -> None:

@@ -20,8 +20,9 @@ from pipeline.files import atomic_file, atomic_folder
 from pipeline.inference.scored import WEIGHTS
 from pipeline.render.board import Board, Column, Measured, RunFolder
 from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, draw, read_history
-from pipeline.render.drawn import Shown, read_list, write_figure
+from pipeline.render.drawn import write_figure
 from pipeline.render.explorer import read_explored
+from pipeline.render.shown import Shown, read_list
 from pipeline.render.tradeoff import draw_tradeoff, tradeoffs, write_tradeoff
 
 if TYPE_CHECKING:

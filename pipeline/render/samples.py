@@ -18,10 +18,11 @@ from pipeline.inference.generate import batches, load_fitting, samples, samples_
 from pipeline.inference.weights import Trained
 from pipeline.render import pictures
 from pipeline.render.curves import read_history
-from pipeline.render.drawn import write_drawn, write_list
+from pipeline.render.drawn import write_drawn
 from pipeline.render.explorer import write_explorer
 from pipeline.render.grid import class_columns, grid, write_png
 from pipeline.render.picture import Subject
+from pipeline.render.shown import write_list
 
 logger = logging.getLogger(__name__)
 

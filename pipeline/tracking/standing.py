@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.inference.scored import are_scores_of
-from pipeline.render.drawn import read_list
+from pipeline.render.shown import read_list
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

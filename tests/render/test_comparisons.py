@@ -16,9 +16,9 @@ from pipeline.render import comparisons
 from pipeline.render.compare import compare
 from pipeline.render.comparisons.pca import principal_axes
 from pipeline.render.comparisons.tsne import embed
-from pipeline.render.drawn import read_list
 from pipeline.render.report import write_page, write_pictures
 from pipeline.render.scatter import some
+from pipeline.render.shown import read_list
 from pipeline.render.tradeoff import draw_tradeoff, tradeoffs
 from pipeline.tracking.standing import read_standing
 

@@ -17,10 +17,11 @@ from pipeline.errors import UserError
 from pipeline.inference.weights import Trained
 from pipeline.methods import load
 from pipeline.render.curves import ON_DARK, draw, read_history
-from pipeline.render.drawn import read_list, write_drawn, write_figure
+from pipeline.render.drawn import write_drawn, write_figure
 from pipeline.render.grid import CELL, GAP, class_columns, grid, labelled, panel, write_png
 from pipeline.render.pictures.film import CAPTION, MOST_FRAMES, film_of
 from pipeline.render.samples import real_grid, sample_grid
+from pipeline.render.shown import read_list
 from pipeline.stages import render as stage
 
 # grid

@@ -18,8 +18,9 @@ from pipeline import config
 from pipeline.errors import UserError
 from pipeline.render import board as boards
 from pipeline.render import report
-from pipeline.render.drawn import Film, write_drawn, write_list
+from pipeline.render.drawn import Film, write_drawn
 from pipeline.render.failures import forget_failure, note_failure
+from pipeline.render.shown import write_list
 from pipeline.stages import outcome
 from pipeline.stages import report as stage
 from pipeline.tracking.pages import View
