@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import yaml
 from pydantic import Field
 
+from pipeline.config.pictures import Render
 from pipeline.config.sections import (
     LAST,
     MEASURES,
@@ -29,7 +30,6 @@ from pipeline.config.sections import (
     Positive,
     PositiveFloat,
     Probability,
-    Render,
     Run,
     Share,
     Tracking,

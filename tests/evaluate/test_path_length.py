@@ -87,7 +87,7 @@ def test_a_step_of_a_ten_thousandth_would_measure_the_rounding_to_256_levels() -
         return float((ends[1] - ends[0]).square().sum(1).mean()) / step**2
 
     assert length(STEP, True) == pytest.approx(length(STEP, False) + ROUNDING / STEP**2, rel=0.01)
-    assert ROUNDING / STEP**2 < 0.05 * length(STEP, False)
+    assert 0.05 * length(STEP, False) > ROUNDING / STEP**2
     assert length(1e-4, True) > 20 * length(1e-4, False)
 
 
