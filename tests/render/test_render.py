@@ -209,7 +209,7 @@ def test_render_draws_every_picture_and_sends_them(
     chosen = ["reconstructions", "film", "saliency", "curves"]
     params = replace(params, render=config.Render(pictures=chosen, rows=3), runs={"toy": {"method": method}})
 
-    sent: list[str] = []
+    sent: list[Path] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "read_params", lambda: params)
     monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name))
@@ -232,7 +232,7 @@ def test_render_draws_every_picture_and_sends_them(
         "film": "film",
         "curves": "figure",
     }
-    assert sent == ["toy", "toy"]
+    assert sent == [Path("out/runs/toy")] * 2
 
 
 def test_a_run_in_trouble_has_pictures_all_the_same(tmp_path: Path) -> None:
