@@ -22,8 +22,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 # DVC passes over what comes after a run that failed, and the report comes after all: then it is made of what is there.
-repro: $(READY) ## redo whatever changed, from the download to the report; a run that fails hinders no other
+# JOBS=n: before that n trainings at a time, which DVC, whose stages come one by one, then only publishes.
+repro: $(READY) ## redo whatever changed, to the report; JOBS=n: n trainings at a time; a run that fails hinders no other
 	$(BIN)/genloom check
+	@[ -z "$(JOBS)" ] || $(BIN)/genloom train --jobs $(JOBS) || true
 	@$(BIN)/dvc repro --keep-going; status=$$?; \
 	[ $$status -eq 0 ] || python -m pipeline.stages.report; \
 	python -m pipeline.stages.outcome && exit $$status

@@ -130,3 +130,40 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _summary(values: Mapping[str, float]) -> str:
     losses = [f"{key.removesuffix('/loss')} {value:.3g}" for key, value in values.items() if key.endswith("/loss")]
     return "  ".join([f"{values['images_per_second']:,.0f} images/s", *losses])
+
+
+@contextmanager
+def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[str]]], None]]:
+    """Show a table that changes, on a terminal; elsewhere each row again when its second column, its state, changes.
+
+    Args:
+        columns: their heads.
+
+    Yields:
+        A function of the rows, the first column of which names them.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    console = Console(stderr=True, soft_wrap=True)
+    told: dict[str, str] = {}
+
+    def tell(rows: Sequence[Sequence[str]]) -> None:
+        for name, state, *rest in rows:
+            if told.get(name) != state:
+                told[name] = state
+                console.print(f"{name}: {', '.join(text for text in (state, *rest) if text)}", highlight=False)
+
+    if is_quiet() or not console.is_terminal:
+        yield (lambda rows: None) if is_quiet() else tell
+        return
+    with Live(console=console, auto_refresh=False) as live:
+
+        def draw(rows: Sequence[Sequence[str]]) -> None:
+            table = Table(*columns, box=None)
+            for row in rows:
+                table.add_row(*row)
+            live.update(table, refresh=True)
+
+        yield draw

@@ -11,10 +11,12 @@ from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
 from pipeline.methods import configure
 
+ROOT = Path(__file__).parent.parent
+
 
 def params(tmp_path: Path, change: dict[str, Any]) -> Path:
     """The project's own params.yaml with ``section.key`` entries changed."""
-    raw = yaml.safe_load((Path(__file__).parent.parent / PARAMS).read_text())
+    raw = yaml.safe_load((ROOT / PARAMS).read_text())
     for dotted, value in change.items():
         *sections, key = dotted.split(".")
         target = raw
@@ -37,9 +39,18 @@ def test_the_projects_params_are_right(tmp_path: Path) -> None:
     read_all(params(tmp_path, {}))
 
 
-@pytest.mark.parametrize(
-    "recipe", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_recipe_has_every_param_that_dvc_compares(recipe: Path) -> None:
+    """DVC stops at one that is not there, default or not."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    named = {param for stage in stages for param in stage.get("do", stage).get("params", []) if "$" not in param}
+    known = yaml.safe_load(recipe.read_text())
+    for param in sorted(named):
+        section, _, key = param.partition(".")
+        assert section in known and (not key or key in known[section]), param
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> None:
     read = read_params(recipe)
     classes = 10 if read.data.source in ("mnist", "cifar10") else 0
@@ -78,6 +89,18 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.dcgan.keep": "frechet_pixel"}, "runs.dcgan.keep", "Did you mean 'frechet_pixels'"),
         ({"runs.dcgan.keep": "lats"}, "runs.dcgan.keep", "Did you mean 'last'"),
         ({"runs.vae.watch_every": 0, "runs.vae.keep": "frechet_pixels"}, "runs.vae.watch_every", "keep needs looks"),
+        ({"runs.vae.seeds": [0, 1]}, "runs.vae.seeds", "stands beside seed"),
+        (
+            {"runs.vae": {"method": "vae", "init_from": "scratch", "seeds": [-1, 2]}},
+            "runs.vae.seeds",
+            "expected a list of whole numbers of at least 0, got [-1, 2]",
+        ),
+        (
+            {"runs.vae": {"method": "vae", "init_from": "scratch", "seeds": [2, 2]}},
+            "runs.vae.seeds",
+            "2 stands there more than once",
+        ),
+        ({"runs.vae": {"method": "vae", "init_from": "scratch", "seeds": []}}, "runs.vae.seeds", "at least one"),
         ({"evaluate.split": "dev"}, "evaluate.split", "'train' or 'test'"),
         ({"runs": {}}, "runs", "at least one run"),
         ({"runs": {"a b": {"method": "vae", "init_from": "scratch"}}}, "runs.a b", "letters, digits"),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,15 @@ def _keep_signal_handlers() -> Iterator[None]:
 
 def _runtime_env(cluster: Cluster) -> dict[str, Any]:
     """Return what gives Ray's processes this program's code: its path or, on a cluster, a copy."""
+    code = Path(pipeline.__file__).parent
     if cluster.address is None:
-        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(Path.cwd())}}
-    code = [str(Path(pipeline.__file__).parent)]
-    return {"env_vars": WORKER_ENVIRONMENT, "py_modules": code, "worker_process_setup_hook": _name_interface}
+        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(code.parent)}}
+    # A copy: Ray writes the hook's key into it, which is of one connection alone.
+    return {
+        "env_vars": dict(WORKER_ENVIRONMENT),
+        "py_modules": [str(code)],
+        "worker_process_setup_hook": _name_interface,
+    }
 
 
 def _name_interface() -> None:
@@ -138,7 +144,8 @@ def preflight(cluster: Cluster, job: Job) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    store, data, copy = Path(job.store), Path(job.data), nodes.copy_name(job, cluster.stream)
+    store, data = Path(job.store), Path(job.data)
+    copy = nodes.copy_name(data, cluster.stream)
     store.mkdir(parents=True, exist_ok=True)
     ask, alive = ray.remote(num_cpus=0)(nodes.inspect), [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
@@ -185,21 +192,32 @@ def _collect(asked: list[Any], address: str) -> list[nodes.NodeReport]:
     return found
 
 
-def scaling_for(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:
-    """Return Ray's ScalingConfig and the number of threads of a worker.
+@dataclass(frozen=True)
+class Share:
+    """What each worker gets. threads: whole CPUs; gpus: or a part of one; 0: none."""
+
+    threads: int
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """The amounts by Ray's names."""
+        return {"CPU": self.threads} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+def share_of(cluster: Cluster, resources: dict[str, float]) -> Share:
+    """Return what a worker gets, in training and whatever else runs where training does.
 
     Args:
         cluster: what is asked for.
         resources: what the cluster has.
 
     Returns:
-        What ``TorchTrainer`` takes, and the threads.
+        CPUs and GPUs.
 
     Raises:
         UserError: if it has less than that.
     """
-    from ray.train import ScalingConfig
-
     cpus = int(resources.get("CPU", 0))
     check_cpus(cluster, cpus, "the cluster")
     threads = cluster.cpus_per_worker or max(cpus // cluster.most, 1)
@@ -210,11 +228,19 @@ def scaling_for(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int
             f"params.yaml: cluster.gpus_per_worker: {cluster.least} workers with {wanted:g} GPUs each were asked "
             f"for, but the cluster has {gpus:g}. Lower cluster.workers or cluster.gpus_per_worker."
         )
+    return Share(threads=threads, gpus=wanted)
+
+
+def scaling_for(cluster: Cluster, resources: dict[str, float]) -> tuple[Any, int]:
+    """Return Ray's ScalingConfig and the number of threads of a worker; arguments and errors as for ``share_of``."""
+    from ray.train import ScalingConfig
+
+    share = share_of(cluster, resources)
     return ScalingConfig(
         num_workers=cluster.workers,  # type: ignore[arg-type]  # a pair is elastic: Ray's hints are behind
-        use_gpu=wanted > 0,
-        resources_per_worker={"CPU": threads} | ({"GPU": wanted} if wanted else {}),
-    ), threads
+        use_gpu=share.gpus > 0,
+        resources_per_worker=share.resources,
+    ), share.threads
 
 
 def check_cpus(cluster: Cluster, cpus: int, who: str) -> None:

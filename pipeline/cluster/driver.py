@@ -63,7 +63,7 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
         check_cpus(cluster, os.cpu_count() or 1, "this machine")
     check_workers("the run's ", job.run.batch_size, cluster)
     _diverged(job).unlink(missing_ok=True)
-    with _environment(_variables(cluster)):
+    with rays_environment(cluster):
         for left in reversed(range(cluster.max_failures + 1)):
             with connect(cluster) as resources:
                 if cluster.address is not None:
@@ -80,21 +80,17 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
         raise DivergedError(_diverged(job).read_text())
 
 
-def _variables(cluster: Cluster) -> dict[str, str]:
+@contextmanager
+def rays_environment(cluster: Cluster) -> Iterator[None]:
+    """Set Ray's variables that are not set, for the block alone: another training may want others. Ray's own go too."""
     # If fewer workers would do, Ray should not wait long for room on a node whose death it has not noticed yet.
     start = START_SECONDS if cluster.least == cluster.most else HEALTH_SECONDS
     waits = {
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(min(cluster.stall_seconds, HEALTH_SECONDS)),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start),
     }
-    return ENVIRONMENT | waits | (one_machine.ENVIRONMENT if cluster.address is None else {})
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables that are not set, for the block alone: another training may want others. Ray's own go too."""
     before = dict(os.environ)
-    os.environ |= variables | before
+    os.environ |= ENVIRONMENT | waits | (one_machine.ENVIRONMENT if cluster.address is None else {}) | before
     try:
         yield
     finally:

@@ -51,13 +51,13 @@ class Launch:
     tracking: Tracking
 
 
-def launch(job: Job, about: Launch, publish: Callable[[], Published]) -> None:
+def launch(job: Job, about: Launch, publish: Callable[[], Published] | None) -> None:
     """Train, then publish, with the journal open before and closed after, whatever happens.
 
     Args:
         job: the run; the caller holds its folder (``exclusive``).
         about: what it is called, and where it runs.
-        publish: called once the training is finished.
+        publish: called once the training is finished; None: that is left to a later call.
 
     Raises:
         UserError: the training diverged, ran out of memory, or its storage or cluster cannot be used.
@@ -70,9 +70,10 @@ def launch(job: Job, about: Launch, publish: Callable[[], Published]) -> None:
         try:
             with watching(folder, run.name, job.finished_at, partial(run_page, folder, about.tracking)):
                 train_job(job, about)
-            published = publish()
-            with Journal.open(folder) as journal:
-                _record_end(journal, job, published)
+            if publish:
+                published = publish()
+                with Journal.open(folder) as journal:
+                    _record_end(journal, job, published)
         except BaseException as error:
             with Journal.open(folder) as journal:
                 journal.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")

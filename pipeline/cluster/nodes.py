@@ -65,27 +65,31 @@ def inspect(address: str, cpus: int, store: str, url: str | None, token: str, co
     """
     import torch
 
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     gpus = tuple(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count()))
     return NodeReport(
         address=address,
         host=socket.gethostname(),
-        versions=versions,
+        versions=versions(),
         cpus=cpus,
         gpus=gpus,
         storage=_storage(Path(store), token),
         url=remote.probe(url, token) if url else "none",
-        free=None if (_cache() / copy).exists() else _free(),
+        free=None if (cache() / copy).exists() else _free(),
     )
 
 
-def _cache() -> Path:
+def versions() -> dict[str, str]:
+    """Return the versions here, by package, and of Python."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def cache() -> Path:
     """Return the folder in which a node keeps what it was sent."""
     return Path.home() / ".cache" / "genloom"
 
 
 def _free() -> int:
-    return shutil.disk_usage(next(folder for folder in _cache().parents if folder.exists())).free
+    return shutil.disk_usage(next(folder for folder in cache().parents if folder.exists())).free
 
 
 def _storage(store: Path, token: str) -> str:
@@ -121,10 +125,8 @@ def problems(nodes: Iterable[NodeReport], driver: Mapping[str, str], url: str | 
     """
     found = []
     for node in nodes:
-        other = {name: version for name, version in node.versions.items() if not _agree(name, version, driver[name])}
-        if other:
-            differences = ", ".join(f"{name} {version} (here {driver[name]})" for name, version in other.items())
-            found.append(f"node {node.address} has {differences}; install requirements.lock there.")
+        if other := differences(node.versions, driver):
+            found.append(f"node {node.address} has {other}; install requirements.lock there.")
         if url is None and node.storage != "shared":
             found.append(
                 f"node {node.address}: cluster.storage is {node.storage} there. Name a folder that every node may "
@@ -141,6 +143,12 @@ def problems(nodes: Iterable[NodeReport], driver: Mapping[str, str], url: str | 
                 "GB (~/.cache/genloom). Make room there, or set cluster.stream: true, which needs none."
             )
     return found
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Return which versions of a node differ from the driver's so that they do not work together; "" if none do."""
+    other = {name: version for name, version in there.items() if not _agree(name, version, here[name])}
+    return ", ".join(f"{name} {version} (here {here[name]})" for name, version in other.items())
 
 
 def _agree(name: str, there: str, here: str) -> bool:
@@ -196,16 +204,16 @@ class NodeInputs:
         """
         files = [path for path in sorted(Path(job.data).iterdir()) if not (elsewhere and is_shard(path))]
         return cls(
-            data=copy_name(job, streamed=elsewhere is not None),
+            data=copy_name(Path(job.data), streamed=elsewhere is not None),
             files={path.name: put(path.read_bytes()) for path in files},
             initial=put(job.initial.read_bytes()) if job.initial.exists() else None,
             elsewhere=elsewhere,
         )
 
 
-def copy_name(job: Job, streamed: bool) -> str:
-    """Return the name of the folder in which a node keeps the job's data, the same for all jobs with these data."""
-    return f"{'labels' if streamed else 'data'}-{sha256_of(Path(job.data) / 'spec.json')[:16]}"
+def copy_name(data: Path, streamed: bool) -> str:
+    """Return the name of the folder in which a node keeps a copy of the data, the same for all jobs with these data."""
+    return f"{'labels' if streamed else 'data'}-{sha256_of(data / 'spec.json')[:16]}"
 
 
 def unpack(job: Job, inputs: NodeInputs | None, get: Callable[[Any], bytes]) -> Job:
@@ -223,9 +231,9 @@ def unpack(job: Job, inputs: NodeInputs | None, get: Callable[[Any], bytes]) -> 
     """
     if inputs is None or (Path(job.data).exists() and Path(job.store).exists()):
         return job
-    data, store = _cache() / inputs.data, _cache() / job.key[:16]
+    data, store = cache() / inputs.data, cache() / job.key[:16]
     here = replace(job, data=str(data), store=str(store), elsewhere=inputs.elsewhere)
-    with locked(_cache() / f"{inputs.data}.lock", wait=UNPACK_SECONDS):
+    with locked(cache() / f"{inputs.data}.lock", wait=UNPACK_SECONDS):
         if not data.exists():
             with atomic_folder(data) as temporary:
                 for name, content in inputs.files.items():

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import yaml
 from pydantic import Field
 
+from pipeline.config.pictures import Render
 from pipeline.config.search import FIXED, Domain, Search, read_space
 from pipeline.config.sections import (
     LAST,
@@ -30,7 +31,6 @@ from pipeline.config.sections import (
     Positive,
     PositiveFloat,
     Probability,
-    Render,
     Run,
     Share,
     Tracking,

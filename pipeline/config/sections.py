@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline import registry
+from pipeline.config.pictures import check_chosen, check_once
 from pipeline.errors import UserError
 
 RUN_NAME = re.compile(r"[A-Za-z_][\w-]{0,99}", re.ASCII)
@@ -116,7 +117,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Where training runs. Never part of a result's key.
+    """Where training runs, and where samples and features are made. Never part of a result's key.
 
     Attributes:
         workers: 0: in this process, without Ray; [least, most]: as many as the cluster has room for, more or fewer as
@@ -186,11 +187,13 @@ class Evaluate:
             of out/reference.
         weights: the file of an extractor's weights, if it is not downloaded.
         samples: generated images per run.
+        paths: further samples, in pairs on the way from one latent to another, that path_length needs; 0: none.
         reference_samples: real images at most; null: all of the split.
         split: which real images.
         seed: of the samples and of the order in which images are taken.
         batch_size: images that an extractor takes at once.
         truncation: bound of normal latents, in standard deviations (StyleGAN2: psi); null: no truncation.
+        comparisons: files of pipeline/render/comparisons: pictures of samples' features against real ones.
     """
 
     metrics: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["fid", "inception_score"])
@@ -199,11 +202,13 @@ class Evaluate:
     statistics: dict[str, str] = field(default_factory=dict)
     weights: str | None = None
     samples: Annotated[int, Field(ge=10)] = 2_000
+    paths: Count = 0
     reference_samples: Annotated[int, Field(ge=20)] | None = 10_000
     split: Literal["train", "test"] = "train"
     seed: Count = 0
     batch_size: Positive = 64
     truncation: Annotated[float, Field(gt=0)] | None = None
+    comparisons: list[str] = field(default_factory=lambda: ["pca"])
 
     def __post_init__(self) -> None:
         for name in self.extractors:
@@ -214,11 +219,9 @@ class Evaluate:
                     f"extractors: {name}: name a file of evaluate.path, of letters, digits, '_' and '-', as its name "
                     "without the ending becomes a part of the metrics' names"
                 )
-        for name in self.metrics:
-            _check_choice("pipeline.evaluate.metrics", "metrics", name)
-        for key, chosen in (("metrics", self.metrics), ("extractors", self.extractor_names)):
-            if len(set(chosen)) < len(chosen):
-                raise ValueError(f"{key}: {max(chosen, key=chosen.count)} stands there more than once; leave one")
+        check_once("extractors", self.extractor_names)
+        check_chosen("pipeline.evaluate.metrics", "metrics", self.metrics)
+        check_chosen("pipeline.render.comparisons", "comparisons", self.comparisons)
         for extractor, file in self.statistics.items():
             if extractor not in self.extractor_names:
                 raise ValueError(f"statistics: {extractor} is not in evaluate.extractors; add it there or remove this")
@@ -234,22 +237,6 @@ class Evaluate:
     def files(self) -> list[str]:
         """Names of the files in ``path`` that are used."""
         return [name for name in self.extractors if name.endswith(PROGRAM)] + list(self.statistics.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Render:
-    """Pictures: a grid of rows x columns samples, one class per column, and the film of training.
-
-    seed: of the samples, and of the order in which images are taken. truncation: as in ``evaluate``. explorer: whether
-    each run's sampler is exported for the page's explorer.
-    """
-
-    rows: Positive = 8
-    columns: Positive = 10
-    seed: Count = 0
-    milliseconds_per_frame: Positive = 200
-    truncation: Annotated[float, Field(gt=0)] | None = None
-    explorer: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

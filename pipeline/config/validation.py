@@ -143,10 +143,14 @@ def expected(kind: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if origin is tuple:
         items = [item for item in arguments if item is not ...]
-        return "a list of text" if len(items) < len(arguments) else f"[{', '.join(map(expected, items))}]"
+        return _list_of(items[0]) if len(items) < len(arguments) else f"[{', '.join(map(expected, items))}]"
     if origin is list:
         return "a list"
     return _PLAIN.get(kind, "a mapping")
+
+
+def _list_of(kind: Any) -> str:
+    return f"a list of {expected(kind).removeprefix('a ').replace('whole number', 'whole numbers')}"
 
 
 def _limits(metadata: Sequence[Any]) -> str:

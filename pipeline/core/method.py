@@ -108,10 +108,6 @@ class Method(ABC):
     def set_progress(self, nets: Nets, clock: Clock) -> None:
         """Set what depends on time inside the nets; called before every iteration."""
 
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        """Return pictures worth looking at, by name: (rows, columns, c, h, w) in [-1, 1]."""
-        return {}
-
     def encode(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """Return what the batch's images are encoded to, by the names of ``encodes``: (n, ...) each."""
         return {}

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
-from pipeline.config import PROGRAM
+from pipeline.config import PROGRAM, Evaluate
+from pipeline.config.pictures import Render
 from pipeline.dependencies.closure import Closure
 from pipeline.errors import UserError
 
@@ -24,6 +25,7 @@ CODE = Path("out/code")
 METHODS, SOURCES = "pipeline.methods", "pipeline.ingest.sources"
 MEASURES, WARNINGS = "pipeline.watch.measures", "pipeline.watch.warnings"
 EXTRACTORS, METRICS = "pipeline.evaluate.extractors", "pipeline.evaluate.metrics"
+PICTURES, COMPARISONS = "pipeline.render.pictures", "pipeline.render.comparisons"
 
 # By stage: its entries, and the package of which a run or the data choose a file.
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
@@ -36,7 +38,7 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "reference": (("pipeline.evaluate.extraction:make_reference", "pipeline.render.samples:write_real_picture"), None),
     "train": (("pipeline.training.trainer:train", "pipeline.training.publish:publish"), METHODS),
     "generate": (("pipeline.evaluate.extraction:generate",), METHODS),
-    "evaluate": (("pipeline.evaluate.seeds:score_trainings",), None),
+    "evaluate": (("pipeline.evaluate.seeds:score_trainings", "pipeline.render.compare:compare"), None),
     "evaluate_real": (("pipeline.evaluate.scoring:score_real",), None),
     "render": (("pipeline.render.samples:render",), METHODS),
     "report": (
@@ -44,6 +46,7 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
             "pipeline.render.board:read_board",
             "pipeline.render.board:write_leaderboard",
             "pipeline.render.report:write_page",
+            "pipeline.render.report:write_pictures",
             "pipeline.render.explorer:write_scripts",
         ),
         None,
@@ -56,33 +59,35 @@ COURSE = (
     "pipeline.training.course:iterations",
     "pipeline.training.job:Progress",
 )
-# By stage: the packages of which it takes files for all runs alike: all of them of what is watched, and what
-# evaluate.extractors and evaluate.metrics choose.
+# By stage: the packages of which it takes files for all runs alike: all of them of what is watched, and what the
+# sections evaluate and render choose.
 CHOSEN: Mapping[str, tuple[str, ...]] = {
     "extractors": (EXTRACTORS,),
     "train": (MEASURES, WARNINGS),
     "reference": (EXTRACTORS,),
     "generate": (EXTRACTORS,),
-    "evaluate": (METRICS,),
+    "evaluate": (METRICS, COMPARISONS),
     "evaluate_real": (METRICS,),
+    "render": (PICTURES,),
     "report": (METRICS,),
 }
 
 
-def code_files(root: Path, extractors: Sequence[str], metrics: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def code_files(root: Path, evaluate: Evaluate, render: Render) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and content of every file of out/code.
 
     Args:
         root: the folder that holds the package.
-        extractors: those in use, by name; of people's own programs DVC compares the files.
-        metrics: those in use, by name.
+        evaluate: which extractors, metrics and comparisons are in use; of people's own programs DVC compares the files.
+        render: which pictures are in use.
 
     Yields:
         A name such as "train-dcgan", and its content: ``digest`` and ``files``, a hash by path.
     """
     closure = Closure(root)
-    own = [name for name in extractors if not name.endswith(PROGRAM)]
-    chosen: dict[str, Sequence[str]] = {EXTRACTORS: own, METRICS: metrics}
+    own = [name for name in evaluate.extractors if not name.endswith(PROGRAM)]
+    chosen: dict[str, Sequence[str]] = {EXTRACTORS: own, METRICS: evaluate.metrics}
+    chosen |= {PICTURES: render.pictures, COMPARISONS: evaluate.comparisons}
     chosen |= {package: registry.names(package) for package in (MEASURES, WARNINGS)}
     for stage, (entries, package) in {**ENTRIES, "course": (COURSE, METHODS)}.items():
         common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]

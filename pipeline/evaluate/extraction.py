@@ -3,8 +3,8 @@ run's samples, written to disk."""
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,22 @@ import torch
 from torch import Tensor
 
 from pipeline.config import PROGRAM, Evaluate
-from pipeline.core.batch import Batch
 from pipeline.core.world import default_device
-from pipeline.data.dataset import Dataset, domains, open_dataset
-from pipeline.evaluate.extractor import Extractor, extract
-from pipeline.evaluate.extractors import fitting, load_all, load_one
+from pipeline.data.dataset import Dataset, open_dataset
+from pipeline.evaluate.chunks import STEP, Chunk, Examiner, Materials, Part, Subject, examine_here
+from pipeline.evaluate.extractor import Extractor
+from pipeline.evaluate.extractors import fitting, load_one
 from pipeline.evaluate.feature_set import TARGET, write_set
+from pipeline.evaluate.found import Found
 from pipeline.evaluate.prepared import fitted, imported, write_hashes
 from pipeline.evaluate.program import try_out
 from pipeline.evaluate.statistics_files import import_statistics
 from pipeline.files import write_json
-from pipeline.inference.diagnosis import NotFiniteError
-from pipeline.inference.generate import Tally, batches, load_fitting, mean_scores, samples, shuffled
-from pipeline.inference.scored import WEIGHTS, digest_of
+from pipeline.inference.diagnosis import NotFiniteError, not_finite
+from pipeline.inference.generate import load_fitting, mean_scores
 from pipeline.inference.weights import Trained
+
+Examine = Callable[[Materials, Sequence[Chunk]], Iterator[Part]]  # what is found in each of the chunks, in order
 
 logger = logging.getLogger(__name__)
 
@@ -67,42 +69,34 @@ def prepare_statistics(folder: Path, settings: Evaluate) -> None:
         shutil.copyfile(Path(settings.path, file), imported(folder, name))
 
 
-def make_reference(folder: Path, data: Path, settings: Evaluate, prepared: Path) -> None:
-    """Write what every extractor of the settings sees in the real images of a dataset; as ``write_reference`` does.
+def make_reference(folder: Path, materials: Materials, examine: Examine = examine_here) -> None:
+    """Write what every extractor sees in the real images of a dataset; as ``write_reference`` does.
 
     Args:
         folder: an existing folder; the caller completes it.
-        data: the folder of the dataset.
-        settings: which extractors, and of which images.
-        prepared: what ``prepare_extractors`` wrote.
+        materials: without weights.
+        examine: by whom.
     """
-    write_reference(folder, open_dataset(data), settings, load_all(settings, prepared, default_device()))
+    subject = materials.subject()
+    _write_reference(folder, subject, examine(materials, subject.chunks()))
 
 
-def generate(
-    folder: Path,
-    weights: Path,
-    data: Path,
-    settings: Evaluate,
-    prepared: Path,
-    classes: Sequence[str] | None,
-    at_a_time: int,
-) -> None:
+def generate(folder: Path, materials: Materials, examine: Examine = examine_here) -> None:
     """Sample a run's weights once and write what metrics need of the samples; as ``write_samples`` does.
 
     Args:
         folder: an existing folder; the caller completes it.
-        weights: the run's weights file.
-        data: the folder of the dataset that it was trained on.
-        settings: which extractors see how many samples.
-        prepared: what ``prepare_extractors`` wrote.
-        classes: the two domains of a run that translates, else None.
-        at_a_time: images that a process of its training took at once, and the nets take here at most.
+        materials: with the run's weights.
+        examine: by whom.
     """
-    dataset, device = open_dataset(data), default_device()
-    first, second = domains(dataset, classes)
-    trained = load_fitting(weights, dataset.spec, device)
-    write_samples(folder, trained, first, settings, load_all(settings, prepared, device), second, at_a_time)
+    subject, weights = materials.subject(), materials.weights
+    assert weights is not None and subject.beside is not None
+    spec = subject.beside.spec
+
+    def diagnose(found: str) -> NotFiniteError:
+        return not_finite(load_fitting(weights, spec), found)
+
+    _write_samples(folder, subject, examine(materials, subject.chunks()), diagnose)
 
 
 def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor]) -> None:
@@ -114,7 +108,9 @@ def write_reference(folder: Path, dataset: Dataset, settings: Evaluate, extracto
         settings: which split, how many images, and the seed of their order.
         extractors: each sees every image.
     """
-    _write_real(folder, dataset, settings, extractors, {})
+    subject = Subject(settings=settings, real=dataset)
+    examiner = Examiner(subject=subject, extractors=extractors)
+    _write_reference(folder, subject, map(examiner.examine, subject.chunks()))
 
 
 def write_samples(
@@ -143,41 +139,67 @@ def write_samples(
     Raises:
         ValueError: the samples are not in [-1, 1].
     """
-    split = dataset.splits[settings.split]
-    rows = shuffled(len(split), settings.samples, settings.seed)
-    few = replace(settings, batch_size=min(settings.batch_size, at_a_time or settings.batch_size))
-    plan: dict[str, Any] = {"seed": settings.seed, "batch_size": few.batch_size, "device": trained.device}
-    like, tally = batches(split, rows, truncation=settings.truncation, **plan), Tally()
-    images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
-    images |= {"digest": dataset.digest, "truncation": settings.truncation} | _about_weights(trained)
-    try:
-        found = extract(extractors, _gathered(samples(trained, like, tally), settings.batch_size))
-    except NotFiniteError as error:
-        logger.error("%s The run gets no scores.", error)
-        write_json(folder / "protocol.json", _protocol(images, extractors) | {"refused": str(error)})
-        return
-    if tally.redrawn:
-        logger.warning("%s of %s samples were not finite and were drawn anew", tally.redrawn, tally.samples)
-        images["redrawn"] = tally.redrawn
-    if second:
-        images["distinct"] = min(settings.samples, len(split))  # a translation of the same image is the same again
-        (folder / TARGET).mkdir()
-        about = {"class": int(second.splits[settings.split].labels[0])}
-        _write_real(folder / TARGET, second, settings, extractors, about)
-    images |= _about_labels(trained, next(batches(split, rows[:8], truncation=settings.truncation, **plan)))
-    write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=False)
-    write_json(folder / "scores.json", _own_scores(trained, dataset, few))
+    subject = Subject(settings=settings, beside=dataset, real=second)
+    examiner = Examiner(subject=subject, extractors=extractors, trained=trained, at_a_time=at_a_time)
+    _write_samples(folder, subject, map(examiner.examine, subject.chunks()), partial(not_finite, trained))
 
 
-def _write_real(
-    folder: Path, dataset: Dataset, settings: Evaluate, extractors: Sequence[Extractor], about: Mapping[str, Any]
+def _write_reference(folder: Path, subject: Subject, parts: Iterable[Part]) -> None:
+    _write_real(folder, subject, Found.of(parts), {})
+
+
+def _write_samples(
+    folder: Path, subject: Subject, parts: Iterator[Part], diagnose: Callable[[str], NotFiniteError]
 ) -> None:
-    split = dataset.splits[settings.split]
-    count = min(len(split), settings.reference_samples or len(split))
-    rows = shuffled(len(split), count, settings.seed)
-    found = extract(extractors, (split.images(part.numpy()) for part in rows.split(settings.batch_size)))
-    images = {"split": settings.split, "count": count, "seed": settings.seed, "digest": dataset.digest, **about}
-    write_set(folder, split.labels_of(rows.numpy()), found, _protocol(images, extractors), statistics=True)
+    settings, dataset = subject.settings, subject.beside
+    assert dataset is not None
+    images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
+    images |= {"digest": dataset.digest, "truncation": settings.truncation}
+    found = Found.of(parts)
+    images |= found.about.weights
+    if spoilt := found.spoilt.get("samples") or found.tally.too_many:
+        error = diagnose(spoilt)
+        logger.error("%s The run gets no scores.", error)
+        write_json(folder / "protocol.json", _protocol(images, found) | {"refused": str(error)})
+        return
+    if found.tally.redrawn:
+        logger.warning("%s of %s samples were not finite and were drawn anew", found.tally.redrawn, settings.samples)
+        images["redrawn"] = found.tally.redrawn
+    if subject.real:
+        size = len(subject.drawn_beside)
+        images["distinct"] = min(settings.samples, size)  # a translation of the same image is the same again
+        (folder / TARGET).mkdir()
+        about = {"class": int(subject.real.splits[settings.split].labels[0])}
+        _write_real(folder / TARGET, subject, found, about)
+    images |= {} if found.labelled else {"labelled": False}
+    labels = subject.drawn_beside.labels_of(subject.rows.numpy())
+    images |= {"paths": settings.paths, "step": STEP} if settings.paths else {}
+    paths = {name: torch.cat(parts) for name, parts in found.paths.items()}
+    write_set(folder, labels, found.features("samples"), _protocol(images, found), statistics=False, paths=paths)
+    write_json(folder / "scores.json", _own_scores(subject, found, diagnose))
+
+
+def _write_real(folder: Path, subject: Subject, found: Found, about: Mapping[str, Any]) -> None:
+    settings, dataset, rows = subject.settings, subject.real, subject.real_rows
+    assert dataset is not None
+    images = {"split": settings.split, "count": len(rows), "seed": settings.seed, "digest": dataset.digest, **about}
+    labels = dataset.splits[settings.split].labels_of(rows.numpy())
+    write_set(folder, labels, found.features("real"), _protocol(images, found), statistics=True)
+
+
+def _own_scores(subject: Subject, found: Found, diagnose: Callable[[str], NotFiniteError]) -> dict[str, Any]:
+    """Average the method's own scores."""
+    assert subject.beside is not None
+    images = {"split": "test", "count": len(subject.scored_rows), "seed": subject.settings.seed}
+    images |= {"digest": subject.beside.digest, **found.about.weights}
+    if spoilt := found.spoilt.get("scores"):
+        error = diagnose(spoilt)
+        logger.error("%s They are left out.", error)
+        return {"values": {}, "errors": {}, "images": images, "refused": str(error)}
+    means = mean_scores(found.scores)
+    values = {name: mean.value for name, mean in means.items()}
+    errors = {name: mean.error for name, mean in means.items() if mean.error is not None}
+    return {"values": values, "errors": errors, "images": images}
 
 
 def _some(dataset: Dataset) -> Tensor:
@@ -186,53 +208,6 @@ def _some(dataset: Dataset) -> Tensor:
     return split.images(range(min(3, len(split))))
 
 
-def _about_weights(trained: Trained) -> dict[str, Any]:
-    """Say which weights are scored, by which scores that were left of others are told (``are_scores_of``)."""
-    return {"images_seen": trained.seen} | ({WEIGHTS: digest_of(trained.source)} if trained.source else {})
-
-
-def _about_labels(trained: Trained, like: Batch) -> dict[str, bool]:
-    """Return {"labelled": False} unless the method's samples are of the labels that it is given: others make other
-    images. Else labels.npy only says beside which images they were drawn."""
-    classes = trained.spec.classes
-    if classes < 2:
-        return {"labelled": False}
-    others = replace(like, labels=(like.labels + 1) % classes, shared={})
-    with torch.inference_mode():
-        first, second = (trained.method.sample(trained.nets, batch) for batch in (like, others))
-    return {"labelled": False} if torch.equal(first, second) else {}
-
-
-def _own_scores(trained: Trained, dataset: Dataset, settings: Evaluate) -> dict[str, Any]:
-    """Average the method's own scores over the test split, whatever evaluate.split is: a likelihood of training
-    images says little."""
-    split = dataset.splits["test"]
-    count = min(len(split), settings.samples)
-    rows = shuffled(len(split), count, settings.seed)
-    real = batches(split, rows, seed=settings.seed, batch_size=settings.batch_size, device=trained.device)
-    images = {"split": "test", "count": count, "seed": settings.seed, "digest": dataset.digest}
-    images |= _about_weights(trained)
-    try:
-        return {"values": mean_scores(trained, real), "images": images}
-    except NotFiniteError as error:
-        logger.error("%s They are left out.", error)
-        return {"values": {}, "images": images, "refused": str(error)}
-
-
-def _gathered(parts: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    """Yield the same images (n, c, h, w), ``count`` at a time: what extractors see at once is another matter than what
-    fits into a generator at once."""
-    kept: list[Tensor] = []
-    for part in parts:
-        kept.append(part)
-        if sum(map(len, kept)) >= count:
-            whole = torch.cat(kept)
-            yield from whole[: len(whole) // count * count].split(count)
-            kept = [whole[len(whole) // count * count :]]
-    if rest := [part for part in kept if len(part)]:
-        yield torch.cat(rest)
-
-
-def _protocol(images: Mapping[str, Any], extractors: Sequence[Extractor]) -> dict[str, Any]:
+def _protocol(images: Mapping[str, Any], found: Found) -> dict[str, Any]:
     known = {key: value for key, value in images.items() if value is not None}
-    return {"images": known, "extractors": {extractor.name: extractor.protocol for extractor in extractors}}
+    return {"images": known, "extractors": found.about.extractors}

@@ -3,7 +3,7 @@
 Shapes: n images, c channels (1 or 3), h, w pixels, d features, k classes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ def extract(extractors: Iterable[Extractor], batches: Iterable[Tensor]) -> dict[
     for images in batches:
         for extractor in known:
             parts.setdefault(extractor.name, []).append(extractor(images))
-    return {name: _join(features) for name, features in parts.items()}
+    return {name: join(features) for name, features in parts.items()}
 
 
-def _join(parts: list[Features]) -> Features:
+def join(parts: Sequence[Features]) -> Features:
+    """Return the features of several lots of images as those of one."""
     return Features(
         pooled=torch.cat([part.pooled for part in parts]), logits=torch.cat([part.logits for part in parts])
     )
@@ -134,9 +135,14 @@ def published(name: str, weights: str | None, url: str, sha256: str) -> Path:
     remedy = f"Or download {url} yourself and name the file in params.yaml: evaluate.weights."
     if weights:
         return verified(Path(weights), sha256, remedy)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    path = cached(url)
     try:
         download(url, path, sha256=sha256)
     except DownloadError as error:
         raise UserError(f"extractor '{name}': its weights can't be downloaded ({error}). {remedy}") from error
     return verified(path, sha256, remedy)
+
+
+def cached(url: str) -> Path:
+    """Return where torch.hub's cache keeps a published file, whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]

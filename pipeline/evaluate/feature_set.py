@@ -3,10 +3,11 @@
     labels.npy                     int64 (n,)
     <extractor>/features.npy       float32 (n, d)
     <extractor>/logits.npy         float32 (n, k)
+    <extractor>/paths.npy          float64 (p,), squared distances between the samples of a pair (evaluate.paths)
     <extractor>/mean.npy           float64 (d,), covariance.npy float64 (d, d), and factor.npy float64 (d, r), the
                                    covariance's (Statistics.factor): of a reference, which many runs share
-    scores.json                    of a run: the means of its method's own scores, and of which images they are; or
-                                   refused: why there are none
+    scores.json                    of a run: values, the means of its method's own scores; errors, their standard
+                                   errors; images, of which they are; or refused: why there are none
     reference/                     of a run that translates: the feature set of the domain into which it translates
     protocol.json                  images: split, count, seed, digest of the data ...; extractors: weights, resize ...;
                                    refused: why a run's samples cannot be scored, then without labels and arrays
@@ -34,7 +35,7 @@ from pipeline.files import write_json
 
 TARGET = "reference"  # a folder in a translating run's features
 NEAREST = 5  # as many as any metric looks at
-_CHUNK = 4096
+_CHUNK = 2048  # of rows: faster than larger ones, whose memory is new each time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,13 @@ class Statistics:
         """
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"features must be (n >= 2, d), got {tuple(features.shape)}")
-        if not torch.isfinite(features).all():
+        mean = torch.stack([part.sum(0, dtype=torch.float64) for part in features.split(_CHUNK)]).sum(0) / len(features)
+        if not torch.isfinite(mean).all():  # a sum is finite if and only if what is summed is
             raise ValueError("features are not all finite")
-        mean = torch.stack([part.double().sum(0) for part in features.split(_CHUNK)]).sum(0) / len(features)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        centred = torch.empty(min(_CHUNK, len(features)), len(mean), dtype=torch.float64)
         for part in features.split(_CHUNK):  # a float64 copy of 50,000 x 2,048 features would take 800 MB
-            covariance += gram(part.double() - mean)
+            covariance += gram(torch.sub(part, mean, out=centred[: len(part)]))
         covariance /= len(features) - 1
         root = None if len(features) > len(mean) else _without_mean(features.double() - mean)
         return cls(mean=mean, covariance=covariance, root=root)
@@ -114,8 +116,11 @@ class FeatureSet:
     features: (n, d) float32; logits: (n, k) float32; labels: (n,) int64.
     seed: by which the images were drawn or ordered; also for what a metric draws.
     distinct: how many images come before the first that is a copy (a translation of the same image again).
-    stored: the statistics, where they are at hand. scores: a method's own scores, by name.
+    stored: the statistics, where they are at hand. scores: a method's own scores, by name; score_errors: the standard
+    errors of those that have one.
     labelled: whether the labels are the images' own: not, where a method samples without regard to them.
+    paths: (p,) float64, squared distances between pairs of samples on the way from one latent to another, over the
+    square of their distance on the way; none where they were not asked for.
     """
 
     features: Tensor
@@ -125,7 +130,9 @@ class FeatureSet:
     distinct: int
     stored: Statistics | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    score_errors: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
+    paths: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     _overlaps: dict[int, tuple["FeatureSet", Overlap]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -147,7 +154,7 @@ class FeatureSet:
     def nearest(self) -> Tensor:
         """Return (distinct, 5) squared distances, ascending: from each distinct image to its nearest others; fewer
         columns where there are no five others. Computed once for all metrics."""
-        return nearest(self.points, min(NEAREST, self.distinct - 1))
+        return nearest(self.points, min(NEAREST, self.distinct - 1))[0]
 
     @cached_property
     def points(self) -> Points:
@@ -163,10 +170,11 @@ class FeatureSet:
         return self._overlaps[id(real)][1]
 
     @classmethod
-    def of_scores(cls, scores: Mapping[str, float], seed: int) -> "FeatureSet":
-        """Return a method's own scores, which come without features."""
+    def of_scores(cls, scores: Mapping[str, float], errors: Mapping[str, float], seed: int) -> "FeatureSet":
+        """Return a method's own scores and their errors, which come without features."""
         none, no_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-        return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, scores=scores)
+        own: dict[str, Any] = {"scores": scores, "score_errors": errors}
+        return cls(features=none, logits=none, labels=no_labels, seed=seed, distinct=0, **own)
 
     def without(self, rows: slice) -> "FeatureSet":
         """Return the distinct images but for a contiguous part of them."""
@@ -183,7 +191,13 @@ class FeatureSet:
 
 
 def write_set(
-    folder: Path, labels: Tensor, found: Mapping[str, Features], protocol: Mapping[str, Any], *, statistics: bool
+    folder: Path,
+    labels: Tensor,
+    found: Mapping[str, Features],
+    protocol: Mapping[str, Any],
+    *,
+    statistics: bool,
+    paths: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a feature set into a folder that the caller completes.
 
@@ -193,6 +207,7 @@ def write_set(
         found: the features by extractor.
         protocol: images, and extractors by name.
         statistics: whether to keep mean, covariance and its factor too, which a single image does not have.
+        paths: squared distances on latent paths, by extractor, where they were asked for.
     """
     save_array(folder / "labels.npy", labels.numpy())
     for name, features in found.items():
@@ -200,6 +215,8 @@ def write_set(
         own.mkdir()
         save_array(own / "features.npy", features.pooled.numpy())
         save_array(own / "logits.npy", features.logits.numpy())
+        if paths and name in paths:
+            save_array(own / "paths.npy", paths[name].numpy())
         if statistics and len(features.pooled) > 1:
             moments = Statistics.of(features.pooled).factorized()
             assert moments.factor is not None
@@ -238,14 +255,16 @@ def read_scores(folder: Path, stage: str) -> dict[str, Any]:
         stage: what makes it, for the message.
 
     Returns:
-        values, by name; images: of which they are; refused: why there are none, or None.
+        values, by name; errors, by name, of those that have one; images: of which they are; refused: why there are
+        none, or None.
 
     Raises:
         UserError: they are missing or damaged.
     """
     try:
         content = json.loads((folder / "scores.json").read_text())
-        return {"values": content["values"], "images": content["images"], "refused": content.get("refused")}
+        known = {"values": content["values"], "errors": content.get("errors", {}), "images": content["images"]}
+        return known | {"refused": content.get("refused")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / "scores.json", error, stage) from error
 
@@ -277,9 +296,10 @@ def read_set(folder: Path, extractor: str, stage: str) -> FeatureSet:
             factor = _open(own / "factor.npy") if (own / "factor.npy").exists() else None
             mean, covariance = _open(own / "mean.npy"), _open(own / "covariance.npy")
             stored = Statistics(mean=mean, covariance=covariance, factor=factor)
+        known: dict[str, Any] = {"paths": _open(own / "paths.npy")} if (own / "paths.npy").exists() else {}
     except (OSError, ValueError, TypeError) as error:
         raise _unreadable(own, error, stage) from error
-    known = {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
+    known |= {"seed": images["seed"], "distinct": images.get("distinct", len(labels))}
     known["labelled"] = images.get("labelled", True)
     return FeatureSet(features=features, logits=logits, labels=labels, stored=stored, **known)
 

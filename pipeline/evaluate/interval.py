@@ -7,7 +7,8 @@ turn, and with the values theta_(j) without part j
 
 The bootstrap would not do: a resample has about a third of the samples not at all and the others several times, so that
 its covariance is of fewer images, which biases FID upwards by more than its error, and each copy is its original's
-nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself.
+nearest neighbour. Where a metric is a mean over samples, or its error has a closed form, it says it itself; and where
+the jackknife is too wide, as of shares that a union over samples decides (shares.py).
 
 The error is of the samples alone: the real images are the same for all runs, and another training is another number. Of
 a run with several seeds it is over trainings (seeds.py).
@@ -56,7 +57,8 @@ def intervals(metric: Metric, found: dict[str, Score], samples: FeatureSet, real
     """
     if metric.interval == "own":
         known = {name: score for name, score in found.items() if score.error is not None}
-        return {name: _around(score.value, score.error or 0.0, score.error_by) for name, score in known.items()}
+        over = "images" if "model" in metric.needs else "samples"
+        return {name: _around(score.value, score.error or 0.0, score.error_by, over) for name, score in known.items()}
     try:
         errors = jackknife(metric, samples, real)
     except (TooFewError, UnfitError):
@@ -94,9 +96,9 @@ def over_trainings(values: Sequence[float]) -> Interval:
     return _interval(statistics.fmean(values), error, f"Student's t of {len(values)} trainings, over seeds", degrees)
 
 
-def _around(value: float, error: float, by: str) -> Interval:
-    parts = f"{by} of {PARTS} parts" if by == "jackknife" else by
-    return _interval(value, error, f"{parts}, over samples", PARTS - 1 if by == "jackknife" else None)
+def _around(value: float, error: float, by: str, over: str = "samples") -> Interval:
+    how, degrees = (f"{by} of {PARTS} parts", PARTS - 1) if by == "jackknife" else (by, None)
+    return _interval(value, error, f"{how}, over {over}", degrees)
 
 
 def _interval(value: float, error: float, by: str, degrees: float | None) -> Interval:

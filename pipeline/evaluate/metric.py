@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.evaluate.feature_set import FeatureSet
 
-Need = Literal["statistics", "features", "logits", "labels", "model"]
+Need = Literal["statistics", "features", "logits", "labels", "paths", "model"]
 Better = Literal["lower", "higher"]
 
 
@@ -23,13 +23,13 @@ class Score:
         value: the number.
         spread: a standard deviation that the metric's definition names, such as that over splits.
         error: the standard error over samples, where the metric finds it itself (``Metric.interval`` "own").
-        error_by: how: "jackknife", of PARTS parts; or "normal", a mean's, in closed form.
+        error_by: how: "jackknife", of PARTS parts; "normal", a mean's, in closed form; or "halves" of the samples.
     """
 
     value: float
     spread: float | None = None
     error: float | None = None
-    error_by: Literal["jackknife", "normal"] = "normal"
+    error_by: Literal["jackknife", "normal", "halves"] = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,9 @@ class Metric:
 
     quantities: what it reports, by name. A name and the extractor's make the reported key ("fid" with "inception":
     fid_inception); where the metric needs the model, the name and the split's ("bits_per_dim_test").
-    needs: what it reads of the images: "statistics" (mean and covariance), "features", "logits", "labels"; or "model":
-    the method's own scores, which the stage ``generate`` keeps. Of the real images, one that needs "statistics" reads
-    nothing else, so that those of others can take their place (evaluate.statistics).
+    needs: what it reads of the images: "statistics" (mean and covariance), "features", "logits", "labels", "paths"
+    (evaluate.paths); or "model": the method's own scores, which the stage ``generate`` keeps. Of the real images, one
+    that needs "statistics" reads nothing else, so that those of others can take their place (evaluate.statistics).
     compares: whether it compares with real images, or scores the samples alone.
     settings: what else decides the number; part of its protocol.
     interval: how the error over samples is found: "jackknife" computes the metric ten times more, "own" takes what

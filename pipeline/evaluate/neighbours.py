@@ -17,6 +17,7 @@ from torch import Tensor
 _ELEMENTS = 2**23  # of a block of distances
 _PAIRS = 64  # whose differences are formed at once
 _SHARE = 64  # of a block's pairs, one in so many is computed one by one at most
+PARTS = 40  # of the points, to say from which of them a number comes
 RIM = 2.0**-40  # of both squared norms; the matrix product in float64 errs by less
 
 
@@ -77,19 +78,22 @@ class Overlap:
 
     Attributes:
         held_by_a: (n, k) int64: how many points of b lie in each ball of a.
-        b_covered: (m, k) bool: whether each point of b lies in some ball of a.
+        holding_b: (m, k) int64: in how many balls of a each point of b lies.
         held_by_b: (m, l) int64: how many points of a lie in each ball of b.
-        a_covered: (n, l) bool: whether each point of a lies in some ball of b.
+        holding_a: (n, l) int64: in how many balls of b each point of a lies.
+        reached: (n, PARTS, k) bool: whether each ball of a holds a point of each of so many parts of b, of equal
+            extent and in order.
     """
 
     held_by_a: Tensor
-    b_covered: Tensor
+    holding_b: Tensor
     held_by_b: Tensor
-    a_covered: Tensor
+    holding_a: Tensor
+    reached: Tensor
 
 
-def nearest(points: Points, count: int, among: Points | None = None) -> Tensor:
-    """Find how far each point's nearest others are.
+def nearest(points: Points, count: int, among: Points | None = None) -> tuple[Tensor, Tensor]:
+    """Find each point's nearest others.
 
     Args:
         points: n of them.
@@ -97,11 +101,13 @@ def nearest(points: Points, count: int, among: Points | None = None) -> Tensor:
         among: m >= count of the same centre, which are looked at; None: the points but the point itself.
 
     Returns:
-        (n, count) squared distances, ascending; a copy of a point is another point at distance 0.
+        (n, count) squared distances, ascending, and (n, count) int64, which ones they are; a copy of a point is
+        another point at distance 0.
     """
     others = points if among is None else among
     wanted = count + (among is None)  # the nearest is the point itself
     found, c = torch.empty(len(points), count, dtype=torch.float64), points.product_error
+    which = torch.empty(len(points), count, dtype=torch.int64)
     for rows in _blocks(len(points), len(others)):
         products = _products(points, others, rows)
         # The wanted-th smallest of upper bounds is one of the wanted-th distance. Minima over groups of columns are
@@ -119,12 +125,12 @@ def nearest(points: Points, count: int, among: Points | None = None) -> Tensor:
             whole = _whole(points, others, rows)
             if among is None:
                 whole[torch.arange(len(whole)), torch.arange(rows.start, rows.stop)] = torch.inf
-            found[rows] = whole.topk(count, largest=False).values.sort().values
+            found[rows], which[rows] = whole.topk(count, largest=False)
             continue
         if among is None:
             pairs = pairs[pairs[:, 0] + rows.start != pairs[:, 1]]
-        found[rows] = _smallest(pairs[:, 0], _squared(points, others, rows, pairs), len(products), count)
-    return found
+        found[rows], which[rows] = _smallest(pairs, _squared(points, others, rows, pairs), len(products), count)
+    return found, which
 
 
 def overlap(a: Points, b: Points, a_radii: Tensor, b_radii: Tensor) -> Overlap:
@@ -141,16 +147,21 @@ def overlap(a: Points, b: Points, a_radii: Tensor, b_radii: Tensor) -> Overlap:
     """
     found = Overlap(
         held_by_a=torch.zeros(a_radii.shape, dtype=torch.int64),
-        b_covered=torch.zeros(len(b), a_radii.shape[1], dtype=torch.bool),
+        holding_b=torch.zeros(len(b), a_radii.shape[1], dtype=torch.int64),
         held_by_b=torch.zeros(b_radii.shape, dtype=torch.int64),
-        a_covered=torch.zeros(len(a), b_radii.shape[1], dtype=torch.bool),
+        holding_a=torch.zeros(len(a), b_radii.shape[1], dtype=torch.int64),
+        reached=torch.zeros(len(a), PARTS, a_radii.shape[1], dtype=torch.bool),
     )
+    part = torch.arange(len(b)) * PARTS // len(b)
     for rows in _blocks(len(a), len(b)):
         products = _products(a, b, rows)
         row, column, held = _held(a, b, rows, products, a_radii[rows, None])
-        _count(found.held_by_a, found.b_covered, row + rows.start, column, held)
+        _count(found.held_by_a, found.holding_b, row + rows.start, column, held)
+        for radius in range(held.shape[1]):
+            inside = held[:, radius]
+            found.reached[row[inside] + rows.start, part[column[inside]], radius] = True
         row, column, held = _held(a, b, rows, products, b_radii[None])
-        _count(found.held_by_b, found.a_covered, column, row + rows.start, held)
+        _count(found.held_by_b, found.holding_a, column, row + rows.start, held)
     return found
 
 
@@ -172,11 +183,10 @@ def _held(a: Points, b: Points, rows: slice, products: Tensor, radii: Tensor) ->
     return row, column, held
 
 
-def _count(held_by: Tensor, covered: Tensor, ball: Tensor, point: Tensor, held: Tensor) -> None:
+def _count(held_by: Tensor, holding: Tensor, ball: Tensor, point: Tensor, held: Tensor) -> None:
     """Count pairs of a ball and a point (p,) that are held (p, k), in place."""
     held_by.index_add_(0, ball, held.long())
-    for column in range(held.shape[1]):
-        covered[point[held[:, column]], column] = True
+    holding.index_add_(0, point, held.long())
 
 
 def _short_format() -> torch.dtype:
@@ -232,12 +242,32 @@ def _whole(a: Points, b: Points, rows: slice) -> Tensor:
     return torch.cat(parts, 1).clamp_min_(0)
 
 
-def _smallest(row: Tensor, values: Tensor, rows: int, count: int) -> Tensor:
-    """Return the smallest values of each row, ascending; ``row`` ascends."""
+def _smallest(pairs: Tensor, values: Tensor, rows: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return the smallest values of each row, ascending, and their columns; pairs (p, 2), by row, have values (p,)."""
+    row, column = pairs.T
     numbers = row.bincount(minlength=rows)
     table = torch.full((rows, int(numbers.max())), torch.inf, dtype=torch.float64)
-    table[row, torch.arange(len(row)) - (numbers.cumsum(0) - numbers)[row]] = values
-    return table.topk(count, largest=False).values.sort().values
+    starts = numbers.cumsum(0) - numbers
+    table[row, torch.arange(len(row)) - starts[row]] = values
+    found, place = table.topk(count, largest=False)  # ascending
+    return found, column[starts[:, None] + place]
+
+
+def ranks(points: Points, radii: Tensor, among: Points) -> Tensor:
+    """Count which of each point's balls do not reach other points.
+
+    Args:
+        points: n of them.
+        radii: (n, k) squared, ascending in each row, k < 256.
+        among: m points of the same centre.
+
+    Returns:
+        (n, m) uint8: as many of the k balls around a point end before the other point.
+    """
+    found = torch.empty(len(points), len(among), dtype=torch.uint8)
+    for rows in _blocks(len(points), len(among)):
+        found[rows] = torch.searchsorted(radii[rows].contiguous(), _whole(points, among, rows)).to(torch.uint8)
+    return found
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:

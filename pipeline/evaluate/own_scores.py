@@ -7,7 +7,7 @@ NAME = "own_scores"
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
-    return {name: Score(value) for name, value in samples.scores.items()}
+    return {name: Score(value, error=samples.score_errors.get(name)) for name, value in samples.scores.items()}
 
 
 METRIC = Metric(

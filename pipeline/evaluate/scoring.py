@@ -214,7 +214,7 @@ def _imported(extractor: str, settings: Evaluate, statistics: Path | None, real:
 def _add_own(scores: Scores, found: Mapping[str, Any]) -> None:
     """Add a method's own scores."""
     images = found["images"]
-    own = FeatureSet.of_scores(found["values"], images["seed"])
+    own = FeatureSet.of_scores(found["values"], found["errors"], images["seed"])
     scores.add(own_scores.NAME, own_scores.METRIC, images["split"], own, own, images)
     if found["refused"]:
         scores.protocol[own_scores.NAME] = {"metric": own_scores.NAME, "title": "own scores", "better": None, **images}

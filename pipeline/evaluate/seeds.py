@@ -63,11 +63,16 @@ def average(scores: Mapping[int, Scores]) -> Scores:
 
 
 def _why_missing(scores: Mapping[int, Scores], key: str) -> dict[str, str]:
-    """Say of which seeds a number is missing, under the word (refused, lacks) that the first of them has."""
-    why: dict[str, list[str]] = {}
+    """Say why a number is missing, by the words refused and lacks; of which seeds, unless it is the same of all."""
+    why: dict[str, dict[str, list[int]]] = {}
     for seed, one in scores.items():
         if key not in one.metrics:
             how = one.protocol.get(key, {})
             word = "refused" if "refused" in how else "lacks"
-            why.setdefault(word, []).append(f"seed {seed}: {how.get(word, 'it has no such number')}")
-    return {word: " ".join(said) for word, said in why.items()}
+            why.setdefault(word, {}).setdefault(how.get(word, "it has no such number."), []).append(seed)
+
+    def told(reason: str, seeds: list[int]) -> str:
+        named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        return reason if len(seeds) == len(scores) else f"{named}: {reason}"
+
+    return {word: " ".join(told(reason, seeds) for reason, seeds in found.items()) for word, found in why.items()}

@@ -13,10 +13,8 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.config import NonNegative, Positive
@@ -25,7 +23,6 @@ from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
-from pipeline.families.latents import interpolation, one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import bits_per_dimension
 from pipeline.nets.flow.bijections import Bijection, Center, Chain, Logit
@@ -34,7 +31,6 @@ from pipeline.nets.flow.multiscale import LearnedPrior, MultiScale
 from pipeline.nets.layers import refused_size
 
 LEVELS = 3  # by default
-TEMPERATURES = (0.4, 0.6, 0.8, 1.0)  # rows of the panel
 
 
 def dequantize(images: Tensor, noise: Noise) -> Tensor:
@@ -119,17 +115,6 @@ class Flow(Optimized):
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         return self.images_of(nets, self.temperature * self._noise(nets, like), like.labels)
-
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        """Draw walks between two real images, and samples by temperature."""
-        rows = min(6, len(batch) // 2)
-        labels = batch.labels[:rows].repeat(len(batch) // rows + 1)[: len(batch)]  # one class per walk
-        alone = [slice(i, i + 1) for i in range(len(batch))]
-        latents = torch.cat([self.latents_of(nets, batch.take(one), labels[one])[0] for one in alone])
-        walks = interpolation(lambda z, y: self.images_of(nets, z, y), latents, labels, rows=rows)
-        noise = self._noise(nets, batch)[:8]
-        hotter = [one_at_a_time(partial(self.images_of, nets), t * noise, batch.labels[:8]) for t in TEMPERATURES]
-        return {"interpolation": walks, "temperatures": torch.stack(hotter)}
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         return {"bits_per_dim": self.bits_per_dim(nets, batch)}

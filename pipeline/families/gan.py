@@ -16,7 +16,7 @@ from pipeline.config import Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
-from pipeline.families.latents import PRIORS, PriorName, interpolation
+from pipeline.families.latents import PRIORS, PriorName
 from pipeline.families.optimization import Optimized
 from pipeline.nets.critic_augment import AUGMENTS, Adaptive, AugmentName, CriticAugment
 from pipeline.nets.layers import NormName, Upsampling
@@ -81,7 +81,7 @@ class GAN(Optimized):
 
     def latents(self, batch: Batch) -> Tensor:
         """Return what the generator's images are made from, (n, latent)."""
-        return PRIORS[self.prior].draw(batch.noise, self.latent)
+        return PRIORS[self.prior](batch.noise, self.latent)
 
     def generate(self, nets: Nets, batch: Batch) -> Tensor:
         """Return the images of a training step, (n, c, h, w); by default those of sampling."""
@@ -126,10 +126,6 @@ class GAN(Optimized):
         """Return the critic's first output, (n,); further ones classify or guess codes."""
         scores: Tensor = nets["critic"](images, labels)
         return scores.flatten(1)[:, 0]
-
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        latents, prior = self.latents(batch), PRIORS[self.prior]
-        return {"interpolation": interpolation(nets["generator"], latents, batch.labels, walk=prior.walk)}
 
     def _generator_phase(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         fake = self.generate(nets, batch)

@@ -11,7 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,7 +21,6 @@ from pipeline.config import Count, NonNegative, Positive, PositiveFloat
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.noise import Noise
-from pipeline.families.latents import interpolation, one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.pairs import PAIRS, NetName
@@ -342,14 +340,6 @@ class Variational(Optimized):
         location = unbounded(decoded).unflatten(0, (-1, count))
         log_likelihood = nets["likelihood"](batch.images[:, None], location, batch.noise)
         return Draws(posterior, self.prior(nets, batch.labels), latents, log_likelihood)
-
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        images, labels = batch.images[:16], batch.labels[:16]
-        mean = torch.cat([self.posterior(nets, batch.take(slice(i, i + 1))).mean for i in range(len(images))])
-        pairs = torch.stack((images, one_at_a_time(partial(self.image, nets), mean, labels)))
-        latents = batch.noise.normal("latent", self.latent)
-        walk = interpolation(lambda normal, labels: self.drawn(nets, normal, labels), latents, batch.labels)
-        return {"reconstructions": pairs, "interpolation": walk}
 
     def bits(self, bound: str, log_probability: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return a bound on log p(x), (n,) or 0-d, as bits per dimension, by the name of the score.

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.config import Count, Positive, PositiveFloat
 from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.core.world import World
-from pipeline.families.latents import one_at_a_time
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName, bound_in_bits, check_likelihood
 from pipeline.nets.codebook import Codebook
@@ -86,11 +84,6 @@ class Quantized(Optimized):
     def image(self, nets: Nets, codes: Tensor) -> Tensor:
         """Decode codes (n, g, g) int64 to images (n, c, h, w) in [-1, 1]."""
         return LIKELIHOODS[self.likelihood].image(self.location(nets, codes))
-
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        images = batch.images[:16]
-        again = one_at_a_time(lambda image: self.image(nets, self.codes_of(nets, image)), images)
-        return {"reconstructions": torch.stack((images, again))}
 
     def bits(self, log_prior: Tensor, log_likelihood: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return log p(codes) + log p(x | codes) <= log p(x), (n,) each, as bits per dimension.

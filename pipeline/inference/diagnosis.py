@@ -13,7 +13,14 @@ _GONE = 100.0  # times what it was at first, or 1: a loss that has grown so much
 
 
 class NotFiniteError(UserError):
-    """Samples or scores of a trained method are not finite: a fault of this run, and of no other."""
+    """Samples or scores of a trained method are not finite: a fault of this run, and of no other.
+
+    found: what is not finite, by which another process, which has the run's folder, diagnoses it.
+    """
+
+    def __init__(self, message: str, found: str = "") -> None:
+        super().__init__(message)
+        self.found = found
 
 
 def not_finite(trained: Trained, found: str) -> NotFiniteError:
@@ -31,12 +38,13 @@ def not_finite(trained: Trained, found: str) -> NotFiniteError:
     reason = _of_weights(trained) or _of_losses(losses)
     if reason:
         remedy = "Lower its learning rate (runs.<run>.lr) in params.yaml and train it again."
-        return NotFiniteError(f"{where}: {found} are not finite: the training diverged: {reason}. {remedy}")
+        return NotFiniteError(f"{where}: {found} are not finite: the training diverged: {reason}. {remedy}", found)
     course = "".join(f", {name} went from {first:.3g} to {last:.3g}" for name, (first, last) in losses.items())
     remedy = trained.method.overflow_remedy() or "Lower its learning rate, or choose another seed."
     return NotFiniteError(
         f"{where}: {found} are not finite, though the training did not diverge (all weights are finite{course}): "
-        f"'{trained.name}' overflows with these weights. {remedy}"
+        f"'{trained.name}' overflows with these weights. {remedy}",
+        found,
     )
 
 

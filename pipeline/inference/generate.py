@@ -8,7 +8,7 @@ what is scored then is the model's distribution where it is finite. If more than
 drawn anew, they are refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
+from pipeline.core.method import Method
 from pipeline.core.noise import Noise
 from pipeline.data.dataset import Split
 from pipeline.errors import UserError
@@ -34,6 +35,27 @@ class Tally:
 
     samples: int = 0
     redrawn: int = 0
+
+    @property
+    def too_many(self) -> str | None:
+        """Say how many had to be drawn anew, if they are too many to be scored."""
+        if self.redrawn > MOST_REDRAWN * self.samples:
+            return f"{self.redrawn:,} of {self.samples:,} samples"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over images. error: its standard error; None of a single image."""
+
+    value: float
+    error: float | None
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Mean":
+        """Return the mean of values (n,) of independent images."""
+        error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None
+        return cls(value=float(values.mean()), error=error)
 
 
 def load_fitting(path: Path, spec: ImageSpec, device: torch.device | str = "cpu") -> Trained:
@@ -86,6 +108,7 @@ def batches(
     device: torch.device | str,
     truncation: float | None = None,
     other: Split | None = None,
+    numbers: slice = slice(None),
 ) -> Iterator[Batch]:
     """Iterate over the real images at ``rows``, each once and in order, sample i with noise number i.
 
@@ -97,12 +120,13 @@ def batches(
         device: where the batches go.
         truncation: bound of normal latents, in standard deviations; None: no bound.
         other: a second domain, of which sample i gets image i, from the start again if it has fewer.
+        numbers: a contiguous part of the samples, to leave out the others; each keeps its number.
 
     Yields:
         Batches of at most ``batch_size`` images in [-1, 1].
     """
     target = torch.device(device)
-    for ids in torch.arange(len(rows)).split(batch_size):
+    for ids in torch.arange(len(rows))[numbers].split(batch_size):
         chosen = rows[ids].numpy()
         yield Batch(
             images=to_unit_range(split.images(chosen), target),
@@ -129,18 +153,36 @@ def samples(trained: Trained, like: Iterator[Batch], tally: Tally | None = None)
     """
     counted = tally or Tally()
     for batch in like:
-        with torch.inference_mode():
-            images = trained.method.sample(trained.nets, batch)
-            spoilt = _spoilt(images)
-            if len(spoilt):
-                images[spoilt] = _drawn_anew(trained, batch, spoilt)
-        if images.abs().max() > 1 + SLACK:
-            raise ValueError(f"method '{trained.name}': samples must lie in [-1, 1], got {float(images.abs().max())}")
-        counted.samples += len(images)
-        counted.redrawn += len(spoilt)
-        yield to_uint8(images).cpu()
-    if counted.redrawn > MOST_REDRAWN * counted.samples:
-        raise not_finite(trained, f"{counted.redrawn:,} of {counted.samples:,} samples")
+        yield sample(trained, batch, counted)
+    if found := counted.too_many:
+        raise not_finite(trained, found)
+
+
+def sample(trained: Trained, batch: Batch, tally: Tally) -> Tensor:
+    """Sample one batch; whoever has sampled them all judges the tally.
+
+    Args:
+        trained: the method and its weights.
+        batch: labels, noise and, for methods that translate, images to sample from; on the nets' device.
+        tally: is counted up.
+
+    Returns:
+        uint8 (n, c, h, w) on the CPU.
+
+    Raises:
+        NotFiniteError: a sample is not finite however often it is drawn.
+        ValueError: the method breaks its contract of [-1, 1].
+    """
+    with torch.inference_mode():
+        images = trained.method.sample(trained.nets, batch)
+        spoilt = _spoilt(images)
+        if len(spoilt):
+            images[spoilt] = _drawn_anew(trained, batch, spoilt)
+    if images.abs().max() > 1 + SLACK:
+        raise ValueError(f"method '{trained.name}': samples must lie in [-1, 1], got {float(images.abs().max())}")
+    tally.samples += len(images)
+    tally.redrawn += len(spoilt)
+    return to_uint8(images).cpu()
 
 
 def samples_as_they_are(trained: Trained, like: Iterator[Batch]) -> Iterator[Tensor]:
@@ -169,29 +211,37 @@ def _spoilt(images: Tensor) -> Tensor:
     return (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten()
 
 
-def mean_scores(trained: Trained, real: Iterator[Batch]) -> dict[str, float]:
-    """Compute the means of the method's own per-sample scores over real images.
+def has_scores(trained: Trained) -> bool:
+    """Tell whether the method may have scores of its own."""
+    return type(trained.method).scores is not Method.scores
+
+
+def scores_of(trained: Trained, real: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:
+    """Compute the method's own scores of real images.
 
     Args:
         trained: the method and its weights.
         real: batches of the images, on the nets' device.
 
-    Returns:
-        The means by name; {} if the method has no scores.
+    Yields:
+        The scores of each batch by name, (n,) float64 on the CPU; {} if the method has none.
 
     Raises:
         NotFiniteError: a score is not finite for some image.
     """
-    totals: dict[str, float] = {}
-    count = 0
     for batch in real:
         with torch.inference_mode():
             scores = trained.method.scores(trained.nets, batch)
-        if not scores:
-            return {}
         for name, values in scores.items():
             if not torch.isfinite(values).all():
                 raise not_finite(trained, f"the scores '{name}' of some test images")
-            totals[name] = totals.get(name, 0.0) + float(values.double().sum())
-        count += len(batch)
-    return {name: total / count for name, total in totals.items()}
+        yield {name: values.double().cpu() for name, values in scores.items()}
+
+
+def mean_scores(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Mean]:
+    """Return the means over all images of what ``scores_of`` yields, however they are divided; {} of nothing."""
+    found: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name, values in part.items():
+            found.setdefault(name, []).append(values)
+    return {name: Mean.of(torch.cat(values)) for name, values in found.items()}

@@ -43,11 +43,17 @@ def trainings(run: Path) -> list[Path]:
     Returns:
         The folders.
     """
+    seeds = read_seeds(run)
+    return [training_of(run, seed, seeds) for seed in seeds] or [run]
+
+
+def read_seeds(run: Path) -> list[int]:
+    """Return of which seeds a run's trainings are; [] of a folder that does not say it."""
     try:
         seeds: list[int] = json.loads((run / SEEDS / INDEX).read_text())["seeds"]
     except (OSError, ValueError, KeyError):
-        return [run]
-    return [training_of(run, seed, seeds) for seed in seeds]
+        return []
+    return seeds
 
 
 def run_of(training: Path) -> Path:

@@ -24,6 +24,8 @@ CHOICES = {
     "source": "pipeline.ingest.sources",
     "extractors": "pipeline.evaluate.extractors",
     "metrics": "pipeline.evaluate.metrics",
+    "pictures": "pipeline.render.pictures",
+    "comparisons": "pipeline.render.comparisons",
     "stop_on": WARNINGS,
     "keep": MEASURES,
 }

@@ -20,7 +20,6 @@ from pipeline.config import Count, NonNegative, Positive, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
-from pipeline.families.latents import one_at_a_time
 from pipeline.families.optimization import Optimized, Schedule
 from pipeline.nets.layers import NormName, Upsampling
 from pipeline.nets.patch import ImagePool, PatchCritic, Translator, least_size
@@ -100,15 +99,6 @@ class CycleGAN(Optimized):
         """Return what the critic of the samples' domain says of an image's patches, on average."""
         patches: Tensor = nets["critic_b"](images)
         return patches.flatten(1).mean(1)
-
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        """Three rows each: an image, its translation, and that translated back."""
-        found = {}
-        for source, images, there, back in _directions(batch):
-            shown = images[: min(8, len(images))]
-            translated = one_at_a_time(nets[there], shown)
-            found[f"{source}_and_back"] = torch.stack((shown, translated, one_at_a_time(nets[back], translated)))
-        return found
 
     def _generators(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         terms: dict[str, Tensor] = {}

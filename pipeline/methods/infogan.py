@@ -21,9 +21,7 @@ from pipeline.config import NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Nets
 from pipeline.families.gan import Critic, NamedNets, Terms
-from pipeline.families.latents import PRIORS, one_at_a_time
-
-ROWS = 6  # of a panel
+from pipeline.families.latents import PRIORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ class InfoGAN(NamedNets):
         return {"outputs": 1 + self.categories + self.continuous}
 
     def latents(self, batch: Batch) -> Tensor:
-        z = PRIORS[self.prior].draw(batch.noise, self.latent - self.categories - self.continuous)
+        z = PRIORS[self.prior](batch.noise, self.latent - self.categories - self.continuous)
         category = one_hot(batch.noise.integers("category", self.categories), self.categories)
         return torch.cat((z, category.float(), batch.noise.uniform("codes", self.continuous) * 2 - 1), dim=1)
 
@@ -98,32 +96,6 @@ class InfoGAN(NamedNets):
         logits, means = guesses.split((self.categories, self.continuous), dim=1)
         return {"category": softmax(logits, dim=1), "codes": means}
 
-    def panels(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
-        latents = self.latents(batch)[:ROWS]
-        first = self.latent - self.continuous
-        walk = torch.linspace(-2, 2, 9, device=latents.device)[:, None]
-        found = {"categories": (first - self.categories, torch.eye(self.categories, device=latents.device))}
-        found |= {f"code_{code + 1}": (first + code, walk) for code in range(self.continuous)}
-        return {name: traversal(nets, latents, *where) for name, where in found.items()}
-
     def _uninformed(self, on_fake: Tensor, batch: Batch) -> Terms:
         of_category, of_values = self.information_bound(on_fake[:, 1:], batch.shared["codes"])
         return {"category": -self.information * of_category, "values": -self.information * of_values}
-
-
-def traversal(nets: Nets, latents: Tensor, first: int, values: Tensor) -> Tensor:
-    """Return images (rows, columns, c, h, w) of latents of which some dimensions vary.
-
-    Args:
-        nets: with the generator.
-        latents: one per row, (rows, z).
-        first: the first dimension that varies.
-        values: of the k dimensions from ``first`` on, one row per column of images, (columns, k).
-
-    Returns:
-        The images, in [-1, 1].
-    """
-    grid = latents[:, None].repeat(1, len(values), 1)
-    grid[:, :, first : first + values.shape[1]] = values
-    images = one_at_a_time(nets["generator"], grid.flatten(0, 1))
-    return images.unflatten(0, (len(latents), len(values)))

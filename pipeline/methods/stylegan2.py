@@ -85,7 +85,7 @@ class StyleGAN2(GAN):
         return {"fooling": softplus(-critic(fake)).mean()}
 
     def latents(self, batch: Batch) -> Tensor:
-        return PRIORS[self.prior].draw(replace(batch.noise, truncation=None), self.latent)
+        return PRIORS[self.prior](replace(batch.noise, truncation=None), self.latent)
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
         generator = _generator(nets)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,18 +57,6 @@ def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: points for name, points in series.items() if points}
 
 
-def write_curves(series: Series, path: Path, theme: Theme = LIGHT) -> None:
-    """Write the curves as PNG or SVG, by the path's suffix; the same series give the same bytes."""
-    import matplotlib
-
-    kind = path.suffix.removeprefix(".")
-    metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
-    with matplotlib.rc_context({"svg.hashsalt": "genloom"}), atomic_file(path) as temporary:
-        figure = draw(series, theme)
-        paper = theme.paper or "none"
-        figure.savefig(temporary, format=kind, metadata=metadata, facecolor=paper, dpi=120)
-
-
 def draw(series: Series, theme: Theme = LIGHT) -> "Figure":
     """Draw small multiples, three to a row, in the order of the series; without points, a figure that says so."""
     from matplotlib.figure import Figure
@@ -98,11 +85,17 @@ def _plot(ax: "Axes", name: str, points: Sequence[tuple[int, float]], theme: The
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) > 100 * min(finite):
         ax.set_yscale("log")
-    ax.set_title(name, fontsize=9, color=theme.ink, loc="left")
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.grid(True, color=theme.faint, linewidth=0.5)
+    plain_axes(ax, name, theme)
+    ax.tick_params(which="both", labelbottom=False)
+
+
+def plain_axes(ax: "Axes", title: str, theme: Theme) -> None:
+    """Give a plot a title and the theme's colours, and take away what frames it."""
+    ax.set_title(title, fontsize=9, color=theme.ink, loc="left")
     ax.set_facecolor("none")
-    ax.tick_params(labelsize=8, color=theme.faint, labelcolor=theme.ink, which="both", labelbottom=False)
+    ax.tick_params(labelsize=8, color=theme.faint, labelcolor=theme.ink, which="both")
     for side, spine in ax.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.faint)

@@ -11,43 +11,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Render
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
-from pipeline.inference.directions import as_json, find_directions
-from pipeline.inference.onnx import LatentSampler, export_onnx
-from pipeline.inference.weights import Trained
+from pipeline.inference.directions import as_json
+from pipeline.inference.onnx import export_onnx
 from pipeline.render.onnxruntime_web import read_runtime
+from pipeline.render.picture import Subject
 
 FOLDER, MODEL, ABOUT = "explorer", "model.onnx", "explorer.json"
-DIRECTIONS = 8  # sliders
-AT_A_TIME = 64
 
 
-def write_explorer(folder: Path, trained: Trained, settings: Render, at_a_time: int) -> None:
+def write_explorer(folder: Path, subject: Subject) -> None:
     """Write what the explorer needs of a run: its sampler as ONNX, and the directions of its latents.
 
     Of a run that cannot be explored, explorer.json alone, which says why.
 
     Args:
         folder: where to; it replaces what is there.
-        trained: the model, on the CPU.
-        settings: whether there is to be an explorer.
-        at_a_time: images that the nets take at once.
+        subject: the run.
     """
     with atomic_folder(folder) as temporary:
-        write_json(temporary / ABOUT, _explored(temporary / MODEL, trained, settings, at_a_time))
+        write_json(temporary / ABOUT, _explored(temporary / MODEL, subject))
 
 
-def _explored(path: Path, trained: Trained, settings: Render, at_a_time: int) -> dict[str, Any]:
-    if not settings.explorer:
+def _explored(path: Path, subject: Subject) -> dict[str, Any]:
+    if not subject.settings.explorer:
         return {"refused": "render.explorer is false in params.yaml."}
     try:
-        about = export_onnx(trained, path)
-        directions = find_directions(LatentSampler(trained), DIRECTIONS, min(at_a_time, AT_A_TIME))
+        about = export_onnx(subject.trained, path)
     except UserError as error:
         return {"refused": str(error)}
-    return about | {"directions": dict(as_json(directions))}
+    return about | {"directions": dict(as_json(subject.ways))}
 
 
 def read_explored(run: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Images side by side, pixel-true: tiny ones are enlarged by a whole factor, never smoothed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -13,6 +14,7 @@ from pipeline.files import atomic_file
 CELL = 64  # pixels; smaller images are enlarged up to this
 GAP = 2
 PAPER = 255
+LETTERS, MARGIN = 12, 6  # pixels: of a label's letters, and around it
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
@@ -38,8 +40,37 @@ def grid(images: Tensor, columns: int) -> Image.Image:
 
 
 def panel(images: Tensor) -> Image.Image:
-    """Draw (rows, columns, c, h, w) in [-1, 1], the form of a method's panels."""
+    """Draw images (rows, columns, c, h, w) in [-1, 1]."""
     return grid(to_uint8(images.flatten(0, 1)), images.shape[1])
+
+
+def labelled(sheet: Image.Image, *, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> Image.Image:
+    """Write what columns show above a grid, and what rows show to its left.
+
+    Args:
+        sheet: the grid.
+        columns: one text for each of its columns, cut off where it is wider; none: no line above.
+        rows: one text for each of its rows; none: no margin.
+
+    Returns:
+        The grid with its labels, in the same colours.
+    """
+    font = ImageFont.load_default(size=LETTERS)
+    left = round(max(font.getlength(text) for text in rows)) + 2 * MARGIN if rows else 0
+    top = LETTERS + 2 * MARGIN if columns else 0
+    picture = Image.new(sheet.mode, (left + sheet.width, top + sheet.height), "white")
+    picture.paste(sheet, (left, top))
+    draw = ImageDraw.Draw(picture)
+    for place, text in enumerate(columns):
+        width = (sheet.width - GAP) / len(columns)
+        while text and font.getlength(text) > width:
+            text = text[:-1]
+        draw.text((left + GAP / 2 + (place + 0.5) * width, top / 2), text, fill="black", font=font, anchor="mm")
+    for place, text in enumerate(rows):
+        height = (sheet.height - GAP) / len(rows)
+        middle = top + GAP / 2 + (place + 0.5) * height
+        draw.text((left - MARGIN, middle), text, fill="black", font=font, anchor="rm")
+    return picture
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

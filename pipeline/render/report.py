@@ -9,17 +9,24 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from pipeline.files import atomic_file, atomic_folder
 from pipeline.inference.scored import BY_SEED, VALUE, WEIGHTS
 from pipeline.render.board import Board, Column, Measured, RunFolder
-from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, read_history, write_curves
+from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, draw, read_history
+from pipeline.render.drawn import write_figure
 from pipeline.render.explorer import read_explored
+from pipeline.render.shown import Shown, read_list
+from pipeline.render.tradeoff import draw_tradeoff, tradeoffs, write_tradeoff
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEMPLATE, STYLE = "report.html", "report.css"
 SCRIPTS = {
@@ -27,6 +34,7 @@ SCRIPTS = {
     "late": ("leaderboard.js", "comparison.js", "explorer.js"),
 }  # before the body, after it
 UNKNOWN = "\N{EN DASH}"
+WIDE = 3  # times as wide as high
 REAL = "real images"
 COSTS = ("parameters", "images seen", "training time", "images/s", "peak memory")
 KINDS = {".png": "image/png", ".webp": "image/webp", ".svg": "image/svg+xml"}
@@ -72,6 +80,7 @@ def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None)
         params=_params(board.runs),
         protocols=_protocols(board.runs),
         provenance=_provenance(board),
+        tradeoffs={extractor: _twice(draw_tradeoff, points) for extractor, points in tradeoffs(board).items()},
         explorable=[run["name"] for run in runs if "refused" not in run["explorer"]],
         comparison=_comparison(runs, board),
         style=(here / STYLE).read_text(),
@@ -83,13 +92,16 @@ def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None)
 
 
 def write_pictures(folder: Path, board: Board) -> None:
-    """Write each run's samples and curves as samples/<run>.png and curves/<run>.png, as far as they are drawn."""
+    """Write the runs' pictures as <picture>/<run>.png, as far as they are drawn, and those over all runs."""
     with atomic_folder(folder) as temporary:
-        for kind, place in (("samples", "samples.png"), ("curves", "panels/curves.png")):
-            (temporary / kind).mkdir()
-            for run in board.runs:
-                if (run.folder / place).is_file():
-                    shutil.copyfile(run.folder / place, temporary / kind / f"{run.name}.png")
+        for run in board.runs:
+            drawn = [(picture.name, path) for picture, path in _pictures(run) if picture.kind != "film"]
+            for name, path in [("samples", run.folder / "samples.png"), *drawn]:
+                if path.is_file():
+                    (temporary / name).mkdir(exist_ok=True)
+                    shutil.copyfile(path, temporary / name / f"{run.name}.png")
+        for extractor, points in tradeoffs(board).items():
+            write_tradeoff(points, temporary / "precision_recall" / f"{extractor}.png")
 
 
 def data_uri(path: Path) -> str:
@@ -99,7 +111,6 @@ def data_uri(path: Path) -> str:
 
 def _view(run: RunFolder, board: Board) -> dict[str, Any]:
     """Return a run as the template shows it."""
-    panels = sorted(file for file in (run.folder / "panels").glob("*.png") if file.stem != "curves")
     return {
         "name": run.name,
         "train": run.train,
@@ -108,10 +119,9 @@ def _view(run: RunFolder, board: Board) -> dict[str, Any]:
         "rank": board.rank(run),
         "cells": [_cell(run, column, board) for column in board.columns],
         "samples": _optional_uri(run.folder / "samples.png"),
-        "film": _optional_uri(run.folder / "panels" / "film.webp"),
+        "pictures": [_shown(picture, path) for picture, path in _pictures(run)],
         "last_frame": _last_frame(run.folder / "snapshots"),
         "curves": _curves(run.folder / "history.csv"),
-        "panels": {file.stem.replace("_", " "): {"uri": data_uri(file), "wide": _is_wide(file)} for file in panels},
         "key": run.train.get("key"),
         "troubles": run.troubles,
         "costs": _costs(run),
@@ -256,10 +266,17 @@ def _optional_uri(path: Path) -> str | None:
     return data_uri(path) if path.is_file() else None
 
 
-def _is_wide(picture: Path) -> bool:
-    """Tell whether half of the page is too narrow for it."""
-    with Image.open(picture) as opened:
-        return opened.width > 2 * opened.height
+def _pictures(run: RunFolder) -> list[tuple[Shown, Path]]:
+    """Return a run's pictures, and its comparisons if it is evaluated, with their files."""
+    folders = [run.folder / name for name in (("panels", "comparisons") if run.metrics else ("panels",))]
+    return [(picture, folder / picture.file) for folder in folders for picture in read_list(folder)]
+
+
+def _shown(picture: Shown, path: Path) -> dict[str, Any]:
+    """Return a picture as the template shows it; wide: half of the page is too narrow for it."""
+    with Image.open(path) as opened:
+        wide = opened.width > WIDE * opened.height
+    return asdict(picture) | {"name": picture.name, "uri": data_uri(path), "wide": wide}
 
 
 def _last_frame(folder: Path) -> str | None:
@@ -269,18 +286,18 @@ def _last_frame(folder: Path) -> str | None:
 
 
 def _curves(history: Path) -> dict[str, str] | None:
-    """Draw the curves twice, in ink for a light and for a dark page."""
-    if not history.is_file():
-        return None
-    series = read_history(history)
-    return {"light": _draw(series, ON_LIGHT), "dark": _draw(series, ON_DARK)}
+    return _twice(draw, read_history(history)) if history.is_file() else None
 
 
-def _draw(series: Mapping[str, Any], theme: Theme) -> str:
+def _twice(draw_it: Callable[[Any, Theme], "Figure"], of: Any) -> dict[str, str]:
+    """Draw a figure twice, in ink for a light and for a dark page."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "curves.svg"
-        write_curves(series, path, theme)
-        return data_uri(path)
+        for name, theme in (("light", ON_LIGHT), ("dark", ON_DARK)):
+            path = Path(folder) / f"{name}.svg"
+            write_figure(draw_it(of, theme), path)
+            found[name] = data_uri(path)
+    return found
 
 
 def _params(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:

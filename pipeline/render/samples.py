@@ -1,4 +1,4 @@
-"""The pictures of a run: a grid of its samples, its method's own panels, and a grid of real images to compare with."""
+"""The pictures of a run: a grid of its samples, those that are chosen, and a grid of real images to compare with."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,21 +9,24 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from pipeline.config import Render
-from pipeline.core.batch import Batch
+from pipeline.config.pictures import Render
+from pipeline.core.batch import Batch, ImageSpec
 from pipeline.data.dataset import Dataset, Split, domains, open_dataset
 from pipeline.files import atomic_folder
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.generate import batches, load_fitting, samples, samples_as_they_are, shuffled
+from pipeline.inference.published import read_seeds, training_of
 from pipeline.inference.weights import Trained
-from pipeline.render.curves import read_history, write_curves
+from pipeline.render import pictures
+from pipeline.render.curves import read_history
+from pipeline.render.drawn import write_drawn
 from pipeline.render.explorer import write_explorer
-from pipeline.render.film import write_film
-from pipeline.render.grid import class_columns, grid, panel, write_png
+from pipeline.render.grid import class_columns, grid, write_png
+from pipeline.render.picture import Subject
+from pipeline.render.shown import write_list
 
 logger = logging.getLogger(__name__)
 
-PANEL_IMAGES = 16
 REAL_ROWS, REAL_COLUMNS = 5, 10
 
 
@@ -33,7 +36,7 @@ def render(folder: Path, data: Path, settings: Render, classes: Sequence[str] | 
     Args:
         folder: the run's, with its weights, history.csv and snapshots.
         data: the folder of the dataset that it was trained on.
-        settings: size of the grid, seed, truncation and the film's pace.
+        settings: which pictures, the size of the grid, seed, truncation and the film's pace.
         classes: the two domains of a run that translates, else None.
         at_a_time: images that a process of its training took at once, and the nets take here at most.
 
@@ -42,9 +45,27 @@ def render(folder: Path, data: Path, settings: Render, classes: Sequence[str] | 
     """
     dataset = open_dataset(data)
     trained = load_fitting(folder / "weights.safetensors", dataset.spec)
-    write_pictures(folder, trained, *domains(dataset, classes), settings, at_a_time)
-    write_explorer(folder / "explorer", trained, settings, at_a_time)
+    first, second = domains(dataset, classes)
+    subject = Subject(
+        trained=trained,
+        data=first,
+        other=second,
+        settings=settings,
+        at_a_time=at_a_time,
+        history=read_history(folder / "history.csv"),
+        snapshots=list((folder / "snapshots").glob("*.png")),
+        seeds=_load_seeds(folder, dataset.spec),
+    )
+    write_pictures(folder, subject)
+    write_explorer(folder / "explorer", subject)
     return trained.seen
+
+
+def _load_seeds(folder: Path, spec: ImageSpec) -> dict[int, Trained]:
+    """Return the trained method of each of a run's seeds; nothing where there is one."""
+    seeds = read_seeds(folder)
+    places = {seed: training_of(folder, seed, seeds) for seed in seeds} if len(seeds) > 1 else {}
+    return {seed: load_fitting(place / "weights.safetensors", spec) for seed, place in places.items()}
 
 
 def write_real_picture(path: Path, data: Path, split: str, seed: int) -> None:
@@ -52,30 +73,22 @@ def write_real_picture(path: Path, data: Path, split: str, seed: int) -> None:
     write_png(path, real_grid(open_dataset(data), split, seed))
 
 
-def write_pictures(
-    folder: Path, trained: Trained, first: Dataset, second: Dataset | None, settings: Render, at_a_time: int
-) -> None:
-    """Write samples.png and the folder panels: film.webp, curves.png and the method's own panels.
+def write_pictures(folder: Path, subject: Subject) -> None:
+    """Write samples.png and, into the folder panels, the pictures that the settings choose and the run has.
 
     Args:
-        folder: the run's, with its history.csv and snapshots.
-        trained: the method and its weights.
-        first: the images that the run was trained on.
-        second: its second domain, if it has one.
-        settings: size of the grid, seed, truncation and the film's pace.
-        at_a_time: images that the nets take at once.
-
-    Raises:
-        UserError: the history is damaged.
+        folder: the run's.
+        subject: what is drawn of.
     """
-    snapshots = list((folder / "snapshots").glob("*.png"))
-    write_png(folder / "samples.png", sample_grid(trained, first, settings, at_a_time))
+    grid_of_samples = sample_grid(subject.trained, subject.data, subject.settings, subject.at_a_time)
+    write_png(folder / "samples.png", grid_of_samples)
+    shown = []
     with atomic_folder(folder / "panels") as panels:
-        write_curves(read_history(folder / "history.csv"), panels / "curves.png")
-        if snapshots:
-            write_film(snapshots, panels / "film.webp", settings.milliseconds_per_frame)
-        for key, picture in own_panels(trained, first, second, settings).items():
-            write_png(panels / f"{key}.png", picture)
+        for name in subject.settings.pictures:
+            picture = pictures.load(name)
+            if picture.needs <= subject.offers and (drawn := picture.draw(subject)) is not None:
+                shown.append(write_drawn(panels, name, drawn, picture.title, picture.caption))
+        write_list(panels, shown)
 
 
 def sample_grid(trained: Trained, dataset: Dataset, settings: Render, at_a_time: int) -> Image:
@@ -96,16 +109,6 @@ def sample_grid(trained: Trained, dataset: Dataset, settings: Render, at_a_time:
         logger.warning("%s They are drawn as they are, black where they are no numbers.", error)
         drawn = list(samples_as_they_are(trained, like()))
     return grid(torch.cat(drawn), settings.columns)
-
-
-def own_panels(trained: Trained, dataset: Dataset, second: Dataset | None, settings: Render) -> dict[str, Image]:
-    """Draw the method's own pictures, by name, from test images, which training has not seen."""
-    split, other = dataset.splits["test"], second.splits["test"] if second else None
-    chosen = _choose(split, dataset.spec.classes, 1, PANEL_IMAGES, settings.seed)
-    batch = next(batches(split, chosen, other=other, batch_size=PANEL_IMAGES, **_plan(settings)))
-    with torch.inference_mode():
-        found = trained.method.panels(trained.nets, batch)
-    return {key: panel(images) for key, images in found.items()}
 
 
 def real_grid(dataset: Dataset, split: str, seed: int) -> Image:

@@ -25,11 +25,11 @@ def main() -> None:
     from pipeline.training.check_params import check_params
 
     _borrow_files()
-    settings = check_params().evaluate
+    params = check_params()
     _say_if_old(Path("dvc.lock"))
     root = Path(pipeline.__file__).parents[1]
     with atomic_folder(CODE) as folder:
-        for name, content in code_files(root, settings.extractors, settings.metrics):
+        for name, content in code_files(root, params.evaluate, params.render):
             (folder / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     with atomic_folder(OUT / "scratch") as folder:
         # Every run's training depends on out/<init_from>/weights.safetensors; a run from scratch reads none.

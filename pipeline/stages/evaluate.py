@@ -1,4 +1,5 @@
-"""Stage `evaluate`, per run: every metric of params.yaml from the kept features; nothing is sampled here."""
+"""Stage `evaluate`, per run: every metric of params.yaml from the kept features, and pictures of these; nothing is
+sampled here."""
 
 import time
 from typing import Annotated
@@ -14,10 +15,11 @@ from pipeline.stages.paths import REFERENCE, STATISTICS, run_folder
 @telling("evaluate")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Score a run's samples against out/reference and write metrics.json (numbers only) and protocol.json (how each
-    number was made); both go to the run in MLflow."""
+    number was made), and draw the comparisons; all of them go to the run in MLflow."""
     from pipeline.evaluate.seeds import score_trainings
     from pipeline.files import write_json
     from pipeline.inference.published import training_of
+    from pipeline.render.compare import compare
     from pipeline.tracking.agreement import send_run
 
     begin = time.monotonic()
@@ -26,6 +28,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     places = {seed: training_of(features, seed, seeds) for seed in seeds}
     scores = score_trainings(places, REFERENCE, params.evaluate, STATISTICS)
     write_json(folder / "protocol.json", scores.protocol)
+    compare(folder / "comparisons", folder / "features", REFERENCE, params.evaluate)
     write_json(folder / "metrics.json", scores.metrics)
     send_run(folder, params, {"evaluate": time.monotonic() - begin})
 

@@ -8,7 +8,7 @@ import typer
 
 from pipeline.config import read_params, read_run
 from pipeline.errors import run
-from pipeline.stages.common import at_a_time, telling
+from pipeline.stages.common import telling
 from pipeline.stages.paths import DATA, EXTRACTORS, run_folder
 
 
@@ -16,6 +16,8 @@ from pipeline.stages.paths import DATA, EXTRACTORS, run_folder
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
     """Sample the averaged weights of each of the run's trainings once and keep what metrics need of the samples in its
     folder features."""
+    from pipeline.cluster.spread import spread
+    from pipeline.evaluate.chunks import Materials
     from pipeline.evaluate.extraction import generate
     from pipeline.files import atomic_folder
     from pipeline.inference.published import training_of
@@ -25,11 +27,19 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     run, seconds = read_run(params, name)[0], dict[Path, float]()
     with atomic_folder(trained / "features") as features:
         for seed in run.all_seeds:
-            begin, weights = time.monotonic(), training_of(trained, seed, run.all_seeds) / "weights.safetensors"
+            begin, training = time.monotonic(), training_of(trained, seed, run.all_seeds)
+            materials = Materials(
+                data=DATA,
+                prepared=EXTRACTORS,
+                settings=params.evaluate,
+                weights=training / "weights.safetensors",
+                classes=run.domains,
+                at_a_time=run.batch_size,  # of training, by however many workers: its number changes no sample
+            )
             folder = training_of(features, seed, run.all_seeds)
             folder.mkdir(parents=True, exist_ok=True)
-            generate(folder, weights, DATA, params.evaluate, EXTRACTORS, run.domains, at_a_time(params, name))
-            seconds[weights.parent] = time.monotonic() - begin
+            generate(folder, materials, spread(params.cluster, name))
+            seconds[training] = time.monotonic() - begin
     for training, taken in seconds.items():
         note_seconds(training, params, {"generate": taken})
 

@@ -13,8 +13,7 @@ from pipeline.stages.paths import DATA, run_folder
 
 @telling("render")
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")]) -> None:
-    """Draw samples.png and, in panels/, the film of training, the loss curves and the method's own panels;
-    all of them go to the run in MLflow."""
+    """Draw samples.png and, in panels/, the pictures that params.yaml chooses; all of them go to the run in MLflow."""
     from pipeline.render.samples import render
     from pipeline.tracking.agreement import send_run
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -30,13 +31,27 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
             logger.info("%s: seed %d, %d of %d", name, seed, place, len(seeds))
         found = list[str]()
         with errors.gathering(found):
-            _train(name, params, seed, training_of(folder, seed, seeds))
+            train(name, params, seed, to=training_of(folder, seed, seeds))
         problems += [f"seed {seed}: {problem}" if len(seeds) > 1 else problem for problem in found]
     errors.refuse(problems)
     write_seeds(folder, seeds)
 
 
-def _train(name: str, params: Params, seed: int, folder: Path) -> None:
+def train(
+    name: str, params: Params, seed: int, *, to: Path | None, announce: Callable[[Path, int], None] | None = None
+) -> None:
+    """Train one seed of a run.
+
+    Args:
+        name: the run's.
+        params: of the project.
+        seed: of the training.
+        to: the folder where it is published; None: it is left to who publishes it later.
+        announce: told the journal's folder and the images of the whole training before it begins.
+
+    Raises:
+        UserError: the run's settings do not fit, or its training failed.
+    """
     from pipeline.cluster.launch import Launch, exclusive, launch
     from pipeline.tracking.references import journal_folder
     from pipeline.training.prepare import prepared
@@ -51,9 +66,11 @@ def _train(name: str, params: Params, seed: int, folder: Path) -> None:
             cluster=params.cluster,
             tracking=params.tracking,
         )
+        if announce:
+            announce(launching.journal, ready.job.finished_at)
         with exclusive(ready.job.store, name):
             ready.keep_initial()
-            launch(ready.job, launching, partial(publish, ready.run, ready.job, ready.dataset, folder))
+            launch(ready.job, launching, partial(publish, ready.run, ready.job, ready.dataset, to) if to else None)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]
                         if not all(key.startswith(PREFIX) for key in record["values"]):
                             show(record["step"], record["values"])
                     elif record["kind"] == "tags" and record["time"] >= begun:
-                        _warn(name, record["tags"])
+                        for warning in warnings_in(record["tags"]):
+                            logger.warning("%s: %s", name, warning)
                 if last:
                     return
                 done.wait(POLL_SECONDS)
@@ -59,7 +60,6 @@ def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]
             thread.join()
 
 
-def _warn(name: str, tags: Mapping[str, str]) -> None:
-    for tag, message in tags.items():
-        if tag.startswith(WARNING):
-            logger.warning("%s: %s", name, message)
+def warnings_in(tags: Mapping[str, str]) -> list[str]:
+    """Return the early warnings among tags of a journal."""
+    return [message for tag, message in tags.items() if tag.startswith(WARNING)]

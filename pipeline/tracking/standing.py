@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.inference.published import run_of
 from pipeline.inference.scored import BY_SEED, are_scores_of, of_seed
+from pipeline.render.shown import read_list
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,13 +81,14 @@ def read_standing(published: Path, trained: Mapping[str, Any]) -> Standing:
         UserError: A file cannot be read.
     """
     scores, protocol = _scores_of(published, trained)
-    pictures: tuple[Path, ...] = ()
+    if scores is None or protocol is None or not are_scores_of(published, protocol):
+        scores = protocol = None
+    pictures = _pictures(published, evaluated=scores is not None)
     tags = warning_tags(trained.get("warnings", ()))
-    if (published / "samples.png").exists():
-        pictures = (published / "samples.png", *sorted((published / "panels").glob("*")))
+    if pictures:
         tags[PICTURES] = digest_of({path.name: sha256_of(path) for path in pictures})
     known: dict[str, Any] = {"run": run_of(published).name, "trained": trained, "pictures": pictures, "tags": tags}
-    if scores is None or protocol is None or not are_scores_of(published, protocol):
+    if scores is None or protocol is None:
         return Standing(**known)
     tags |= {f"{PROTOCOL}{name}": json.dumps(how, sort_keys=True) for name, how in protocol.items()}
     tags[EVALUATION] = digest_of({"metrics": scores, "protocol": protocol})
@@ -100,6 +102,19 @@ def _scores_of(published: Path, trained: Mapping[str, Any]) -> tuple[dict[str, A
     if protocol is None or not any(BY_SEED in how for how in protocol.values()):
         return (scores, protocol) if run == published else (None, None)
     return of_seed(protocol, trained["params"]["seed"])
+
+
+def _pictures(published: Path, evaluated: bool) -> tuple[Path, ...]:
+    """Return the run's samples, then its pictures, and its comparisons if it is evaluated; none before it is drawn."""
+    if not (published / "samples.png").exists():
+        return ()
+    folders = ("panels", "comparisons") if evaluated else ("panels",)
+    return (published / "samples.png", *(path for name in folders for path in _listed(published / name)))
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Return a folder's pictures in their order."""
+    return [folder / picture.file for picture in read_list(folder)]
 
 
 def digest_of(value: Any) -> str:

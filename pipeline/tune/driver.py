@@ -154,40 +154,20 @@ def _run(
     clock: _Clock,
 ) -> None:
     """Run Ray Tune until no trial runs and none will begin."""
-    from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
-    from pipeline.tune.actor import Actor
     from pipeline.tune.ray_search import Remembering, scheduler_of
 
     search, storage = task.search, task.folder / "ray"
     with prepared(task.name, task.params, out=task.out, scratch=task.scratch) as ready:
-        rungs = rungs_of(ready.job, search)
-    progress = Progress(task, record, room.concurrent)
-    searcher = Remembering(
-        search,
-        record,
-        chooser,
-        room.concurrent,
-        partial(_key, task),
-        progress.tell,
-        may_begin,
-        task.params.cluster.max_failures,
-    )
-    started = task.folder / "started"
-    shutil.rmtree(started, ignore_errors=True)
-    started.mkdir(parents=True)
-    actors = min(room.concurrent, searcher.at_most)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # they start together; with a searcher Ray's own is 1
-    trainable = tune.with_resources(
-        tune.with_parameters(Actor, task=task, threads=room.cpus, started=started, actors=actors),
-        {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
-    )
+        rungs = len(rungs_of(ready.job, search))
+    tell, deaths = Progress(task, record, room.concurrent).tell, task.params.cluster.max_failures
+    searcher = Remembering(search, record, chooser, room.concurrent, partial(_key, task), tell, may_begin, deaths)
     tuner = Tuner(
-        trainable,
+        _trainable(task, room, min(room.concurrent, searcher.at_most)),
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler_of(search, task.objectives[0].better, record, len(rungs)),
+            scheduler=scheduler_of(search, task.objectives[0].better, record, rungs),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,  # by its params, some would be too long
@@ -205,6 +185,22 @@ def _run(
         tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _trainable(task: Task, room: Room, actors: int) -> Any:
+    """Return what Ray Tune's actors run, with what each of them gets."""
+    from ray import tune
+
+    from pipeline.tune.actor import Actor
+
+    started = task.folder / "started"
+    shutil.rmtree(started, ignore_errors=True)
+    started.mkdir(parents=True)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # they start together; with a searcher Ray's own is 1
+    return tune.with_resources(
+        tune.with_parameters(Actor, task=task, threads=room.cpus, started=started, actors=actors),
+        {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
+    )
 
 
 def _watcher(task: Task, stop: Callable[[], bool], clock: _Clock) -> Any:

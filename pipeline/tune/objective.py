@@ -25,7 +25,7 @@ from pipeline.evaluate.extractor import Extractor, Features, extract
 from pipeline.evaluate.extractors import load_one
 from pipeline.evaluate.feature_set import FeatureSet
 from pipeline.evaluate.metric import Better
-from pipeline.inference.generate import batches, mean_scores, samples, shuffled
+from pipeline.inference.generate import batches, mean_scores, samples, scores_of, shuffled
 from pipeline.inference.weights import Trained
 
 SECONDS = "seconds"
@@ -155,7 +155,8 @@ class Judge:
         split = first.splits[self.search.split]
         rows = shuffled(len(split), min(len(split), self.search.samples), self.search.seed)
         plan: dict[str, Any] = {"seed": self.search.seed, "batch_size": self.at_a_time}
-        return mean_scores(trained, batches(split, rows, device=trained.device, **plan))
+        real = batches(split, rows, device=trained.device, **plan)
+        return {name: mean.value for name, mean in mean_scores(scores_of(trained, real)).items()}
 
     def _measured(self, trained: Trained) -> dict[str, float]:
         chosen = [objective for objective in self.objectives if objective.metric is not None]

@@ -15,7 +15,7 @@ from pipeline.core.loop import fit
 from pipeline.core.state import RAMP_UP, State
 from pipeline.core.world import World
 from pipeline.data.stream import batches
-from pipeline.families.latents import interpolation, slerp
+from pipeline.families.latents import slerp
 from pipeline.families.penalties import gradient_penalty, input_gradient
 from pipeline.families.vae import bits_per_dimension, discretized_logistic, kl_to_standard_normal
 
@@ -165,4 +165,3 @@ def test_interpolation_begins_and_ends_at_its_latents() -> None:
     torch.testing.assert_close(walk[:, -1], end)
     same = slerp(start, start, torch.linspace(0, 1, 3))
     torch.testing.assert_close(same, start[:, None].expand(5, 3, 12))
-    assert interpolation(lambda z: z[:, :1, None, None], torch.randn(8, 4), rows=3, columns=5).shape == (3, 5, 1, 1, 1)

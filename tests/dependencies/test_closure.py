@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from toy_data import ROOT
 from tracing import uncounted
 
 from pipeline import methods, registry
+from pipeline.config import Evaluate
+from pipeline.config.pictures import Render
 from pipeline.dependencies.closure import Closure
 from pipeline.dependencies.entries import CHOSEN, COURSE, ENTRIES, METHODS, code_files
 
@@ -166,13 +169,35 @@ def test_every_entry_is_there_and_its_stage_calls_it() -> None:
 
 def test_a_course_is_decided_by_less_than_a_training_with_all_that_it_leaves() -> None:
     """What draws snapshots and publishes may change, and interrupted trainings go on."""
-    content = {name: dict(code["files"]) for name, code in code_files(ROOT, [], [])}
+    content = {
+        name: dict(code["files"]) for name, code in code_files(ROOT, Evaluate(extractors=["inception"]), Render())
+    }
     course, train = content["course-dcgan"], content["train-dcgan"]
     assert set(course) < set(train)
     assert "pipeline/core/loop.py" in course and "pipeline/nets/dcgan.py" in course
     left = {"pipeline/training/publish.py", "pipeline/training/trainer.py", "pipeline/render/grid.py"}
     left |= {"pipeline/watch/measures/diversity.py", "pipeline/watch/warnings/collapse.py"}
     assert left <= set(train) and not left & set(course)
+
+
+@pytest.mark.parametrize(
+    ("file", "redone"),
+    [("pictures/saliency", {"render"}), ("pictures/film", set()), ("comparisons/pca", {"evaluate"})],
+)
+def test_a_pictures_file_redoes_what_draws_it_where_it_is_chosen(file: str, redone: set[str], tmp_path: Path) -> None:
+    chosen = (Evaluate(extractors=["inception"]), Render(pictures=["saliency"]))
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    before = dict(code_files(tmp_path, *chosen))
+    edited = tmp_path / "pipeline" / "render" / f"{file}.py"
+    edited.write_text(edited.read_text().replace('title="', 'title="More on '))
+    after = dict(code_files(tmp_path, *chosen))
+    assert {name.partition("-")[0] for name in after if after[name] != before[name]} == redone
+
+
+def test_choosing_a_picture_redoes_the_pictures_alone() -> None:
+    evaluate = Evaluate(extractors=["inception"])
+    few, more = (dict(code_files(ROOT, evaluate, Render(pictures=names))) for names in ([], ["saliency"]))
+    assert {name.partition("-")[0] for name in few if few[name] != more[name]} == {"render"}
 
 
 def test_who_decides_nothing_says_why() -> None:
@@ -190,7 +215,7 @@ def test_who_decides_nothing_says_why() -> None:
 def test_no_exempt_file_is_counted() -> None:
     found = {
         path
-        for _, content in code_files(ROOT, ["efficientnet_lite0"], ["fid"])
+        for _, content in code_files(ROOT, Evaluate(extractors=["efficientnet_lite0"]), Render())
         for path in content["files"]
         if any(path.startswith(f"pipeline/{room}") for room in ("cluster", "console", "errors", "storage", "tracking"))
     }

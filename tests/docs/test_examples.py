@@ -23,6 +23,7 @@ PLACES = {
     "method_hinge": "methods/hinge",
     "metric_vendi": "evaluate/metrics/vendi",
     "extractor_random_features": "evaluate/extractors/random_features",
+    "picture_mean_image": "render/pictures/mean_image",
     "source_shapes": "ingest/sources/shapes",
 }
 RUN = {"method": "hinge", "init_from": "scratch", "margin": 2.0, "width": 8, "latent": 8, "images": 256} | {
@@ -31,9 +32,10 @@ RUN = {"method": "hinge", "init_from": "scratch", "margin": 2.0, "width": 8, "la
 }
 STAGES = """
 from pipeline import methods
-from pipeline.stages import code, download, evaluate, evaluate_real, extractors, generate, normalize, reference, train
+from pipeline.stages import code, download, evaluate, evaluate_real, extractors, generate, normalize, reference, render
+from pipeline.stages import train
 code.main(), download.main(), normalize.main(), extractors.main(), reference.main()
-train.main("hinge"), generate.main("hinge"), evaluate.main("hinge"), evaluate_real.main()
+train.main("hinge"), render.main("hinge"), generate.main("hinge"), evaluate.main("hinge"), evaluate_real.main()
 try:
     methods.load("hinge", margin=-1.0)
 except ValueError as error:
@@ -70,7 +72,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with all four examples, chosen in params.yaml, after its stages up to the scores."""
+    """A copy of the project with all five examples, chosen in params.yaml, after its stages up to the scores."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data").mkdir()
@@ -80,6 +82,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["data"] |= {"source": "shapes", "channels": 3, "size": 16}
     params["runs"] = {"hinge": RUN}
     params["cluster"] |= {"workers": 0}
+    params["render"] |= {"pictures": ["mean_image"], "explorer": False}
     params["evaluate"] |= {"metrics": ["vendi", "fid"], "extractors": ["random_features"], "samples": 200}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     assert "fine" in run(folder, "-m", "pipeline", "check")
@@ -124,6 +127,23 @@ def test_train_sample_and_evaluate_from_python(project: Path) -> None:
         assert picture.mode == "RGB" and picture.width == picture.height > 8 * 16
 
 
+def test_the_picture_is_drawn_with_what_is_to_be_said_of_it(project: Path) -> None:
+    panels = project / "out/runs/hinge/panels"
+    (shown,) = json.loads((panels / "pictures.json").read_text())
+    assert (shown["file"], shown["title"], shown["kind"]) == ("mean_image.png", "Mean image", "images")
+    with Image.open(panels / "mean_image.png") as picture:
+        assert picture.mode == "RGB" and picture.height > 2 * 64
+
+
+def test_the_mean_image_of_images_that_are_known() -> None:
+    drawn = load("picture_mean_image").mean_and_spread
+    black_and_white = torch.ones(10, 1, 2, 2) * torch.tensor([1.0, -1.0]).repeat(5)[:, None, None, None]
+    mean, spread = drawn(black_and_white)
+    assert not mean.any() and torch.equal(spread, torch.ones(1, 2, 2))
+    mean, spread = drawn(torch.full((7, 3, 2, 2), 0.25))
+    assert (mean == 0.25).all() and (spread == -1).all()
+
+
 def test_the_vendi_score_of_sets_that_are_known() -> None:
     measure = load("metric_vendi").vendi_score
     directions = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0))).Q
@@ -145,7 +165,7 @@ def test_the_random_features_are_the_same_numbers_everywhere() -> None:
     assert (features.pooled.std(0) > 0).any()
 
 
-@pytest.mark.parametrize("page", ["method", "metric", "extractor", "source"])
+@pytest.mark.parametrize("page", ["method", "metric", "extractor", "picture", "source"])
 def test_a_page_shows_its_example_and_names_its_place(page: str) -> None:
     text = (ROOT / f"docs/extend/{page}.md").read_text()
     example = next(name for name in PLACES if name.startswith(page))

@@ -17,6 +17,7 @@ PAGES = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
 TO_BE_MADE = {
     "pipeline/methods/hinge.py",
     "pipeline/evaluate/metrics/vendi.py",
+    "pipeline/render/pictures/mean_image.py",
     "pipeline/evaluate/extractors/random_features.py",
     "pipeline/ingest/sources/shapes.py",
 }

@@ -107,6 +107,7 @@ def test_its_spread_is_that_of_new_images() -> None:
 
 
 def test_equal_distances_count_half() -> None:
-    assert memorization.share_below(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])) == (0.5 + 1 + 0 + 1) / 4
+    shares = memorization.shares_above(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0]))
+    assert shares.tolist() == [(0.5 + 1) / 2, (0 + 1) / 2, 0]
     with pytest.raises(TooFewError, match="real images: at least 2 are needed, 1 are there"):
         memorization.METRIC.compute(measured(torch.zeros(3, 2)), measured(torch.zeros(1, 2)))

@@ -116,7 +116,8 @@ def test_a_run_keeps_its_samples_features_and_its_own_scores(
     images = {"split": "train", "count": 40, "seed": 0, "digest": "d1", "images_seen": 1000, "truncation": 2.0}
     images["labelled"] = False  # copying heeds no labels
     assert read_protocol(tmp_path, "generate")["images"] == images
-    assert json.loads((tmp_path / "scores.json").read_text())["values"].keys() == {"mean_pixel"}
+    own = json.loads((tmp_path / "scores.json").read_text())
+    assert own["values"].keys() == own["errors"].keys() == {"mean_pixel"} and own["errors"]["mean_pixel"] > 0
 
 
 def test_a_feature_set_is_read_back_and_a_damaged_one_refused(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_extractors_see_as_many_images_at_once_however_few_the_nets_take(
 
     watched = replace(known[0], network=network)
     write_samples(tmp_path, trained(Counting(), dataset.spec), dataset, SETTINGS, [watched], at_a_time=3)
-    assert max(taken) == 3 and sum(taken[:10]) == 30 and seen == [8, 8, 8, 6]
+    assert max(taken) == 3 and sum(taken[:11]) == 30 and seen == [8, 8, 8, 6]
     whole = tmp_path / "whole"
     whole.mkdir()
     write_samples(whole, trained(Copying(), dataset.spec), dataset, SETTINGS, [known[0]])
@@ -350,14 +351,14 @@ def test_the_stages_write_references_features_numbers_and_protocol(
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
     params = replace(params, evaluate=SETTINGS, runs={"toy": {"method": "vae"}})
 
-    sent: list[str] = []
+    sent: list[Path] = []
     for stage in (reference_stage, generate_stage, evaluate_stage, real_stage):
         monkeypatch.setattr(stage, "read_params", lambda: params)
     monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name))
-    for module in ("pipeline.evaluate.extraction", "pipeline.render.samples"):
-        monkeypatch.setattr(f"{module}.open_dataset", lambda path: dataset)
+    for module in ("pipeline.evaluate.chunks", "pipeline.render.samples"):
+        monkeypatch.setattr(f"{module}.open_dataset", lambda *_: dataset)
     model = trained(Copying(), dataset.spec)
-    monkeypatch.setattr("pipeline.evaluate.extraction.load_fitting", lambda path, spec, device: model)
+    monkeypatch.setattr("pipeline.evaluate.chunks.load_fitting", lambda path, spec, device: model)
     monkeypatch.chdir(tmp_path)
     reference_stage.main()
     generate_stage.main("toy")
@@ -369,4 +370,4 @@ def test_the_stages_write_references_features_numbers_and_protocol(
         protocol = json.loads((folder / "protocol.json").read_text())
         assert metrics.keys() == protocol.keys() and all(isinstance(value, float) for value in metrics.values())
         assert {FID, IS, f"{IS}_std"} <= metrics.keys()
-    assert sent == ["toy"]
+    assert sent == [Path("out/runs/toy")]

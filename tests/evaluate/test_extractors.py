@@ -62,7 +62,7 @@ def test_other_shapes_raise(lite: Extractor, shape: tuple[int, ...]) -> None:
         lite(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_folding_batch_normalization_changes_nothing_but_rounding(lite: Extractor, colour: Tensor) -> None:
+def test_folded_and_padding_as_it_goes_it_gives_the_packages_own_features(lite: Extractor, colour: Tensor) -> None:
     with torch.inference_mode():
         pooled, logits = efficientnet_lite0.Network(efficientnet_lite0.pretrained())(colour)
     torch.testing.assert_close(lite(colour).pooled, pooled, rtol=1e-4, atol=1e-4)

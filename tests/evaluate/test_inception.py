@@ -35,6 +35,12 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({}, folder / "empty.pth")
     torch.manual_seed(0)
     net = Unloaded("random", ["2048"], str(folder / "empty.pth"))
+    for norm in net.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            for values, low, high in ((norm.running_mean, -0.1, 0.1), (norm.running_var, 0.5, 1.5)):
+                values.uniform_(low, high)  # type: ignore[union-attr]
+            torch.nn.init.uniform_(norm.weight, 0.8, 1.2)
+            torch.nn.init.uniform_(norm.bias, -0.1, 0.1)
     torch.save(net.state_dict(), folder / "weights.pth")
     return folder / "weights.pth"
 
@@ -66,9 +72,18 @@ def test_inception_is_torch_fidelitys_on_the_downloaded_weights(served: Path, co
     with torch.inference_mode():
         pooled, logits = theirs(colour[:2])
     found = extractor(colour[:2])
+    assert pooled.std() > 0.01 and float((found.pooled - pooled).norm() / pooled.norm()) < 1e-5
     assert (found.pooled.shape, found.logits.shape) == ((2, 2048), (2, 1008))
     torch.testing.assert_close(found.pooled, pooled, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.logits, logits, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [16, 299, 301])
+def test_the_resize_is_torch_fidelitys_to_the_bit(size: int) -> None:
+    module = pytest.importorskip("torch_fidelity.interpolate_compat_tensorflow")
+    images = 255 * torch.rand(2, 3, size, size + 1, generator=torch.Generator().manual_seed(0))
+    theirs = module.interpolate_bilinear_2d_like_tensorflow1x(images, size=(299, 299), align_corners=False)
+    assert torch.equal(inception.resized(images, 299), theirs)
 
 
 def test_a_damaged_download_is_refused_and_not_kept(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from pipeline.evaluate import metrics
 from pipeline.evaluate.feature_set import FeatureSet, Statistics
 from pipeline.evaluate.interval import intervals, jackknife
 from pipeline.evaluate.metric import PARTS, Metric, Quantity, Score, TooFewError
-from pipeline.evaluate.metrics import kid
-from pipeline.evaluate.metrics.fid import frechet_distance
+from pipeline.evaluate.metrics import fid, kid
+from pipeline.evaluate.metrics.fid import frechet_distance, standard_error
 
 DIMENSIONS = 8
 
@@ -70,16 +70,44 @@ def test_the_error_is_how_far_the_number_moves_with_other_samples(name: str) -> 
     assert 34 <= holds <= 40, "95% of 40 are 38"
 
 
-@pytest.mark.parametrize(("count", "dimensions"), [(200, 8), (60, 100)], ids=["regular", "fewer than dimensions"])
-def test_fid_finds_its_own_error_as_the_jackknife_would(count: int, dimensions: int) -> None:
+def test_fid_of_fewer_samples_than_dimensions_finds_its_error_as_the_jackknife_would() -> None:
     """By sums from which each part is subtracted, not by ten covariances."""
     draw = torch.Generator().manual_seed(0)
-    real, samples = (of(torch.randn(size, dimensions, generator=draw) + 1.0) for size in (300, count))
+    real, samples = (of(torch.randn(size, 100, generator=draw) + 1.0) for size in (300, 60))
     plain = replace(
         metrics.load("fid"), compute=lambda s, r: {"fid": Score(frechet_distance(r.statistics, s.statistics))}
     )
     wanted = jackknife(plain, samples, real)["fid"]
-    assert metrics.load("fid").compute(samples, real)["fid"].error == pytest.approx(wanted, rel=1e-6)
+    found = metrics.load("fid").compute(samples, real)["fid"]
+    assert (found.error, found.error_by) == (pytest.approx(wanted, rel=1e-6), "jackknife")
+
+
+def test_fids_error_is_the_spread_of_its_derivative_at_the_samples() -> None:
+    """In which direction the distance moves when a little of all weight goes to one sample, by differences."""
+    draw = torch.Generator().manual_seed(0)
+    real = Statistics.of(torch.randn(500, 6, generator=draw) * torch.tensor([1, 1, 1, 2, 3, 0.1])).factorized()
+    samples = (torch.randn(80, 6, generator=draw) + 0.5).double()
+    own, small, moved = Statistics.of(samples), 1e-5, []
+    for sample in samples:
+        away = sample - own.mean
+        for step in (small, -small):
+            covariance = (1 - step) * own.covariance + step * (1 - step) * torch.outer(away, away)
+            moved.append(frechet_distance(Statistics(mean=own.mean + step * away, covariance=covariance), real))
+    slopes = torch.tensor(moved).reshape(-1, 2).diff(dim=1)[:, 0] / (2 * small)
+    found = standard_error(samples, own, real)
+    assert found == pytest.approx(float(slopes.std()) / 80**0.5, rel=1e-3)
+    with_features = metrics.load("fid").compute(of(samples.float()), replace(of(samples.float()), stored=real))["fid"]
+    assert (with_features.error, with_features.error_by) == (pytest.approx(found, rel=1e-5), "normal")
+
+
+def test_fids_error_needs_no_more_than_some_samples_and_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, samples = normal(1000, count=500, shift=0.0), normal(0, count=400)
+    metric = metrics.load("fid")
+    whole = metric.compute(samples, real)["fid"].error
+    assert metric.compute(of(samples.features.repeat(2, 1), distinct=400), real)["fid"].error == whole
+    monkeypatch.setattr(fid, "SAMPLES_FOR_ERROR", 200)
+    some = metric.compute(samples, real)["fid"].error
+    assert some != whole and some == pytest.approx(whole, rel=0.15)
 
 
 def test_the_error_of_kid_is_how_far_its_estimate_moves_with_other_samples() -> None:

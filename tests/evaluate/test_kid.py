@@ -68,20 +68,37 @@ def test_subsets_agree_with_the_whole_and_are_the_seeds() -> None:
 def test_a_subset_is_never_the_whole_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all subsets would be one, and the spread zero, however little is known."""
     x, y = normal(40, 0.0, 1.0, 0), normal(40, 1.0, 1.0, 1)
-    sizes: list[tuple[int, int]] = []
-    monkeypatch.setattr(kid, "squared_mmd", lambda a, b: sizes.append((len(a), len(b))) or squared_mmd(a, b))
+    sizes: list[int] = []
+    drawn = kid._chosen
+    monkeypatch.setattr(kid, "_chosen", lambda *a: sizes.append(int((found := drawn(*a)).sum())) or found)
     _, spread = kernel_inception_distance(x, y, seed=0)
-    assert set(sizes) == {(20, 20)} and spread > 0.05
+    assert set(sizes) == {20} and spread > 0.05
     monkeypatch.setattr(kid, "SUBSET_SIZE", 10)
     sizes.clear()
     kernel_inception_distance(x, y, seed=0)
-    assert set(sizes) == {(10, 10)}
+    assert set(sizes) == {10}
+
+
+@pytest.mark.parametrize("rows", [1024, 7])
+def test_all_subsets_at_once_are_each_subset_alone(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kid, "_ROWS", rows)
+    monkeypatch.setattr(kid, "SUBSET_SIZE", 12)
+    x, y = random_features(31, 5, 1), random_features(40, 5, 2) * 1.5
+    each = []
+    for pair in range(9):
+        parts = (z[kid._chosen(len(z), 12, 3, f"{kind}{pair}") > 0] for kind, z in (("x", x), ("y", y)))
+        each.append(squared_mmd(*parts))
+    found = torch.tensor(each, dtype=torch.float64)
+    mean, spread = kernel_inception_distance(x, y, seed=3, subsets=9)
+    assert mean == pytest.approx(float(found.mean()), rel=1e-12)
+    assert spread == pytest.approx(float(found.std(correction=0)), rel=1e-10)
+    assert spread > 0.01 * abs(mean) > 0
 
 
 def test_subsets_are_drawn_without_repetition() -> None:
-    drawn = kid._draw(50, 25, 0, "x3")
-    assert len(set(drawn.tolist())) == 25 and drawn.max() < 50
-    assert drawn.tolist() != kid._draw(50, 25, 0, "x4").tolist()
+    drawn = kid._chosen(50, 25, 0, "x3")
+    assert drawn.sort().values.tolist() == [0] * 25 + [1] * 25
+    assert not torch.equal(drawn, kid._chosen(50, 25, 0, "x4"))
 
 
 def test_copies_do_not_count() -> None:

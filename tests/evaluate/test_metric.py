@@ -36,20 +36,21 @@ def feature_set(seed: int, count: int = 120) -> FeatureSet:
         random_features(count, 4, seed),
         torch.eye(7)[labels] * 20 + random_features(count, 7, seed) - seed,
     )
-    return FeatureSet(features=features, logits=logits, labels=labels, seed=5, distinct=count)
+    paths = random_features(count, 1, seed)[:, 0].double().square() + seed
+    return FeatureSet(features=features, logits=logits, labels=labels, seed=5, distinct=count, paths=paths)
 
 
 def test_every_file_is_a_metric() -> None:
     assert metrics.names() == [
         *("class_fid", "density_coverage", "fid", "fid_infinity", "inception_score", "kid", "memorization"),
-        *("mode_coverage", "precision_recall"),
+        *("mode_coverage", "path_length", "precision_recall"),
     ]
 
 
 @pytest.mark.parametrize("name", metrics.names())
 def test_a_metric_keeps_what_it_declares(name: str) -> None:
     metric, samples, real = metrics.load(name), feature_set(1), feature_set(2)
-    assert metric.needs and metric.needs <= {"statistics", "features", "logits", "labels", "model"}
+    assert metric.needs and metric.needs <= {"statistics", "features", "logits", "labels", "paths", "model"}
     scores = metric.compute(Guarded(samples, metric.needs), Guarded(real, metric.needs))  # type: ignore[arg-type]
     assert scores.keys() == metric.quantities.keys()
     assert all(metric.describe(key).better in ("lower", "higher") or key in NEITHER for key in scores)
@@ -61,8 +62,9 @@ def test_a_metric_keeps_what_it_declares(name: str) -> None:
 @pytest.mark.parametrize("name", metrics.names())
 def test_the_better_direction_is_that_of_samples_like_the_real_images(name: str) -> None:
     metric, real = metrics.load(name), feature_set(2)
-    sure = FeatureSet(features=real.features, logits=torch.eye(7)[real.labels] * 50, **rest(real))
-    spoilt = FeatureSet(features=real.features + 5, logits=torch.zeros(len(real), 7), **rest(real))
+    sure = FeatureSet(features=real.features, logits=torch.eye(7)[real.labels] * 50, paths=real.paths, **rest(real))
+    far = real.paths + 1
+    spoilt = FeatureSet(features=real.features + 5, logits=torch.zeros(len(real), 7), paths=far, **rest(real))
     for key, score in metric.compute(sure, real).items():
         other = metric.compute(spoilt, real)[key].value
         if key in NEITHER:

@@ -48,6 +48,13 @@ def test_a_number_that_one_training_lacks_has_no_mean_and_says_of_which_seed() -
     assert of_seed(found.protocol, 0)[0] == {FID: 1.0}
 
 
+def test_what_all_trainings_lack_for_one_reason_is_said_once() -> None:
+    found = average({seed: scored(None, lacks="too few images.") for seed in (0, 1, 2)})
+    assert found.protocol[FID]["lacks"] == "too few images."
+    two = average({seed: scored(None if seed else 1.0, lacks="too few images.") for seed in (0, 1, 2)})
+    assert two.protocol[FID]["lacks"] == "seeds 1, 2: too few images."
+
+
 def test_samples_drawn_anew_count_as_none_where_there_were_none() -> None:
     redrawn = Scores({FID: 1.0, REDRAWN: 4}, {FID: {}, REDRAWN: {"metric": REDRAWN}})
     found = average({0: redrawn, 1: Scores({FID: 1.0}, {FID: {}})})

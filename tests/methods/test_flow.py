@@ -286,17 +286,6 @@ def test_temperature_scales_the_latents() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_interpolation_begins_and_ends_at_real_images(name: str) -> None:
-    method, nets, batch = whole(name)
-    with torch.no_grad():
-        panels = method.panels(nets, batch)
-    walks = panels["interpolation"]
-    assert walks.shape == (4, 9, 1, 8, 8) and panels["temperatures"].shape == (4, 8, 1, 8, 8)
-    torch.testing.assert_close(walks[:, 0], to_images(_v(batch))[:4], rtol=0, atol=1e-3)
-    torch.testing.assert_close(walks[:, -1], to_images(_v(batch))[4:], rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_the_sampler_exports_for_any_batch_size(name: str) -> None:
     method, nets, _ = whole(name)
     spec = ImageSpec(channels=1, size=8, classes=10)

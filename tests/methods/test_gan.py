@@ -354,17 +354,6 @@ def test_infogan_learns_to_tell_its_categories() -> None:
     assert 0.5 * math.log(4) < bound <= math.log(4)
 
 
-def test_infogans_panels_traverse_one_code_each() -> None:
-    method = infogan(latent=8)
-    panels = method.panels(fresh(method).nets.eval(), toy_batch(16))
-    assert {name: panel.shape[:2] for name, panel in panels.items()} == {
-        "categories": (6, 4),
-        "code_1": (6, 9),
-        "code_2": (6, 9),
-    }
-    assert all((panel[:, 0] - panel[:, -1]).abs().max() > 0 for panel in panels.values())
-
-
 def test_infogan_refuses_latents_that_cannot_hold_the_codes() -> None:
     with pytest.raises(ValueError, match="latent: should be greater than categories"):
         infogan(latent=6)

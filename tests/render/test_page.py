@@ -14,13 +14,16 @@ from test_report import FID, IS, board_of, make_run, write_measured
 from pipeline import methods
 from pipeline.config import Render
 from pipeline.core.batch import ImageSpec, to_uint8
+from pipeline.data.dataset import Dataset
 from pipeline.inference.onnx import LatentSampler
 from pipeline.inference.weights import Trained
 from pipeline.render.explorer import write_explorer, write_scripts
+from pipeline.render.picture import Subject
 from pipeline.render.report import UNKNOWN, write_page
 
 pytest.importorskip("onnxruntime")
 SPEC = ImageSpec(channels=3, size=8, classes=2)
+DATA = Dataset(spec=SPEC, info={}, splits={})  # the explorer needs no images
 LATENT = 6
 ROWS = "[...document.querySelector('#leaderboard-table').tBodies[0].rows].map(row => row.cells[0].textContent)"
 PICTURE = "document.getElementById('picture').toDataURL()"
@@ -43,7 +46,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, conditional: Trained) -> Path:
             shutil.copytree(out / "runs" / "labelled" / "explorer", folder / "explorer")
             continue
         made = conditional if name == "labelled" else as_trained(methods.load("cyclegan", width=2, blocks=0), SPEC)
-        write_explorer(folder / "explorer", made, Render(), 16)
+        write_explorer(folder / "explorer", Subject(trained=made, data=DATA, settings=Render(), at_a_time=16))
     make_run(out, "unmeasured", None, lr=0.001)
     (out / "real").mkdir()
     (out / "reference").mkdir()

@@ -16,10 +16,12 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError
 from pipeline.inference.weights import Trained
 from pipeline.methods import load
-from pipeline.render.curves import ON_DARK, draw, read_history, write_curves
-from pipeline.render.film import CAPTION, MOST_FRAMES, write_film
-from pipeline.render.grid import CELL, GAP, class_columns, grid, panel, write_png
+from pipeline.render.curves import ON_DARK, draw, read_history
+from pipeline.render.drawn import write_drawn, write_figure
+from pipeline.render.grid import CELL, GAP, class_columns, grid, labelled, panel, write_png
+from pipeline.render.pictures.film import CAPTION, MOST_FRAMES, film_of
 from pipeline.render.samples import real_grid, sample_grid
+from pipeline.render.shown import read_list
 from pipeline.stages import render as stage
 
 # grid
@@ -99,7 +101,7 @@ def snapshots(folder: Path, counts: list[int], mode: str = "L") -> list[Path]:
 
 
 def test_a_film_shows_the_snapshots_in_order(tmp_path: Path) -> None:
-    write_film(snapshots(tmp_path / "s", [0, 5000, 100_000]), tmp_path / "film.webp", 150)
+    write_drawn(tmp_path, "film", film_of(snapshots(tmp_path / "s", [0, 5000, 100_000]), 150), "Film", "Moves.")
     frames, durations = frames_of(tmp_path / "film.webp")
     assert [frame.size for frame in frames] == [(60, 40 + CAPTION)] * 3
     assert [frame.convert("L").getpixel((30, 20)) for frame in frames] == [0, 2, 4]
@@ -109,14 +111,16 @@ def test_a_film_shows_the_snapshots_in_order(tmp_path: Path) -> None:
 
 
 def test_a_long_film_keeps_its_ends(tmp_path: Path) -> None:
-    write_film(snapshots(tmp_path / "s", list(range(0, 100_000, 1000))), tmp_path / "film.webp", 100)
+    write_drawn(
+        tmp_path, "film", film_of(snapshots(tmp_path / "s", list(range(0, 100_000, 1000))), 100), "Film", "Moves."
+    )
     frames, _ = frames_of(tmp_path / "film.webp")
     shown = [frame.convert("L").getpixel((30, 20)) for frame in frames]
     assert len(shown) == MOST_FRAMES and shown == sorted(set(shown)) and (shown[0], shown[-1]) == (0, 198)
 
 
 def test_a_film_of_one_colour_snapshot(tmp_path: Path) -> None:
-    write_film(snapshots(tmp_path / "s", [10], "RGB"), tmp_path / "film.webp", 100)
+    write_drawn(tmp_path, "film", film_of(snapshots(tmp_path / "s", [10], "RGB"), 100), "Film", "Moves.")
     frames, _ = frames_of(tmp_path / "film.webp")
     assert len(frames) == 1
 
@@ -154,7 +158,7 @@ def test_curves_plot_every_series_and_only_wide_positive_ones_on_a_log_scale() -
 @pytest.mark.parametrize("series", [{}, {"one": [(10, 1.0)]}, {f"s{i}": [(0, i), (9, 2)] for i in range(7)}])
 def test_curves_are_drawn_alike_each_time(tmp_path: Path, kind: str, series: dict) -> None:
     for name in ("a", "b"):
-        write_curves(series, tmp_path / f"{name}.{kind}", ON_DARK)
+        write_figure(draw(series, ON_DARK), tmp_path / f"{name}.{kind}")
     content = (tmp_path / f"a.{kind}").read_bytes()
     assert content == (tmp_path / f"b.{kind}").read_bytes() and len(content) > 1000
 
@@ -172,6 +176,19 @@ def test_real_images_are_one_class_per_column() -> None:
         assert shown[split.images([number]).numpy().tobytes()] == GAP + pitch * split.labels[number]
 
 
+def test_labels_stand_over_columns_and_beside_rows_and_leave_the_pictures_as_they_are() -> None:
+    sheet = grid(torch.zeros(6, 1, 16, 16, dtype=torch.uint8), columns=3)
+    named = labelled(sheet, columns=["a", "a name that is much wider than a column of the grid", ""], rows=["x", "y"])
+    left, top = named.width - sheet.width, named.height - sheet.height
+    pixels = np.asarray(named)
+    assert np.array_equal(pixels[top:, left:], np.asarray(sheet)) and named.mode == "L"
+    ink = (pixels[:top, left:] < 128).any(0)
+    pitch = CELL + GAP
+    assert ink[:pitch].any() and ink[pitch : 2 * pitch].any() and not ink[2 * pitch :].any()
+    rows = (pixels[top:, :left] < 128).any(1)
+    assert rows[:pitch].any() and rows[pitch:].any()
+
+
 def places(rows: int, columns: int) -> list[tuple[int, int]]:
     """The upper left pixels of a grid's cells."""
     return [(GAP + r * (CELL + GAP), GAP + c * (CELL + GAP)) for r in range(rows) for c in range(columns)]
@@ -180,9 +197,7 @@ def places(rows: int, columns: int) -> list[tuple[int, int]]:
 # the stage
 
 
-@pytest.mark.parametrize(
-    ("method", "channels", "own"), [("dcgan", 3, {"interpolation"}), ("vae", 1, {"interpolation", "reconstructions"})]
-)
+@pytest.mark.parametrize(("method", "channels", "own"), [("dcgan", 3, {"saliency"}), ("vae", 1, {"reconstructions"})])
 def test_render_draws_every_picture_and_sends_them(
     method: str, channels: int, own: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,9 +206,10 @@ def test_render_draws_every_picture_and_sends_them(
     model = load(method, width=8)
     fresh = Trained(method=model, nets=model.build(spec).eval(), spec=spec, seen=1000, name=method, params={})
     params = config.read_params(Path(__file__).parents[2] / "params.yaml")
-    params = replace(params, render=config.Render(rows=3), runs={"toy": {"method": method}})
+    chosen = ["reconstructions", "film", "saliency", "curves"]
+    params = replace(params, render=config.Render(pictures=chosen, rows=3), runs={"toy": {"method": method}})
 
-    sent: list[str] = []
+    sent: list[Path] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "read_params", lambda: params)
     monkeypatch.setattr("pipeline.tracking.agreement.send_results", lambda name, *_: sent.append(name))
@@ -209,8 +225,14 @@ def test_render_draws_every_picture_and_sends_them(
     with Image.open(folder / "samples.png") as samples:
         assert samples.mode == {1: "L", 3: "RGB"}[channels]
         assert samples.size == (10 * (CELL + GAP) + GAP, 3 * (CELL + GAP) + GAP)
-    assert {file.stem for file in (folder / "panels").iterdir()} == {"film", "curves"} | own
-    assert sent == ["toy", "toy"]
+    assert {file.stem for file in (folder / "panels").iterdir()} == {"film", "curves", "pictures"} | own
+    shown = read_list(folder / "panels")
+    assert [picture.name for picture in shown] == [name for name in chosen if name in {"film", "curves"} | own]
+    assert {picture.name: picture.kind for picture in shown} == dict.fromkeys(own, "images") | {
+        "film": "film",
+        "curves": "figure",
+    }
+    assert sent == [Path("out/runs/toy")] * 2
 
 
 def test_a_run_in_trouble_has_pictures_all_the_same(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from pipeline import config
 from pipeline.errors import UserError
 from pipeline.render import board as boards
 from pipeline.render import report
+from pipeline.render.drawn import Film, write_drawn
 from pipeline.render.failures import forget_failure, note_failure
+from pipeline.render.shown import write_list
 from pipeline.stages import outcome
 from pipeline.stages import report as stage
 from pipeline.tracking.pages import View
@@ -57,8 +59,12 @@ def make_run(out: Path, name: str, metrics: dict[str, float] | None, cost: Any =
     (folder / "history.csv").write_text("seen,critic/loss\n1000,1\n2000,0.5\n")
     Image.new("L", (66, 66)).save(folder / "samples.png")
     Image.new("L", (66, 66)).save(folder / "snapshots" / "000001000.png")
-    Image.new("L", (66, 88)).save(folder / "panels" / "film.webp")
-    Image.new("L", (300, 66)).save(folder / "panels" / "reconstructions.png")
+    film = Film([Image.new("L", (66, 88))] * 2, [10, 10])
+    drawn = {"film": film, "reconstructions": Image.new("L", (300, 66)), "curves": Image.new("L", (66, 66))}
+    shown = [
+        write_drawn(folder / "panels", key, made, key.capitalize(), f"What {key} show.") for key, made in drawn.items()
+    ]
+    write_list(folder / "panels", shown)
     if metrics is not None:
         write_measured(folder, metrics, generated={"count": 2000, "images_seen": 60_000})
     return folder
@@ -421,11 +427,10 @@ def test_the_stage_reports_the_runs_of_params_yaml_and_the_outcome_says_what_fai
             monkeypatch.setattr(module, "read_params", lambda: replace(params, runs=runs))
 
     with_runs(first={"method": "dcgan"}, absent={"method": "vae"})
-    Image.new("L", (66, 66)).save(Path("out/runs/first/panels/curves.png"))
     stage.main()
     assert views[-1].metrics[-1] == "cost/seconds" and views[-1].metrics[0].startswith("fid_") and views[-1].ascending
     drawn = sorted(str(path.relative_to("out/pictures")) for path in Path("out/pictures").rglob("*.png"))
-    assert drawn == ["curves/first.png", "samples/first.png"]
+    assert drawn == ["curves/first.png", "reconstructions/first.png", "samples/first.png"]
     lines = Path("out/leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["run", "first", "absent"]
     page = Page(Path("out/report.html").read_text())

@@ -29,6 +29,7 @@ OUTPUTS = [
     "history.csv",
     "samples.png",
     "panels",
+    "comparisons",
     "explorer",
 ]
 

@@ -21,7 +21,8 @@ from mlflow import MlflowClient
 from repository import RUNS, call, commit, environment, stages_that_ran, write_params
 from tracing import uncounted
 
-from pipeline.dependencies.entries import CHOSEN, ENTRIES, EXTRACTORS, METHODS, METRICS, SOURCES
+from pipeline.config import pictures
+from pipeline.dependencies.entries import CHOSEN, COMPARISONS, ENTRIES, EXTRACTORS, METHODS, METRICS, PICTURES, SOURCES
 from pipeline.dependencies.meaning import meaning
 from pipeline.inference.scored import of_seed
 
@@ -99,6 +100,7 @@ WATCHERS = {
     )
 }
 FOLDERS = ("nets", "families", "methods", "ingest/sources", "evaluate/extractors", "evaluate/metrics")
+FOLDERS += ("render/pictures", "render/comparisons")
 NEW = {f"pipeline/{folder}/newcomer.py": ("", "X = 1\n") for folder in FOLDERS}
 A_NET = {
     "pipeline/nets/resnet.py": ("class Generator(nn.Module):\n", "class Generator(nn.Module):\n    edited = True\n")
@@ -126,6 +128,9 @@ LOCAL = {"cluster": {"workers": 2, "address": "auto"}, "tracking": {"uri": "sqli
             id="a metric",
         ),
         pytest.param({"pipeline/evaluate/metrics/kid.py": EDITED}, set(), id="a metric that is not in use"),
+        pytest.param({"pipeline/render/pictures/saliency.py": EDITED}, of_runs("render"), id="a picture"),
+        pytest.param({"pipeline/render/comparisons/pca.py": EDITED}, of_runs("evaluate"), id="a comparison"),
+        pytest.param({"pipeline/render/comparisons/tsne.py": EDITED}, set(), id="a comparison that is not in use"),
         pytest.param(
             {"pipeline/evaluate/extractors/efficientnet_lite0.py": EDITED},
             of_runs("generate") | {"extractors", "reference"},
@@ -169,7 +174,7 @@ print(json.dumps(sorted(called(lambda: stage.main(*sys.argv[2:])))))
 # They read params and connect; what they read DVC compares itself.
 WIRING = ("pipeline.stages", "pipeline.config", "pipeline.registry", "pipeline.files", "pipeline.methods.__init__")
 # They keep a failure for the report, or are called by what tells MLflow: neither changes an output of the stage.
-WIRING += ("pipeline.render.failures", "pipeline.inference.scored", "pipeline.core.world")
+WIRING += ("pipeline.render.failures", "pipeline.render.shown", "pipeline.inference.scored", "pipeline.core.world")
 
 
 @pytest.mark.slow
@@ -184,6 +189,7 @@ def test_whatever_a_stage_executes_is_counted(project: Path, stage: str) -> None
     done = subprocess.run(command, cwd=project, env=environment() | path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     chosen = {EXTRACTORS: ["efficientnet_lite0"], METRICS: ["fid", "inception_score"]}
+    chosen |= {PICTURES: list(pictures.PICTURES), COMPARISONS: ["pca"]}
     common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
     all_entries = [*entries, *common, *([f"{package}.{choice}"] if package else [])]
     assert not uncounted(project, json.loads(done.stdout.splitlines()[-1]), all_entries, WIRING)

@@ -63,13 +63,42 @@ def test_frequent_looks_do_not_make_a_warning_sooner() -> None:
 
 
 def test_a_critic_has_won_where_samples_are_far_and_stay_far() -> None:
-    stuck = {"critic_auc": [1.0] * 5, "frechet_pixels": [2.3, 1.5, 1.49, 1.51, 1.5]}
+    stuck = {"critic_auc": [1.0] * 8, "frechet_pixels": [2.3, 1.5, 1.49, 1.51, 1.5, 1.6, 1.45, 1.5]}
     (alarm,) = all_alarms(looks(**stuck), GAN, PARAMS)
-    assert (alarm["kind"], alarm["said"]) == ("critic_won", 20_000)
+    assert (alarm["kind"], alarm["said"]) == ("critic_won", 35_000)
     assert alarm["message"].startswith(
-        "critic won since 10,000 images: the critic knows all samples, which were 1.5 from real images and are 1.51. "
-        "Try a critic_lr below lr"
+        "critic won since 5,000 images: the critic knows all samples, which were 1.5 from real images at best, and in "
+        "25,000 images 1.45. Try a critic_lr below lr"
     )
+    growing = {**stuck, "diversity": [0.1, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4]}
+    assert given(looks(**growing)) == []
+
+
+# dcgan on MNIST at 32 pixels, width 16, seeds 0 to 2, whose samples are good in the end (distance 0.10 to 0.13).
+SEEN = [6016, 12032, 15040, 21056, 27008, 30016, 36032, 42048, 45056, 51008, 57024, 60032]
+MNIST = [
+    {
+        "critic_auc": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9999, 1.0, 0.9932, 0.9662],
+        "frechet_pixels": [3.496, 1.585, 1.583, 1.323, 1.219, 0.9844, 1.348, 0.8978, 0.7948, 0.4953, 0.4971, 0.3785],
+        "diversity": [0.1434, 0.2138, 0.188, 0.1882, 0.2255, 0.2731, 0.5516, 0.5917, 0.6751, 0.6133, 0.8051, 0.8175],
+    },
+    {
+        "critic_auc": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9967],
+        "frechet_pixels": [3.288, 1.635, 1.46, 1.355, 1.329, 1.239, 1.145, 1.127, 1.373, 1.054, 1.021, 0.9895],
+        "diversity": [0.1236, 0.1894, 0.1796, 0.1451, 0.1201, 0.1114, 0.1197, 0.1636, 0.2074, 0.3495, 0.332, 0.3394],
+    },
+    {
+        "critic_auc": [1.0, 1.0, 0.9937, 0.9996, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9972, 1.0, 0.9981],
+        "frechet_pixels": [3.101, 1.333, 1.104, 1.52, 1.529, 1.5, 1.559, 0.9851, 0.8936, 0.827, 0.5487, 0.4505],
+        "diversity": [0.1776, 0.2219, 0.2125, 0.3641, 0.5216, 0.4974, 0.5557, 0.5851, 0.5963, 0.7234, 0.8487, 0.8471],
+    },
+]
+
+
+@pytest.mark.parametrize("series", MNIST)
+def test_a_good_training_that_wanders_for_long_is_not_warned_of(series: dict[str, list[float]]) -> None:
+    points = [Point(seen, {name: series[name][i] for name in series}) for i, seen in enumerate(SEEN)]
+    assert given(Past(points)) == []
 
 
 def test_a_posterior_collapse() -> None:
@@ -101,9 +130,9 @@ def test_a_loss_of_any_scale_may_wander(factor: float) -> None:
 
 
 def test_the_last_look_gives_what_the_whole_history_says() -> None:
-    past = looks(diversity=[0.01, 0.01, 0.5, 0.01, 0.01], critic_auc=[1.0] * 5, frechet_pixels=[2.0] * 5)
+    past = looks(diversity=[0.01, 0.01, 0.5, 0.01, 0.01] + [0.4] * 4, critic_auc=[1.0] * 9, frechet_pixels=[2.0] * 9)
     live: list[Alarm] = []
-    for count in range(1, 6):
+    for count in range(1, 10):
         live += new_alarms(Past(past.looks[:count]), GAN, PARAMS)
     assert live == all_alarms(past, GAN, PARAMS) and len(live) == 3
 

@@ -15,7 +15,7 @@ from pipeline import registry
 from pipeline.config import PROGRAM, Evaluate
 from pipeline.data.dataset import Dataset
 from pipeline.evaluate import program
-from pipeline.evaluate.extractor import Extractor
+from pipeline.evaluate.extractor import Extractor, cached
 from pipeline.evaluate.prepared import fitted, read_hashes
 
 
@@ -71,6 +71,12 @@ def fitting(name: str) -> Callable[[Path, Dataset, torch.device], None] | None:
     """Return the function by which an extractor learns from the data; None where its weights are fixed."""
     found: Callable[[Path, Dataset, torch.device], None] | None = getattr(_module(name), "fit", None)
     return found
+
+
+def downloaded(name: str) -> Path | None:
+    """Return the file of an extractor's published weights, where they are in torch.hub's cache."""
+    url: str | None = None if name.endswith(PROGRAM) else getattr(_module(name), "URL", None)
+    return cached(url) if url and cached(url).is_file() else None
 
 
 def _module(name: str) -> ModuleType:

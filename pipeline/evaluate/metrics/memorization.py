@@ -10,7 +10,8 @@ data. The spread is the statistic's where both are alike, sqrt((n + m + 1) / (12
 from one half, in spreads.
 
 The paper takes held-out images for x. Images of one distribution need none: a left-out training image is to the
-others what a new one would be to as many. Two things this cannot see: copies of images that are not in the reference
+others what a new one would be to as many. Given the real images, the number is a mean over samples, and its error a
+mean's. Two things this cannot see: copies of images that are not in the reference
 (evaluate.reference_samples), and copying in one region that another, where samples are bad, makes up for. It is of
 use where evaluate.split is the split that was trained on.
 """
@@ -23,21 +24,23 @@ from pipeline.evaluate.metric import Metric, Quantity, Score, require
 from pipeline.evaluate.neighbours import Points, nearest
 
 
-def share_below(low: Tensor, high: Tensor) -> float:
-    """Return how likely a value of ``low`` (n,) is below one of ``high`` (m,); equal ones count half."""
+def shares_above(low: Tensor, high: Tensor) -> Tensor:
+    """Return, of each value of ``low`` (n,), the share of ``high`` (m,) that is above it; equal ones count half."""
     ordered = high.sort().values
     above = len(high) - torch.searchsorted(ordered, low, right=True)
     at_least = len(high) - torch.searchsorted(ordered, low)
-    return float((above + at_least).double().mean()) / (2 * len(high))
+    return (above + at_least).double() / (2 * len(high))
 
 
 def _compute(samples: FeatureSet, real: FeatureSet) -> dict[str, Score]:
     require(real.distinct, 2, real=True)
     require(samples.distinct, 1)
     n, m = samples.distinct, real.distinct
-    found = nearest(Points.of(samples.distinct_features, real.points.centre), 1, real.points)[:, 0]
+    found = nearest(Points.of(samples.distinct_features, real.points.centre), 1, real.points)[0][:, 0]
     spread = ((n + m + 1) / (12 * n * m)) ** 0.5
-    return {"memorization": Score(share_below(found, real.nearest[:, 0]), spread)}
+    shares = shares_above(found, real.nearest[:, 0])
+    error = float(shares.std()) / n**0.5 if n > 1 else None
+    return {"memorization": Score(float(shares.mean()), spread, error)}
 
 
 METRIC = Metric(

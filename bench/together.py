@@ -1,0 +1,63 @@
+"""Trainings at once against one after the other: the default runs of params.yaml, with fewer images.
+
+    python bench/together.py [--rounds 3] [--images 20000]
+
+In a copy of the project, alternating: `genloom train --jobs 2`, with a thread each, and `genloom train --jobs 1`, with
+all threads; without the download and normalization, which are done before. Prints the seconds of each and their ratio.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
+        (copy / "dvc.lock").unlink()
+        params = yaml.safe_load((copy / "params.yaml").read_text())
+        for run in params["runs"].values():
+            run["images"] = chosen.images
+        (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        call(copy, "-m", "dvc", "repro", "--quiet", "normalize")
+        seconds: dict[int, list[float]] = {2: [], 1: []}
+        for number in range(chosen.rounds):
+            for jobs in seconds if number % 2 == 0 else reversed(seconds):
+                shutil.rmtree(copy / ".genloom", ignore_errors=True)
+                begun = time.monotonic()
+                call(copy, "-m", "pipeline", "train", "--jobs", str(jobs))
+                seconds[jobs].append(time.monotonic() - begun)
+                print(f"{jobs} at a time: {seconds[jobs][-1]:.1f} s", flush=True)
+    together, alone = (statistics.median(seconds[jobs]) for jobs in (2, 1))
+    print(
+        f"{len(params['runs'])} runs of {chosen.images:,} images on {os.cpu_count()} cores, medians: 2 at a time "
+        f"{together:.1f} s, 1 at a time {alone:.1f} s: {together / alone:.2f}"
+    )
+
+
+def call(folder: Path, *arguments: str) -> None:
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=os.environ | path, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{arguments} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    main()
