@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from pipeline.config import Tracking
 from pipeline.tracking.queries import search_runs
 from pipeline.tracking.tags import code_tags
-from pipeline.tracking.target import connect, find_or_create_experiment, find_outage, prepare, reason, resolve
+from pipeline.tracking.target import Target, connect, find_or_create_experiment, find_outage, prepare, reason, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SEARCH, TRIAL, STATE, REASON, BEST = (f"genloom.{name}" for name in ("search", "trial", "state", "reason", "best"))
 PARENT = "mlflow.parentRunId"
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
+_STATUS = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
 _LONGEST_TAG = 4000
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class SentSearch:
         settings: how it searches.
         trials: in the order of their beginning.
         files: that belong to it.
+        objective: the name of the metric that ranks.
+        ascending: whether less of it is better.
     """
 
     run: str
@@ -80,6 +83,8 @@ class SentSearch:
     settings: Mapping[str, Any]
     trials: Sequence[SentTrial]
     files: Sequence[Path]
+    objective: str
+    ascending: bool
 
 
 def send_search(search: SentSearch, tracking: Tracking) -> str | None:
@@ -90,7 +95,8 @@ def send_search(search: SentSearch, tracking: Tracking) -> str | None:
         tracking: where MLflow is.
 
     Returns:
-        Where a person sees it; None if MLflow does not answer, which is logged: the search has its own record.
+        Where a person sees it: the table of its trials, the best first. None if MLflow does not answer, which is
+        logged: the search has its own record.
     """
     target = resolve(tracking)
     try:
@@ -98,7 +104,8 @@ def send_search(search: SentSearch, tracking: Tracking) -> str | None:
             raise ConnectionError(outage)
         prepare(target)
         client = connect(target)
-        run_id = _Sender(client, find_or_create_experiment(client, target), search).send()
+        experiment = find_or_create_experiment(client, target)
+        run_id = _Sender(client, experiment, search).send()
     except Exception as error:  # whatever a server or a database raises
         logger.warning(
             "MLflow at %s does not have this search: %s. `make tune RUN=%s` sends it once it answers.",
@@ -107,7 +114,19 @@ def send_search(search: SentSearch, tracking: Tracking) -> str | None:
             search.run,
         )
         return None
-    return target.page(run_id)
+    return _table(target, experiment, search) or target.page(run_id)
+
+
+def _table(target: Target, experiment: str, search: SentSearch) -> str | None:
+    """Return the address of the table of a search's trials; None where MLflow has no pages of its own."""
+    query = {
+        "workflowType": "machine_learning",
+        "searchFilter": f"tags.`{SEARCH}` = '{search.key}'",
+        "orderByKey": f"metrics.`{search.objective}`",
+        "orderByAsc": str(search.ascending).lower(),
+    }
+    served = " (while `genloom ui` runs)" if target.is_database else ""
+    return f"{target.pages}/#/experiments/{experiment}/runs?{urlencode(query)}{served}" if target.pages else None
 
 
 class _Sender:

@@ -129,6 +129,8 @@ def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
             for trial in trials
         ],
         files=files,
+        objective=next(iter(shown.values())),
+        ascending=task.objectives[0].better == "lower",
     )
 
 
