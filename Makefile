@@ -6,7 +6,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint docs ui experiments lock bench clean
+.PHONY: help setup repro tune test test-all lint docs ui experiments lock bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,11 @@ repro: $(READY) ## redo whatever changed, to the report; JOBS=n: n trainings at 
 	@$(BIN)/dvc repro --keep-going; status=$$?; \
 	[ $$status -eq 0 ] || python -m pipeline.stages.report; \
 	python -m pipeline.stages.outcome && exit $$status
+
+tune: $(READY) ## search for the best params of a run, as params.yaml says: make tune RUN=vae
+	@[ -n "$(RUN)" ] || { echo "error: name the run: make tune RUN=vae, one under search in params.yaml"; exit 1; }
+	$(BIN)/genloom check
+	$(BIN)/dvc repro search/dvc.yaml:search@$(RUN)
 
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder

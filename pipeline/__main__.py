@@ -33,7 +33,12 @@ def check() -> None:
     from pipeline.training.check_params import check_params
 
     params = check_params()
-    print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}")
+    if params.search:
+        from pipeline.tune.checks import check_searches
+
+        check_searches(params)
+    searches = f"; searches: {', '.join(params.search)}" if params.search else ""
+    print(f"{PARAMS}: fine; runs: {', '.join(params.runs)}{searches}")
 
 
 @app.command()
@@ -137,6 +142,28 @@ def register(
     params, chosen = read_params(), name or f"genloom-{run}"
     version, new = register_model(resolve(params.tracking), find_run_id(run, params), chosen, alias)
     print(f"models:/{chosen}/{version}: {'registered' if new else 'registered before'}")
+
+
+@app.command()
+def adopt(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml that was searched.")],
+    trial: Annotated[
+        int | None, typer.Option(help="One of the best, where several are; the first if not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the best values that a search has found into params.yaml, and show what that changes.
+
+    The trial's training is this run's from then on: `dvc repro` publishes it, or goes on from where it ended.
+    """
+    from pipeline.config import PARAMS
+    from pipeline.stages.paths import TUNE
+    from pipeline.tune import adopt as adopting
+
+    found = adopting.read_best(TUNE / run / "best.yaml", trial)
+    changed = adopting.adopt(run, found.params)
+    print(changed or f"{PARAMS}: runs.{run} has these values already")
+    values = ", ".join(f"{name} {value:.5g}" for name, value in found.values.items())
+    print(f"trial {found.trial}: {values}, at {found.images:,} images. `dvc repro` publishes its training.")
 
 
 @app.command()

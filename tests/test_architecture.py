@@ -27,6 +27,7 @@ ROOMS = [
     "dependencies",
     "training",
     "cluster",
+    "tune",
     "stages",
     "commands",
     "__main__",
@@ -102,7 +103,13 @@ def test_methods_never_import_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("package", "doors"),
-    [("ray", {"cluster"}), ("mlflow", {"tracking"}), ("dvc", set()), ("pydantic", {"config"})],
+    [
+        ("ray", {"cluster", "tune"}),
+        ("optuna", {"tune"}),
+        ("mlflow", {"tracking"}),
+        ("dvc", set()),
+        ("pydantic", {"config"}),
+    ],
 )
 def test_a_tool_has_one_door(package: str, doors: set[str]) -> None:
     found = {own_place(path) for path in modules() if any(name.split(".")[0] == package for name in imports(path))}

@@ -5,7 +5,7 @@ fields of Run plus those of its method, which ``methods.configure`` checks where
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from pipeline.config.pictures import Render
+from pipeline.config.search import FIXED, Domain, Search, read_space
 from pipeline.config.sections import (
     LAST,
     MEASURES,
@@ -39,6 +40,7 @@ from pipeline.config.validation import checked, field_names, misfits, shown, unk
 from pipeline.errors import UserError, nearest, refuse
 
 __all__ = [
+    "FIXED",
     "LAST",
     "MEASURES",
     "PARAMS",
@@ -50,6 +52,7 @@ __all__ = [
     "Cluster",
     "Count",
     "Data",
+    "Domain",
     "Evaluate",
     "Fraction",
     "NonNegative",
@@ -59,6 +62,7 @@ __all__ = [
     "Probability",
     "Render",
     "Run",
+    "Search",
     "Share",
     "Tracking",
     "Unit",
@@ -74,7 +78,7 @@ PARAMS = Path("params.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping."""
+    """All of params.yaml but the methods' own fields: runs maps a name to its raw mapping, search to its search."""
 
     DECIDES_NOTHING = "a section decides what its own class decides"
 
@@ -84,6 +88,7 @@ class Params:
     evaluate: Evaluate
     render: Render
     tracking: Tracking
+    search: dict[str, Search] = field(default_factory=dict)
 
 
 def parse(path: Path = PARAMS) -> tuple[dict[str, Any], list[str]]:
@@ -114,12 +119,23 @@ def parse(path: Path = PARAMS) -> tuple[dict[str, Any], list[str]]:
             found = [f"{name}: expected a mapping of settings, got {shown(section)}."]
         elif name == "runs":
             found = _problems_of_runs(section)
+        elif name == "search":
+            found = _problems_of_search(section, raw.get("runs"))
         else:
             found = [*unknown(section, field_names(kind), f"{name}."), *misfits(kind, section, f"{name}.")]
         problems += [f"{path}: {line}" for line in found]
         if not found:
-            sections[name] = section if name == "runs" else validated(kind, section)
+            sections[name] = _made(name, kind, section)
     return sections, problems
+
+
+def _made(name: str, kind: Any, section: dict[str, Any]) -> Any:
+    """Return a section that is right: runs as they stand in the file, a search by run, or a dataclass."""
+    if name == "runs":
+        return section
+    if name == "search":
+        return {run: validated(Search, search) for run, search in section.items()}
+    return validated(kind, section)
 
 
 def read_params(path: Path = PARAMS) -> Params:
@@ -149,6 +165,27 @@ def _problems_of_runs(runs: Mapping[Any, Any]) -> list[str]:
         if not isinstance(run, dict)
     ]
     return problems or [line for name in runs for line in _problems_of_beginning(runs, name)]
+
+
+def _problems_of_search(searches: Mapping[Any, Any], runs: Any) -> list[str]:
+    """Return what is wrong by itself; what the run's method says of its params is in tune/checks.py."""
+    known, problems = list(runs) if isinstance(runs, dict) else [], list[str]()
+    for name, raw in searches.items():
+        prefix = f"search.{name}."
+        if name not in known:
+            problems.append(f"search.{name}: there is no such run. {nearest(str(name), map(str, known))}")
+        elif not isinstance(raw, dict):
+            problems.append(f"search.{name}: expected a mapping of settings, got {shown(raw)}.")
+        elif found := [*unknown(raw, field_names(Search), prefix), *misfits(Search, raw, prefix)]:
+            problems += found
+        else:
+            problems += read_space(raw["space"], f"{prefix}space.")[1]
+            problems += [
+                f"{prefix}space.{key}: cannot be searched for; each trial is a run with that of runs.{name}."
+                for key in raw["space"]
+                if key in FIXED
+            ]
+    return problems
 
 
 def _misnamed(runs: Mapping[Any, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import methods, registry
-from pipeline.config import MEASURES, WARNINGS, Params, Run
+from pipeline.config import MEASURES, WARNINGS, Params, Run, Search
 from pipeline.config.validation import json_schema
 from pipeline.core.method import Method
 
@@ -78,7 +78,9 @@ def descriptions(cls: type) -> dict[str, str]:
 
 
 def _section(name: str, kind: Any) -> Schema:
-    """Return the schema of a section: a dataclass, or a mapping whose values are runs."""
+    """Return the schema of a section: a dataclass, or a mapping whose values are runs, or searches."""
+    if name == "search":
+        return _draft_7(json_schema(Params)["properties"][name]) | {"additionalProperties": _object(properties(Search))}
     if not is_dataclass(kind):
         return _draft_7(json_schema(Params)["properties"][name]) | {
             "additionalProperties": {"$ref": "#/definitions/run"}

@@ -9,6 +9,7 @@ EXTRACTORS = OUT / "extractors"
 STATISTICS = OUT / "statistics"
 REFERENCE = OUT / "reference"
 RUNS = OUT / "runs"
+TUNE = OUT / "tune"
 
 
 def run_folder(name: str) -> Path:

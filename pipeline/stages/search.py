@@ -1,0 +1,43 @@
+"""Stage `search`, per run and on demand: the search of params.yaml, on Ray Tune (search/dvc.yaml)."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from pipeline.config import read_params
+from pipeline.errors import run
+from pipeline.files import project_root
+from pipeline.stages.common import scratch
+from pipeline.stages.paths import OUT, TUNE
+
+logger = logging.getLogger("pipeline.stages.search")  # __name__ is "__main__" in a script
+
+
+def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml that has a search.")]) -> None:
+    """Do the search of a run, or go on with it; write what it found to out/tune/<run>, and send it to MLflow."""
+    from pipeline.tracking.searches import send_search
+    from pipeline.tune.confirm import STOPPED, confirm
+    from pipeline.tune.driver import search_on_ray
+    from pipeline.tune.record import Record
+    from pipeline.tune.report import write_report
+    from pipeline.tune.results import as_sent, write_best, write_trials
+    from pipeline.tune.search import task_of
+
+    params, root = read_params(), project_root()
+    task = task_of(name, params, root=root, out=OUT, scratch=scratch(params))
+    with Record.open(task.folder, name) as record:
+        if not search_on_ray(task, record):
+            raise SystemExit(STOPPED)
+        compared = confirm(task, record) if task.search.confirm else None
+        folder = TUNE / name
+        write_best(folder / "best.yaml", task, record, compared.as_dict() if compared else None)
+        write_trials(folder / "trials.csv", task, record)
+        write_report(folder / "report.html", task, record, compared)
+        if page := send_search(as_sent(task, record, sorted(folder.iterdir())), params.tracking):
+            logger.info("%s: in MLflow: %s", name, page)
+        logger.info("%s: %s shows the search; `genloom adopt %s` takes its best", name, folder / "report.html", name)
+
+
+if __name__ == "__main__":
+    run(typer.run, main)

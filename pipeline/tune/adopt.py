@@ -1,0 +1,152 @@
+"""The values of a search's best trial, written into params.yaml in the place of the run's own.
+
+The text is changed only where a value stands, so that comments, order and form stay: PyYAML says where each value
+begins and ends.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.config import PARAMS
+from pipeline.errors import UserError
+from pipeline.files import atomic_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A trial of best.yaml.
+
+    Attributes:
+        trial: its number.
+        params: that were searched for.
+        values: of the objectives, by name with protocol.
+        images: that it was trained on.
+    """
+
+    trial: int
+    params: Mapping[str, Any]
+    values: Mapping[str, float]
+    images: int
+
+
+def read_best(path: Path, trial: int | None = None) -> Found:
+    """Return a trial of best.yaml.
+
+    Args:
+        path: of the file.
+        trial: which; None: the first, which is the best by the first objective.
+
+    Returns:
+        The trial.
+
+    Raises:
+        UserError: there is no such file, no trial is finished, or that one is not among the best.
+    """
+    run = path.parent.name
+    try:
+        best = yaml.safe_load(path.read_text())["best"]
+        known = {
+            one["trial"]: Found(**{key: one[key] for key in ("trial", "params", "values", "images")}) for one in best
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({error}). Run `make tune RUN={run}` to make it.") from None
+    if not known:
+        raise UserError(
+            f"{path}: no trial of this search is finished. Raise its budget, and run `make tune RUN={run}`."
+        )
+    if trial is not None and trial not in known:
+        raise UserError(f"{path}: trial {trial} is not among the best: {', '.join(map(str, known))}.")
+    return known[next(iter(known)) if trial is None else trial]
+
+
+def with_values(text: str, run: str, values: Mapping[str, Any], path: Path = PARAMS) -> str:
+    """Return the text of a params file with other values of a run, and nothing else changed.
+
+    Args:
+        text: of the file.
+        run: its name.
+        values: by param; those that the run does not name are added at its end.
+        path: of the file, for the message.
+
+    Returns:
+        The new text.
+
+    Raises:
+        UserError: the file has no such run.
+    """
+    node = _entry(_entry(yaml.compose(text), "runs"), run)
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}: runs: there is no run '{run}'.")
+    changes: list[tuple[int, int, str]] = []
+    added = []
+    for name, value in values.items():
+        found = _entry(node, name)
+        if found is None:
+            added.append(f"{name}: {as_yaml(value)}")
+        else:
+            begin, end = found.start_mark.index, found.end_mark.index
+            end = begin + len(text[begin:end].rstrip())
+            changes.append((begin, end, as_yaml(value)))
+    if added:
+        changes.append(_insertion(text, node, added))
+    for begin, end, new in sorted(changes, reverse=True):
+        text = text[:begin] + new + text[end:]
+    return text
+
+
+def _entry(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    """Return the value of a key of a mapping; None if there is none."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((value for key, value in node.value if key.value == name), None)
+
+
+def _insertion(text: str, node: yaml.MappingNode, added: list[str]) -> tuple[int, int, str]:
+    """Return where and how lines are added to a mapping: after its last value, whose comment stays where it is."""
+    last, first = node.value[-1][1], node.value[0][0]
+    begin = last.start_mark.index
+    end = begin + len(text[begin : last.end_mark.index].rstrip())
+    if node.flow_style:
+        return end, end, "".join(f", {line}" for line in added)
+    line_end = text.find("\n", end)
+    line_end = len(text) if line_end < 0 else line_end
+    indent = " " * first.start_mark.column
+    return line_end, line_end, "".join(f"\n{indent}{line}" for line in added)
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as a person writes it, such that YAML 1.1 and 1.2 read the same: 0.00001, not 1e-05."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, float):
+        return np.format_float_positional(value, trim="0")
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+
+
+def adopt(run: str, values: Mapping[str, Any], path: Path = PARAMS) -> str:
+    """Write values of a run into the params file.
+
+    Args:
+        run: its name.
+        values: by param.
+        path: of the file.
+
+    Returns:
+        What was changed, as a unified diff; "" if the file has these values already.
+
+    Raises:
+        UserError: the file has no such run.
+    """
+    before = path.read_text()
+    after = with_values(before, run, values, path)
+    if after != before:
+        with atomic_file(path) as temporary:
+            temporary.write_text(after)
+    old, new = (text.splitlines(keepends=True) for text in (before, after))
+    return "".join(difflib.unified_diff(old, new, str(path), str(path), n=1))

@@ -1,0 +1,225 @@
+"""A search from its start to its end, on Ray Tune: trials run in reused actors, and the record is the truth.
+
+Every call starts Ray Tune anew, under a new name: the searcher and the scheduler are fed from the record, interrupted
+trials go on from their training's own checkpoints, and what Ray Tune itself kept is never read (its ``Tuner.restore``
+forgets what the scheduler saw, and trials that had not begun).
+"""
+
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from pipeline.cluster import one_machine
+from pipeline.cluster.connect import connect
+from pipeline.cluster.driver import ENVIRONMENT
+from pipeline.cluster.launch import stop_on_signals
+from pipeline.config import PARAMS, Cluster, Search
+from pipeline.errors import UserError
+from pipeline.training.prepare import prepared
+from pipeline.tune.chooser import Chooser
+from pipeline.tune.record import Record
+from pipeline.tune.results import Progress
+from pipeline.tune.trial import Task, rungs_of
+
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # trials stop at a checkpoint, as the record has them
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+# How often Ray hears of free resources. On a machine of its own, which trains one thing, that may be rare; a search of
+# short trials would wait for each second actor until another trial has ended.
+NEWS = ("RAY_raylet_report_resources_period_milliseconds", "RAY_gcs_pull_resource_loads_period_milliseconds")
+SPEND_SECONDS = 5.0  # between two notes of the time spent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What the cluster gives a trial, and how many trials at a time."""
+
+    cpus: int
+    gpus: float
+    concurrent: int
+
+
+def search_on_ray(task: Task, record: Record) -> bool:
+    """Do a search, from where its record is to the end of its budget.
+
+    Args:
+        task: what all trials have in common.
+        record: of the search, open.
+
+    Returns:
+        Whether it came to its end: False if it was stopped by a signal.
+
+    Raises:
+        UserError: the cluster can never give what a trial asks for.
+    """
+    search = task.search
+    chooser = Chooser(search, [objective.better for objective in task.objectives])
+    chooser.replay(record)
+    if not _more_to_do(search, record):
+        return True
+    task.stop_request.unlink(missing_ok=True)
+    quiet = {name: value for name, value in one_machine.ENVIRONMENT.items() if name not in NEWS}
+    os.environ |= {**ENVIRONMENT, **TUNE_ENVIRONMENT, **quiet, **os.environ}
+    begun, before = time.time(), record.seconds
+    if search.seconds is not None:
+        task = replace(task, deadline=begun + search.seconds - before)
+    with stop_on_signals() as stop, connect(task.params.cluster) as resources:
+        room = _room(search, task.params.cluster, resources)
+        clock = _Clock(record, begun, before)
+
+        def may_begin() -> bool:
+            return not stop() and _within(search, record, clock.seconds(), room)
+
+        _run(task, record, chooser, room, may_begin, stop, clock)
+        clock.note()
+    return not stop()
+
+
+class _Clock:
+    """Seconds of searching, over all calls, noted in the record now and then."""
+
+    def __init__(self, record: Record, begun: float, before: float) -> None:
+        self.record, self.begun, self.before, self.noted = record, begun, before, before
+
+    def seconds(self) -> float:
+        """Return the seconds so far, and note them every few seconds."""
+        now = self.before + time.time() - self.begun
+        if now - self.noted >= SPEND_SECONDS:
+            self.note()
+        return now
+
+    def note(self) -> None:
+        """Write the seconds so far into the record."""
+        self.noted = self.before + time.time() - self.begun
+        self.record.spend(self.noted)
+
+
+def _more_to_do(search: Search, record: Record) -> bool:
+    """Return whether a search whose record is at hand has a trial left, as far as is known without its searcher."""
+    if not _within(search, record, record.seconds, None):
+        return False
+    waiting = any(trial.state is None for trial in record.trials.values())
+    return waiting or search.trials is None or len(record.trials) < search.trials
+
+
+def _within(search: Search, record: Record, seconds: float, room: Room | None) -> bool:
+    """Return whether the budget lets another trial begin."""
+    gpus = room.gpus if room else 1.0
+    used = sum(trial.seconds for trial in record.trials.values()) * gpus / 3600
+    limits = ((search.images, record.images), (search.seconds, seconds), (search.gpu_hours, used))
+    return all(limit is None or spent < limit for limit, spent in limits)
+
+
+def _room(search: Search, cluster: Cluster, resources: dict[str, float]) -> Room:
+    """Return what trials get, or raise UserError if no node can ever give it."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    gpus = search.gpus_per_trial if search.gpus_per_trial is not None else float(resources.get("GPU", 0) > 0)
+    each = {"CPU": float(search.cpus_per_trial), "GPU": gpus}
+    for resource, key in (("CPU", "cpus_per_trial"), ("GPU", "gpus_per_trial")):
+        most = max(node.get(resource, 0.0) for node in nodes)
+        if each[resource] > most:
+            raise UserError(
+                f"{PARAMS}: search: {key}: a trial asks for {each[resource]:g}, and no machine of the cluster has more "
+                f"than {most:g}. Lower it, or join a larger cluster with cluster.address."
+            )
+    fit = sum(_fitting(each, node) for node in nodes)
+    return Room(cpus=search.cpus_per_trial, gpus=gpus, concurrent=max(1, min(search.concurrent or fit, fit)))
+
+
+def _fitting(each: dict[str, float], node: dict[str, float]) -> int:
+    return int(min(node.get(name, 0.0) / amount for name, amount in each.items() if amount))
+
+
+def _run(
+    task: Task,
+    record: Record,
+    chooser: Chooser,
+    room: Room,
+    may_begin: Callable[[], bool],
+    stop: Callable[[], bool],
+    clock: _Clock,
+) -> None:
+    """Run Ray Tune until no trial runs and none will begin."""
+    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+
+    from pipeline.tune.ray_search import Remembering, scheduler_of
+
+    search, storage, failures = task.search, task.folder / "ray", task.params.cluster.max_failures
+    with prepared(task.name, task.params, out=task.out, scratch=task.scratch) as ready:
+        rungs = rungs_of(ready.job, search)
+    tell, at_once = Progress(task, record, room.concurrent).tell, room.concurrent
+    searcher = Remembering(search, record, chooser, at_once, partial(_key, task), tell, may_begin, failures)
+    tuner = Tuner(
+        _trainable(task, room, min(at_once, searcher.at_most)),
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler_of(search, task.objectives[0].better, record, len(rungs)),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,  # by its params, some would be too long
+        ),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex[:12],
+            storage_path=str(storage),
+            callbacks=[_watcher(task, stop, clock)],
+            failure_config=FailureConfig(max_failures=0),  # trials begin again by the record
+            verbose=0,
+        ),
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the lines of a search say what ended, and why
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _trainable(task: Task, room: Room, actors: int) -> Any:
+    """Return what Ray runs trials in: so many processes, which start together."""
+    from ray import tune
+
+    from pipeline.tune.actor import Actor
+
+    started = task.folder / "started"
+    shutil.rmtree(started, ignore_errors=True)
+    started.mkdir(parents=True)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # with a searcher Ray's own is 1
+    return tune.with_resources(
+        tune.with_parameters(Actor, task=task, threads=room.cpus, started=started, actors=actors),
+        {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
+    )
+
+
+def _watcher(task: Task, stop: Callable[[], bool], clock: _Clock) -> Any:
+    """Return a callback that passes a request to stop on to the trials, whenever Ray Tune has gone round once."""
+    from ray.tune import Callback
+
+    class Watcher(Callback):
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            clock.seconds()
+            if stop():
+                task.stop_request.touch()
+
+    return Watcher()
+
+
+def _key(task: Task, values: dict[str, Any]) -> str:
+    """Return the key of the training with some params; "" where they do not fit together, which its trial says."""
+    try:
+        with prepared(task.name, task.with_values(values), out=task.out, scratch=task.scratch) as ready:
+            return ready.job.key
+    except UserError:
+        return ""

@@ -1,0 +1,183 @@
+"""What a search has found: its best trials, one line for each that ended, and the files of out/tune/<run>."""
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.files import atomic_file
+from pipeline.tracking.searches import SentSearch, SentTrial, TrialPoint
+from pipeline.tune.objective import Objective
+from pipeline.tune.record import Record, Trial
+from pipeline.tune.trial import Task
+
+logger = logging.getLogger(__name__)
+
+
+def best_trials(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    """Return the finished trials that no other one beats in every objective, the best by the first objective first.
+
+    Args:
+        trials: of the record.
+        objectives: of the search.
+
+    Returns:
+        One trial for one objective (the first of equal ones); the Pareto front for several; none if none is finished.
+    """
+    finished = [trial for trial in trials if trial.state == "finished"]
+    scores = {trial.number: costs(trial, objectives) for trial in finished}
+    front = [
+        trial
+        for trial in finished
+        if not any(_dominates(scores[other.number], scores[trial.number]) for other in finished)
+    ]
+    ranked = sorted(front, key=lambda trial: (*scores[trial.number], trial.number))
+    return ranked[:1] if len(objectives) == 1 else ranked
+
+
+def costs(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """Return a trial's values, less of each being better."""
+    return tuple(trial.last[objective.name] * (1 if objective.better == "lower" else -1) for objective in objectives)
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+class Progress:
+    """Says of each trial that has ended what came of it, what is best so far, and how much of the budget is left."""
+
+    def __init__(self, task: Task, record: Record, concurrent: int) -> None:
+        self.task, self.record = task, record
+        shown = ", ".join(objective.shown(task.search) for objective in task.objectives)
+        known = f", going on after {len(record.trials)}" if record.trials else ""
+        logger.info("%s: searching by %s, %d trial(s) at a time%s", task.name, shown, concurrent, known)
+
+    def tell(self, trial: Trial) -> None:
+        """Log one line."""
+        best = best_trials(list(self.record.trials.values()), self.task.objectives)
+        values = " ".join(f"{value:.5g}" for value in trial.last.values()) or "no value"
+        said = trial.state if trial.state == "finished" else f"{trial.state} ({trial.reason})"
+        found = (
+            f"; best {' '.join(f'{v:.5g}' for v in best[0].last.values())} of trial {best[0].number}" if best else ""
+        )
+        logger.info(
+            "trial %d: %s %s, %s%s%s", trial.number, values, said, shown_params(trial.params), found, self._left()
+        )
+
+    def _left(self) -> str:
+        search, record = self.task.search, self.record
+        ended = sum(trial.state is not None for trial in record.trials.values())
+        left = [] if search.trials is None else [f"{max(search.trials - ended, 0)} trials"]
+        left += [] if search.images is None else [f"{max(search.images - record.images, 0):,} images"]
+        left += [] if search.seconds is None else [f"{max(search.seconds - record.seconds, 0):.0f} s"]
+        return f"; left: {', '.join(left)}" if left else ""
+
+
+def shown_params(params: Mapping[str, Any]) -> str:
+    """Return params as a person reads them in a line."""
+    return ", ".join(f"{name} {value}" for name, value in params.items())
+
+
+def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
+    """Return a search as MLflow shows it.
+
+    Args:
+        task: says what was searched.
+        record: of the search.
+        files: that belong to it.
+
+    Returns:
+        The search with all its trials.
+    """
+    trials = list(record.trials.values())
+    best = {trial.number for trial in best_trials(trials, task.objectives)}
+    shown = {objective.name: objective.shown(task.search) for objective in task.objectives}
+    search = task.search
+    return SentSearch(
+        run=task.name,
+        key=task.folder.name,
+        settings={
+            "searched": task.name,
+            "searcher": search.searcher,
+            "scheduler": search.scheduler,
+            "seed": search.seed,
+            "objective": ", ".join(shown.values()),
+        },
+        trials=[
+            SentTrial(
+                number=trial.number,
+                key=trial.key,
+                params=trial.params,
+                points=[
+                    TrialPoint(
+                        images=images,
+                        time=trial.times[images],
+                        values={shown[name]: value for name, value in trial.values[images].items()},
+                    )
+                    for images in sorted(trial.values)
+                ],
+                state=trial.state,
+                reason=trial.reason,
+                begun=trial.begun,
+                ended=trial.ended,
+                best=trial.number in best,
+            )
+            for trial in trials
+        ],
+        files=files,
+    )
+
+
+def write_best(path: Path, task: Task, record: Record, compared: Mapping[str, Any] | None = None) -> None:
+    """Write best.yaml: the best trials with params and values, and how they were found.
+
+    Args:
+        path: of the file.
+        task: says what was searched.
+        record: of the search.
+        compared: with the run's own setting, where that was done.
+    """
+    best = best_trials(list(record.trials.values()), task.objectives)
+    trials = [
+        {
+            "trial": trial.number,
+            "params": trial.params,
+            "values": {objective.shown(task.search): trial.last[objective.name] for objective in task.objectives},
+            "images": trial.images,
+            "key": trial.key,
+        }
+        for trial in best
+    ]
+    content: dict[str, Any] = {
+        "run": task.name,
+        "searcher": task.search.searcher,
+        "trials": len(record.trials),
+        "best": trials,
+    }
+    content |= {"trained_anew": compared} if compared else {}
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def write_trials(path: Path, task: Task, record: Record) -> None:
+    """Write trials.csv: one line per trial, in the order of their beginning.
+
+    Args:
+        path: of the file.
+        task: says what was searched.
+        record: of the search.
+    """
+    params = list(task.search.domains)
+    shown = {objective.name: objective.shown(task.search) for objective in task.objectives}
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", "images", "seconds", *shown.values(), *params, "key", "reason"])
+        for trial in record.trials.values():
+            values = [trial.last.get(name, "") for name in shown]
+            about = [trial.number, trial.state or "unfinished", trial.images, f"{trial.seconds:.2f}"]
+            own = [trial.params.get(name, "") for name in params]
+            writer.writerow([*about, *values, *own, trial.key, trial.reason])
