@@ -158,13 +158,13 @@ def _run(
 
     from pipeline.tune.ray_search import Remembering, scheduler_of
 
-    search, storage = task.search, task.folder / "ray"
+    search, storage, failures = task.search, task.folder / "ray", task.params.cluster.max_failures
     with prepared(task.name, task.params, out=task.out, scratch=task.scratch) as ready:
-        rungs = len(rungs_of(ready.job, search))
-    tell, deaths = Progress(task, record, room.concurrent).tell, task.params.cluster.max_failures
-    searcher = Remembering(search, record, chooser, room.concurrent, partial(_key, task), tell, may_begin, deaths)
+        rungs = rungs_of(ready.job, search)
+    tell, at_once = Progress(task, record, room.concurrent).tell, room.concurrent
+    searcher = Remembering(search, record, chooser, at_once, partial(_key, task), tell, may_begin, failures)
     tuner = Tuner(
-        _trainable(task, room, min(room.concurrent, searcher.at_most)),
+        _trainable(task, room, min(at_once, searcher.at_most)),
         tune_config=TuneConfig(
             search_alg=searcher,
             scheduler=scheduler_of(search, task.objectives[0].better, record, rungs),
@@ -188,7 +188,7 @@ def _run(
 
 
 def _trainable(task: Task, room: Room, actors: int) -> Any:
-    """Return what Ray Tune's actors run, with what each of them gets."""
+    """Return what Ray runs trials in: so many processes, which start together."""
     from ray import tune
 
     from pipeline.tune.actor import Actor
@@ -196,7 +196,7 @@ def _trainable(task: Task, room: Room, actors: int) -> Any:
     started = task.folder / "started"
     shutil.rmtree(started, ignore_errors=True)
     started.mkdir(parents=True)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # they start together; with a searcher Ray's own is 1
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # with a searcher Ray's own is 1
     return tune.with_resources(
         tune.with_parameters(Actor, task=task, threads=room.cpus, started=started, actors=actors),
         {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},

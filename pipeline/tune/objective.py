@@ -155,8 +155,8 @@ class Judge:
         split = first.splits[self.search.split]
         rows = shuffled(len(split), min(len(split), self.search.samples), self.search.seed)
         plan: dict[str, Any] = {"seed": self.search.seed, "batch_size": self.at_a_time}
-        real = batches(split, rows, device=trained.device, **plan)
-        return {name: mean.value for name, mean in mean_scores(scores_of(trained, real)).items()}
+        means = mean_scores(scores_of(trained, batches(split, rows, device=trained.device, **plan)))
+        return {name: mean.value for name, mean in means.items()}
 
     def _measured(self, trained: Trained) -> dict[str, float]:
         chosen = [objective for objective in self.objectives if objective.metric is not None]
