@@ -167,7 +167,7 @@ def _run(
         _trainable(task, room, min(at_once, searcher.at_most)),
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler_of(search, task.objectives[0].better, record, rungs),
+            scheduler=scheduler_of(search, task.objectives[0].better, record, len(rungs)),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,  # by its params, some would be too long
