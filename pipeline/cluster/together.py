@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -166,21 +166,21 @@ def room(cluster: Cluster, count: int, jobs: int | None) -> Iterator[Room]:
         slots = max(1, min(count, jobs or count, cpus // each))
         yield Room(slots=slots, workers=0, cpus=cluster.cpus_per_worker or cpus // slots)
         return
-    import ray
+    from pipeline.cluster.connect import connect, share_of
+    from pipeline.cluster.driver import rays_environment
 
-    from pipeline.cluster.connect import connect, scaling_for
+    cluster = cluster if cluster.most else replace(cluster, workers=1)  # where there are GPUs, Ray deals them out
+    with rays_environment(cluster), connect(cluster) as resources:
+        import ray
 
-    with connect(cluster) as resources:
-        scaling_for(cluster, resources)  # says what one training needs that there is not
-        cpus, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0)
-        most = max(cluster.most, 1)
-        wanted = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(gpus >= most)
-        fit = cpus // (most * (cluster.cpus_per_worker or 1))
-        fit = min(fit, int(gpus // (most * wanted))) if wanted else fit
+        gpus = share_of(cluster, resources).gpus  # says what one training needs that there is not
+        cpus = int(resources["CPU"])
+        fit = cpus // (cluster.most * (cluster.cpus_per_worker or 1))
+        fit = min(fit, int(resources["GPU"] // (cluster.most * gpus))) if gpus else fit
         slots = max(1, min(count, jobs or count, fit))
-        each = cluster.cpus_per_worker or max(1, cpus // (slots * most))
+        each = cluster.cpus_per_worker or max(1, cpus // (slots * cluster.most))
         address = cluster.address or ray.get_runtime_context().gcs_address
-        yield Room(slots=slots, workers=most, cpus=each, address=address)
+        yield Room(slots=slots, workers=cluster.most, cpus=each, address=address)
 
 
 def train_together(
