@@ -28,7 +28,7 @@ _TIMEOUT = 30.0  # seconds without a byte
 _BLOCK = 2**20  # bytes of one range
 _CHUNK = 2**18  # bytes to read at a time from a stream: aiohttp buffers twice as many or more, and a cut loses them
 _MOST_BYTES = 2**33  # a server that never ends a file must not fill the disk
-_VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id")  # keys of fs.info
+_VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id", "mtime")  # of fs.info
 _T = TypeVar("_T")
 
 Check = Callable[[Path], None]
@@ -162,7 +162,7 @@ def _complete(url: str, part: Path, report: Report) -> None:
 
 def _receive(url: str, part: Path, report: Report) -> None:
     """Make one attempt: append to the part if it began the same version of the file, else start it again."""
-    files, path = _file_system(url)
+    files, path = file_system(url)
     info = _network("no answer", files.info, path)
     done, size = _prepare(part, info), info["size"]
     blocks = _blocks(files, path, done)
@@ -186,8 +186,8 @@ def _blocks(files: Any, path: str, start: int) -> Iterator[bytes]:
             yield block
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL and the path in it."""
+def file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL and the path in it; DownloadError if there is none for it."""
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         # Without these aiohttp ignores proxies, ends any request after five minutes and unpacks a body that a server
@@ -200,6 +200,11 @@ def _file_system(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise DownloadError(str(error)) from error
     return files, path
+
+
+def version_of(info: dict[str, Any]) -> dict[str, str]:
+    """Return what a file system says of a file's version, such as its ETag."""
+    return {key: str(value) for key, value in sorted(info.items()) if key.lower() in _VERSION and value}
 
 
 def _network(failure: str, call: Callable[..., _T], *args: Any) -> _T:
@@ -216,8 +221,7 @@ def _network(failure: str, call: Callable[..., _T], *args: Any) -> _T:
 
 def _prepare(part: Path, info: dict[str, Any]) -> int:
     """Return how many bytes of this version of the file the part has; empties a part of any other version."""
-    known = {key: str(value) for key, value in sorted(info.items()) if key.lower() in _VERSION}
-    version = {key: value for key, value in known.items() if not value.startswith("W/")}  # equal in meaning only
+    version = {key: value for key, value in version_of(info).items() if not value.startswith("W/")}  # equal in meaning
     state, note = {"size": info["size"], "version": version}, _note_of(part)
     if version and note.exists() and json.loads(note.read_text()) == state and _size_of(part) <= (info["size"] or 0):
         return _size_of(part)

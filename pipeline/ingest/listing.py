@@ -1,0 +1,199 @@
+"""What lies at ``data.path``: each file with its size and the hash of its content.
+
+DVC is not asked to look at a user's own images: it stops at a link that leads nowhere and waits for ever at a named pipe
+(dvc 3.67). The listing is made by the stage list, at every ``dvc repro``; what has not changed since is not read again.
+Only regular files are opened. URLs are listed by the version that their server states, and downloaded by the stage
+download.
+
+    listing.csv, files.csv    path (its number in data.path), name, bytes, sha256, version, problem
+"""
+
+import csv
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_file, sha256_of
+from pipeline.ingest.source import Origin, Report, silent
+
+FILES = "files.csv"
+_THREADS = 8  # hashing leaves Python's lock; more than the cores hide a disk's waiting
+_MANY = 256  # files between two reports of progress
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that was found.
+
+    Attributes:
+        path: number of the path in ``data.path`` that it was found at.
+        name: relative path with slashes; the file's own name if the path is that of a file.
+        bytes: its size.
+        sha256: hex hash of its content; empty if it is not known yet, as that of a URL's file.
+        version: of a URL's file, what its server says of it, such as an ETag.
+        problem: why it can't be opened; empty if it can.
+    """
+
+    path: int
+    name: str
+    bytes: int = 0
+    sha256: str = ""
+    version: str = ""
+    problem: str = ""
+
+
+def is_url(path: str) -> bool:
+    """Tell a URL from a local path."""
+    return "://" in path
+
+
+def local(path: str, folder: Path) -> Path:
+    """Return a local path of ``data.path``; a relative one counts from the project's folder."""
+    return folder / Path(path).expanduser()
+
+
+def list_local(number: int, place: Path, hashes: Path, report: Report = silent) -> list[Listed]:
+    """List a file, or all files in a directory and below.
+
+    Links are followed, each real directory is visited once, and hidden files and folders are passed over.
+
+    Args:
+        number: of the path in ``data.path``.
+        place: the file or directory.
+        hashes: a database of the hashes of files seen before, by place, size and time of the last change.
+        report: called with the progress.
+
+    Returns:
+        The files by name; those that are no regular files have a problem in the place of a version.
+    """
+    if place.is_dir():
+        found = sorted(_walk(place))
+    else:
+        found = [(place.name, place)]
+    hashes.parent.mkdir(parents=True, exist_ok=True)
+    with closing(_Hashes(hashes)) as known, ThreadPoolExecutor(_THREADS) as pool:
+        listed = []
+        for one in pool.map(partial(_list_one, number, known), found):
+            listed.append(one[0])
+            known.keep(one[1])
+            if len(listed) % _MANY == 0 or len(listed) == len(found):
+                report("looking at files", len(listed), len(found))
+    return listed
+
+
+def regular_problem(path: Path) -> str:
+    """Say why a path is no file that can be opened without waiting; empty if it is a regular file."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if path.is_symlink() else "not there"
+    except OSError as error:  # a circle of links, a folder that may not be entered
+        return _reason(error)
+    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device"}
+    kinds |= {stat.S_ISBLK: "a device", stat.S_ISDIR: "a folder"}
+    return next((kind for test, kind in kinds.items() if test(mode)), "")
+
+
+def write_listing(path: Path, files: Iterable[Listed]) -> None:
+    """Write files in the order of their paths and names, atomically; equal files make equal bytes."""
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as to,
+    ):
+        writer = csv.writer(to, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Listed))
+        writer.writerows(astuple(file) for file in sorted(files, key=lambda file: (file.path, file.name)))
+
+
+def read_listing(path: Path) -> list[Listed]:
+    """Read what ``write_listing`` wrote; UserError where there is none."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [
+                Listed(**row | {"path": int(row["path"]), "bytes": int(row["bytes"])}) for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no readable listing of files ({error!r}). Run `dvc repro` to make it.") from error
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    seen: set[str] = set()
+    for place, directories, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = sorted(name for name in directories if not _is_hidden(name))
+        for name in files:
+            if not _is_hidden(name):
+                yield (Path(place) / name).relative_to(folder).as_posix(), Path(place) / name
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _list_one(number: int, known: "_Hashes", found: tuple[str, Path]) -> "tuple[Listed, _Entry | None]":
+    name, path = found
+    if problem := regular_problem(path):
+        return Listed(number, name, problem=problem), None
+    try:
+        seen = path.stat()
+        key = _Entry(os.fsencode(os.path.realpath(path)), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+        digest = known.find(key) or sha256_of(path)
+    except OSError as error:
+        return Listed(number, name, problem=_reason(error)), None
+    return Listed(number, name, seen.st_size, digest), key.having(digest)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    place: bytes  # a name on the disk need not be UTF-8
+    size: int
+    changed: int
+    inode: int
+    sha256: str = ""
+
+    def having(self, sha256: str) -> "_Entry":
+        return _Entry(self.place, self.size, self.changed, self.inode, sha256)
+
+
+class _Hashes:
+    """Remembers hashes of files in a SQLite database, which several processes may use at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        self.database.execute("PRAGMA journal_mode=WAL")
+        self.database.execute(
+            "CREATE TABLE IF NOT EXISTS hashes (place BLOB PRIMARY KEY, size INTEGER, changed INTEGER, inode INTEGER, "
+            "sha256 TEXT) WITHOUT ROWID"
+        )
+        rows = self.database.execute("SELECT place, size, changed, inode, sha256 FROM hashes")
+        self.known = {row[0]: _Entry(*row) for row in rows}
+
+    def find(self, key: _Entry) -> str:
+        """Return the hash of a file that is as it was; empty if it is not known."""
+        entry = self.known.get(key.place)
+        return entry.sha256 if entry and entry == key.having(entry.sha256) else ""
+
+    def keep(self, entry: _Entry | None) -> None:
+        """Remember a file's hash once ``close`` is called."""
+        if entry and self.known.get(entry.place) != entry:
+            self.known[entry.place] = entry
+            self.database.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", astuple(entry))
+
+    def close(self) -> None:
+        """Write what was kept."""
+        self.database.commit()
+        self.database.close()

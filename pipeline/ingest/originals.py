@@ -1,0 +1,168 @@
+"""A user's own files where they lie: local ones in their place, those of URLs in the folder for downloads.
+
+Nothing is copied. ``keep_listing`` is the whole download of a source of local files; ``originals`` opens them later and
+says so if they are not what was listed.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import sha256_of
+from pipeline.ingest.download import DownloadError, download, file_system, version_of
+from pipeline.ingest.listing import FILES, Listed, is_url, list_local, local, read_listing, write_listing
+from pipeline.ingest.source import Origin, Report, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """A file of the user's own.
+
+    Attributes:
+        path: number of the path in ``data.path`` that it was found at.
+        name: relative path with slashes.
+        file: where it is; does not exist if there is a problem.
+        bytes: its size.
+        sha256: hex hash of its content.
+        problem: why it can't be opened; empty if it can.
+    """
+
+    path: int
+    name: str
+    file: Path
+    bytes: int
+    sha256: str
+    problem: str = ""
+
+
+def list_files(paths: Iterable[str], folder: Path, hashes: Path, report: Report = silent) -> list[Listed]:
+    """List what lies at the paths of ``data.path``.
+
+    Args:
+        paths: local paths and URLs of files and folders.
+        folder: the project's, from which relative paths count.
+        hashes: see ``listing.list_local``.
+        report: called with the progress.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: a path does not exist or a server does not answer.
+    """
+    found: list[Listed] = []
+    for number, path in enumerate(paths):
+        if is_url(path):
+            found += _list_remote(number, path)
+        elif local(path, folder).exists():
+            found += list_local(number, local(path, folder), hashes, report)
+        else:
+            raise UserError(f"params.yaml: data.path: there is no '{path}'. Name a folder or an archive of images.")
+    return found
+
+
+def keep_listing(origin: Origin, raw: Path) -> None:
+    """Write the listing to ``raw``; download first what lies at URLs, and state its hashes.
+
+    Args:
+        origin: its listing was made by ``list_files``.
+        raw: the folder of the stage download.
+
+    Raises:
+        UserError: a file can't be downloaded.
+    """
+    assert origin.listing is not None, "a source of the user's own files"
+    kept = []
+    for one in read_listing(origin.listing):
+        url = is_url(origin.paths[one.path]) and not one.problem
+        kept.append(_downloaded(one, origin) if url else one)
+    write_listing(raw / FILES, kept)
+
+
+def originals(raw: Path, origin: Origin) -> list[Original]:
+    """Return the files that ``keep_listing`` wrote down, in order; downloads are fetched anew where they are missing."""
+    return [_original(one, origin) for one in read_listing(raw / FILES)]
+
+
+def read(original: Original) -> bytes:
+    """Read a whole file; UserError if it is not the one that was listed."""
+    try:
+        content = original.file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{original.file}: {error.strerror}. Run `dvc repro` to list the images anew.") from error
+    if hashlib.sha256(content).hexdigest() != original.sha256:
+        raise _changed(original)
+    return content
+
+
+def check(original: Original) -> Path:
+    """Return where a large file is; UserError if its size is not the one that was listed."""
+    if not original.file.is_file() or original.file.stat().st_size != original.bytes:
+        raise _changed(original)
+    return original.file
+
+
+def _changed(original: Original) -> UserError:
+    return UserError(f"{original.file}: has changed since it was listed. Run `dvc repro` to list the images anew.")
+
+
+def _original(one: Listed, origin: Origin) -> Original:
+    given = origin.paths[one.path]
+    if is_url(given):
+        file = _target(one, origin)
+        if not one.problem and not file.exists():
+            _downloaded(one, origin)
+    else:
+        place = local(given, origin.folder)
+        file = place / one.name if place.is_dir() else place
+    return Original(path=one.path, name=one.name, file=file, bytes=one.bytes, sha256=one.sha256, problem=one.problem)
+
+
+def _list_remote(number: int, url: str) -> list[Listed]:
+    """List a file or a folder of any file system that fsspec knows."""
+    try:
+        files, path = file_system(url)
+        about = files.info(path)
+        found = {path: about} if about["type"] == "file" else files.find(path, detail=True)
+    except Exception as error:  # each file system has exceptions of its own
+        raise UserError(
+            f"params.yaml: data.path: '{url}' can't be listed ({error or type(error).__name__})."
+        ) from error
+    if not found:
+        raise UserError(f"params.yaml: data.path: there is no file at '{url}'.")
+    base = path.rstrip("/") if about["type"] != "file" else path.rpartition("/")[0]
+    named = {name.removeprefix(base).lstrip("/"): entry for name, entry in found.items()}
+    return [
+        Listed(number, name, int(entry["size"] or 0), version=_version(entry)) for name, entry in sorted(named.items())
+    ]
+
+
+def _version(entry: dict[str, Any]) -> str:
+    """Return what a server says of a file's version."""
+    return ";".join(f"{key}={value}" for key, value in version_of(entry).items()) or f"size={entry['size']}"
+
+
+def _downloaded(one: Listed, origin: Origin) -> Listed:
+    """Download a listed file, unless it is there, and return it with its hash and size."""
+    target = _target(one, origin)
+    base = origin.paths[one.path]
+    url = base if base.rstrip("/").rpartition("/")[2] == one.name else f"{base.rstrip('/')}/{one.name}"
+    try:
+        download(url, target, report=origin.report)
+    except DownloadError as error:
+        raise UserError(
+            f"params.yaml: data.path: '{url}' could not be downloaded: {error}. Run the command again to resume it."
+        ) from error
+    digest = sha256_of(target)
+    if one.sha256 and one.sha256 != digest:
+        raise UserError(f"{url}: is no longer the file that was listed. Run `dvc repro` to list the images anew.")
+    return replace(one, bytes=target.stat().st_size, sha256=digest)
+
+
+def _target(one: Listed, origin: Origin) -> Path:
+    """Return where a download is kept: a folder for each URL and version, so that two never mix."""
+    key = hashlib.sha256(f"{origin.paths[one.path]} {one.name} {one.version}".encode()).hexdigest()[:12]
+    return origin.downloads / key / one.name
