@@ -30,7 +30,7 @@ class Shapes(Source):
         save_array(raw / "labels.npy", labels)
 
     @contextmanager
-    def open(self, raw: Path) -> Iterator[RawDataset]:
+    def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:
         try:
             images = np.load(raw / "images.npy", allow_pickle=False)
             labels = np.load(raw / "labels.npy", allow_pickle=False)

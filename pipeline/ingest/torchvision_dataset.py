@@ -95,11 +95,11 @@ class TorchvisionDataset(Source):
             if copy.suffix in _PACKED:
                 extract_archive(copy, folder, remove_finished=True)
 
-    def foreseen_classes(self, path: Path) -> tuple[str, ...] | None:
+    def foreseen_classes(self, origin: Origin) -> tuple[str, ...] | None:
         return self.classes
 
     @contextmanager
-    def open(self, raw: Path) -> Iterator[RawDataset]:
+    def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:
         """Decode what ``download`` made; all of it is held in memory."""
         try:
             opened = {name: self.dataset(raw, download=False, **arguments) for name, arguments in self.splits.items()}

@@ -29,11 +29,11 @@ class Digits(Source):
         save_array(raw / "images.npy", digits.images.astype(np.uint8))
         save_array(raw / "labels.npy", digits.target.astype(np.int64))
 
-    def foreseen_classes(self, path: Path) -> tuple[str, ...]:
+    def foreseen_classes(self, origin: Origin) -> tuple[str, ...]:
         return CLASSES
 
     @contextmanager
-    def open(self, raw: Path) -> Iterator[RawDataset]:
+    def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:
         try:
             shades = np.load(raw / "images.npy", allow_pickle=False)
             labels = np.load(raw / "labels.npy", allow_pickle=False)
