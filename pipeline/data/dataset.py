@@ -6,7 +6,7 @@
 
 Shards are memory-mapped, so a node's memory holds the images once however many workers it has.
 
-spec.json: source; channels; size; normalization (in words); classes (names, by label); splits (by name: count, shards and
+spec.json: source; channels; size; normalization (in words); classes (names, by label); splits (by name: count, shards,
 class_counts by label); mean and std (per channel, of the train split's pixels in [0, 1]); digest (of
 every split's images and labels, in order; independent of how they are cut into shards).
 """

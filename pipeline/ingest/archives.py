@@ -115,15 +115,15 @@ def _problem_of_zip(info: zipfile.ZipInfo) -> str:
     if info.flag_bits & 1:
         return "encrypted"
     if stat.S_ISLNK(info.external_attr >> 16):
-        return "a link in the archive"
+        return "link in the archive"
     return "too large" if info.file_size > MOST_BYTES else ""
 
 
 def _problem_of_tar(info: tarfile.TarInfo) -> str:
     if not info.isreg():
-        return "a link in the archive" if info.issym() else "no regular file in the archive"
+        return "link in the archive" if info.issym() else "no regular file in the archive"
     if info.issparse():
-        return "a file with holes in the archive"
+        return "file with holes in the archive"
     return "too large" if info.size > MOST_BYTES else ""
 
 

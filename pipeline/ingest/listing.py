@@ -98,11 +98,11 @@ def regular_problem(path: Path) -> str:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return "a link to nothing" if path.is_symlink() else "not there"
+        return "link to nothing" if path.is_symlink() else "not there"
     except OSError as error:  # a circle of links, a folder that may not be entered
         return _reason(error)
-    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device"}
-    kinds |= {stat.S_ISBLK: "a device", stat.S_ISDIR: "a folder"}
+    kinds = {stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device"}
+    kinds |= {stat.S_ISBLK: "device", stat.S_ISDIR: "folder"}
     return next((kind for test, kind in kinds.items() if test(mode)), "")
 
 

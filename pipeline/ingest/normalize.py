@@ -206,7 +206,7 @@ def normalize(
         info = write_dataset(
             folder, source=source, spec=spec, classes=raw.classes, splits=new, normalization=str(normalization)
         )
-        work.keep_only(file for split in made.values() for file in split.files)
+        work.clear(file for split in made.values() for file in split.files)
     with atomic_folder(about) as temporary:
         write_left_out(temporary / QUARANTINE, left_out)
         _write_about(temporary / ABOUT, made)

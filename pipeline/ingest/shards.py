@@ -5,13 +5,12 @@ at the shard where it stopped, and a new image changes only the shard that it fa
 are cut into shards where an image's own hash says so (content-defined chunking), so that what comes before and after
 stays as it was. Published datasets, which never grow, are cut evenly.
 
-    <scratch>/shards/<key>.npy     uint8 (n, h, w, c)
+    <scratch>/shards/<key>.npy     uint8 (n, h, w, c), until the dataset has it; later it is taken from DVC's cache
     <scratch>/shards/<key>.json    of how many images it was made, the sizes of those kept, what is wrong with the rest
 """
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from PIL import Image
 
 from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import SHARD_BYTES, save_array
-from pipeline.files import atomic_file, locked, write_json
+from pipeline.files import atomic_file, link_or_copy, locked, write_json
 from pipeline.ingest.source import LeftOut, RawSplit, Report, UnreadableError
 
 _MEAN_BYTES = 16 * 2**20  # of a shard of a dataset that may grow
@@ -43,12 +42,14 @@ class Work:
     Attributes:
         folder: keeps them until the dataset is whole, and then those that it consists of.
         identity: of the code and of published files; with the images and the normalization it names a shard.
+        finished: returns the shard with this MD5 where DVC keeps it, or None, so that nothing is kept twice.
         mean_bytes: of shards of a dataset that may grow, on average.
         most_bytes: of any such shard.
     """
 
     folder: Path
     identity: str
+    finished: Callable[[str], Path | None] = lambda md5: None
     mean_bytes: int = _MEAN_BYTES
     most_bytes: int = _MOST_BYTES
 
@@ -59,11 +60,11 @@ class Work:
         with locked(self.folder / "lock", wait=None, announce=announce):
             yield
 
-    def keep_only(self, files: Iterable[Path]) -> None:
-        """Remove the shards that a finished dataset does not consist of."""
+    def clear(self, files: Iterable[Path]) -> None:
+        """Remove all shards once the dataset has them; what they consist of stays, for those that it consists of."""
         kept = {file.stem for file in files}
         for file in self.folder.iterdir():
-            if file.suffix in (".npy", ".json") and file.stem not in kept:
+            if file.suffix == ".npy" or (file.suffix == ".json" and file.stem not in kept):
                 file.unlink(missing_ok=True)
 
 
@@ -144,7 +145,7 @@ def make_shards(split: RawSplit, name: str, normalize: Normalize, spec: ImageSpe
         done = 0
         for members in _cut(order, split, spec, work):
             file = work.folder / f"{_key(members, split, name, normalize, work)}.npy"
-            shard = _read(file, len(members))
+            shard = _read(file, len(members), work)
             if shard is None:
 
                 def tell(count: int, before: int = done) -> None:
@@ -244,22 +245,37 @@ def _make(
     )
     with atomic_file(file) as temporary:
         save_array(temporary, images if len(kept) == len(images) else images[kept])
-    about = {"of": len(members), "left_out": shard.left_out, "sizes": np.array(shard.sizes).reshape(-1).tolist()}
+    about = {
+        "of": len(members),
+        "md5": _md5(file),
+        "left_out": shard.left_out,
+        "sizes": np.array(shard.sizes).reshape(-1).tolist(),
+    }
     write_json(file.with_suffix(".json"), about)  # last: with it the shard is whole
     return shard
 
 
-def _read(file: Path, count: int) -> _Shard | None:
+def _read(file: Path, count: int, work: Work) -> _Shard | None:
     """Return what a whole shard consists of; None if it has to be made."""
     try:
         about = json.loads(file.with_suffix(".json").read_text())
+        if not file.exists():
+            found = work.finished(about["md5"])
+            if found is None or _md5(found) != about["md5"]:
+                return None
+            link_or_copy(found, file)
         left_out = [(int(row), str(kind), str(detail)) for row, kind, detail in about["left_out"]]
         wrong = {row for row, _, _ in left_out}
         kept = [row for row in range(count) if row not in wrong]
         shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
-        if about["of"] != count or shape[0] != len(kept) or math.prod(shape) == 0 != len(kept):
+        if about["of"] != count or shape[0] != len(kept):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     sizes = np.array(about["sizes"]).reshape(-1, 2)
     return _Shard(kept=kept, sizes=[(int(width), int(height)) for width, height in sizes], left_out=left_out)
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

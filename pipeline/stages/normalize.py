@@ -9,6 +9,7 @@ from pipeline.errors import run
 from pipeline.files import sha256_of
 from pipeline.stages.common import origin_of, scratch
 from pipeline.stages.paths import DATA, IMAGES, RAW
+from pipeline.storage.dvc_cache import in_cache
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
             source=data.source,
             test_fraction=data.test_fraction,
             most_bad=data.max_bad_fraction,
-            work=Work(folder=scratch(params) / "shards", identity=identity),
+            work=Work(folder=scratch(params) / "shards", identity=identity, finished=in_cache),
             report=report,
         )
 
