@@ -83,4 +83,4 @@ def digest(path: Path) -> str:
 
 
 def changed_stages(folder: Path) -> set[str]:
-    return set(json.loads(call(folder, "dvc", "status", "--json").splitlines()[-1]))
+    return set(json.loads(call(folder, "dvc", "status", "--json", "dvc.yaml").splitlines()[-1]))

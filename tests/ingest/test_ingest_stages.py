@@ -81,6 +81,8 @@ def test_every_source_is_listed_and_only_own_ones_at_every_repro() -> None:
     """data/dvc.yaml names the sources, since DVC can't ask them: a new one is added there."""
     stages = yaml.safe_load((ROOT / "data" / "dvc.yaml").read_text())["stages"]
     own = {name for name in sources.names() if sources.find(name).own}
-    assert set(stages["own"]["foreach"]) == own and stages["own"]["do"]["always_changed"]
-    assert set(stages["published"]["foreach"]) == set(sources.names()) - own
-    assert "always_changed" not in stages["published"]["do"]
+    for stage, expected in {"own": own, "published": set(sources.names()) - own}.items():
+        outs = {next(iter(out)) if isinstance(out, dict) else out for out in stages[stage]["outs"]}
+        assert outs == {f"out/listing/{name}.csv" for name in expected}, stage
+        assert set(stages[stage]["cmd"].split()[3:]) == expected, stage
+    assert stages["own"]["always_changed"] and "always_changed" not in stages["published"]
