@@ -17,7 +17,7 @@ from pipeline.evaluate.extractors import classifier
 from pipeline.evaluate.prepared import missing_files
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.ingest.listing import LISTING, is_url, local
+from pipeline.ingest.listing import FILES, is_url, local
 from pipeline.ingest.source import Origin
 from pipeline.tracking.target import resolve
 from pipeline.training.checks import (
@@ -59,7 +59,7 @@ def check_params() -> Params:
 
 def _check_data(data: Data) -> None:
     source = sources.find(data.source)
-    listed = LISTING / f"{data.source}.csv"  # in a clone after `dvc pull` the images themselves are not at hand
+    listed = Path("out/raw", FILES)  # in a clone after `dvc pull` the images themselves are not at hand
     missing = [path for path in data.paths if not is_url(path) and not local(path, project_root()).exists()]
     if source.own and missing and not listed.exists():
         raise UserError(f"{PARAMS}: data.path: there is no '{missing[0]}'. Name a folder or an archive of images.")
