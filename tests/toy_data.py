@@ -51,5 +51,5 @@ def split_images(folder: Path, name: str) -> NDArray[np.uint8]:
     return split.images(range(len(split))).permute(0, 2, 3, 1).numpy()
 
 
-def origin(tmp_path: Path, mirror: Path | str | None = None, path: Path | None = None) -> Origin:
-    return Origin(path=path or tmp_path, mirror=mirror and str(mirror), downloads=tmp_path / "downloads")
+def origin(tmp_path: Path, mirror: Path | str | None = None, labels: str = "auto") -> Origin:
+    return Origin(mirror=mirror and str(mirror), downloads=tmp_path / "downloads", labels=labels)

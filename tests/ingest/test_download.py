@@ -235,7 +235,7 @@ def test_an_overloaded_server_is_asked_again(tmp_path: Path, site: Site) -> None
     site.status = 503
     with pytest.raises(UserError, match="answers 503 Service Unavailable"):
         fetch(site, tmp_path)
-    assert len(site.asked) == download.TRIES
+    assert len(site.asked) == download.BUSY_TRIES
 
 
 def test_a_mirror_may_be_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

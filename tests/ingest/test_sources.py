@@ -22,10 +22,11 @@ from toy_data import origin, split_images
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder
-from pipeline.ingest import sources, torchvision_dataset
+from pipeline.ingest import remote_file, sources
 from pipeline.ingest.normalize import normalize
+from pipeline.ingest.remote_file import RemoteFile
 from pipeline.ingest.source import RawDataset
-from pipeline.ingest.torchvision_dataset import RemoteFile, TorchvisionDataset, mnist_like
+from pipeline.ingest.torchvision_dataset import TorchvisionDataset, mnist_like
 
 RNG = np.random.default_rng
 
@@ -98,7 +99,7 @@ def with_file(source: TorchvisionDataset, name: str, **changes: Any) -> Torchvis
 def test_idx_files_are_read_as_published(tmp_path: Path, published: Published) -> None:
     with atomic_folder(tmp_path / "raw") as raw:
         published.source.download(origin(tmp_path, published.folder), raw)
-    with published.source.open(tmp_path / "raw") as dataset:
+    with published.source.open(tmp_path / "raw", origin(tmp_path)) as dataset:
         split = dataset.splits["test"]
         expected = np.frombuffer(published.content["t10k-images-idx3-ubyte.gz"][16:], np.uint8).reshape(-1, 28, 28)
         np.testing.assert_array_equal(np.stack([np.asarray(split.decode(i)) for i in range(10)]), expected)
@@ -124,7 +125,7 @@ def test_the_published_hash_of_the_gz_file_will_do_too(tmp_path: Path, published
     name = "t10k-labels-idx1-ubyte.gz"
     md5 = hashlib.md5((published.folder / name).read_bytes()).hexdigest()
     (tmp_path / "raw").mkdir()
-    source = with_file(published.source, name, content=None, md5=md5)
+    source = with_file(published.source, name, content=None, digest=f"md5:{md5}")
     source.download(origin(tmp_path, published.folder), tmp_path / "raw")
     for content in (None, "md5:unknown"):
         with pytest.raises(UserError, match="not the published file"):
@@ -161,7 +162,7 @@ def test_a_damaged_file_is_named_and_leaves_nothing(tmp_path: Path, published: P
 def test_a_decompression_bomb_is_left_at_the_bound(
     tmp_path: Path, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torchvision_dataset, "_MOST_BYTES", 2**21)
+    monkeypatch.setattr(remote_file, "_MOST_BYTES", 2**21)
     published.put("train-images-idx3-ubyte.gz", bytes(2**26))
     with pytest.raises(UserError, match=f"unpacks to more than {2**21} bytes"):
         published.source.download(origin(tmp_path, published.folder), tmp_path)
@@ -176,8 +177,11 @@ def test_what_a_mirror_lacks_is_said(tmp_path: Path, published: Published) -> No
 
 
 def test_another_sources_files_are_refused(tmp_path: Path, published: Published) -> None:
-    for name in ("mnist", "cifar10", "digits", "image_folder"):
-        with pytest.raises(UserError, match="not this source's files"), sources.find(name).open(published.folder):
+    for name in ("mnist", "cifar10", "digits"):
+        with (
+            pytest.raises(UserError, match="not this source's files"),
+            sources.find(name).open(published.folder, origin(tmp_path)),
+        ):
             pass
 
 
@@ -187,7 +191,10 @@ def test_a_file_that_is_cut_after_the_download_is_refused(tmp_path: Path, publis
         published.source.download(origin(tmp_path, published.folder), raw)
     path = next((tmp_path / "raw").rglob("train-images-idx3-ubyte"))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="not this source's files"), published.source.open(tmp_path / "raw"):
+    with (
+        pytest.raises(UserError, match="not this source's files"),
+        published.source.open(tmp_path / "raw", origin(tmp_path)),
+    ):
         pass
 
 
@@ -195,9 +202,11 @@ def test_mnist_from_a_recompressed_mirror(tmp_path: Path, mnist_folder: Path) ->
     source = sources.find("mnist")
     (tmp_path / "raw").mkdir()
     source.download(origin(tmp_path, mnist_folder), tmp_path / "raw")
-    with source.open(tmp_path / "raw") as dataset:
+    with source.open(tmp_path / "raw", origin(tmp_path)) as dataset:
         train = dataset.splits["train"]
-        few = RawDataset(dataset.classes, {"train": train.take(np.arange(500)), "test": train.take(np.arange(50))})
+        few = RawDataset(
+            classes=dataset.classes, splits={"train": train.take(np.arange(500)), "test": train.take(np.arange(50))}
+        )
         info = normalize(few, tmp_path / "data", source="mnist", channels=1, size=28, test_fraction=0.2)
         np.testing.assert_array_equal(split_images(tmp_path / "data", "train")[7, ..., 0], np.asarray(train.decode(7)))
         assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -274,7 +283,7 @@ def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, archive: Archive) ->
     source = archive.put(tmp_path / "mirror")
     (tmp_path / "raw").mkdir()
     source.download(origin(tmp_path, tmp_path / "mirror"), tmp_path / "raw")
-    with source.open(tmp_path / "raw") as dataset:
+    with source.open(tmp_path / "raw", origin(tmp_path)) as dataset:
         train, test = dataset.splits["train"], dataset.splits["test"]
         decoded = [split.decode(i) for split in (train, test) for i in range(len(split.labels))]
         assert all(isinstance(image, Image.Image) and image.mode == "RGB" for image in decoded)
@@ -286,8 +295,8 @@ def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, archive: Archive) ->
 def test_the_real_cifar_is_what_torchvision_publishes() -> None:
     source = sources.find("cifar10")
     assert isinstance(source, TorchvisionDataset) and source.dataset is CIFAR10
-    assert [(file.urls, file.name, file.md5) for file in source.files] == [
-        (("https://www.cs.toronto.edu/~kriz",), "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+    assert [(file.urls, file.name, file.digest) for file in source.files] == [
+        (("https://www.cs.toronto.edu/~kriz",), "cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a")
     ]
 
 
@@ -308,7 +317,7 @@ def test_cifar_runs_no_code_of_the_archive(tmp_path: Path, archive: Archive, mon
         with atomic_folder(tmp_path / "raw") as raw:
             honest.download(origin(tmp_path, tmp_path / "honest"), raw)
         (tmp_path / "raw" / "cifar-10-batches-py" / name).write_bytes(content)
-        with pytest.raises(UserError, match="not this source's files"), honest.open(tmp_path / "raw"):
+        with pytest.raises(UserError, match="not this source's files"), honest.open(tmp_path / "raw", origin(tmp_path)):
             pass
     assert not (tmp_path / "evil").exists()
     pickle.loads(evil["test_batch"])  # the members are as evil as this test believes
