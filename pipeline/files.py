@@ -1,5 +1,6 @@
 """Files and folders that are complete or absent, their hashes, and locks between processes."""
 
+import csv
 import errno
 import hashlib
 import json
@@ -7,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _logger = logging.getLogger(__name__)
+_TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -56,10 +58,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links; neither may be written to then."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, atomically: indented, with sorted keys and a final newline."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table atomically; names of files that are no UTF-8 keep their bytes."""
+    with atomic_file(path) as temporary, temporary.open("w", newline="", **_TEXT) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read what ``write_csv`` wrote, a dictionary for each row; ValueError for a row that is too short or too long."""
+    with path.open(newline="", **_TEXT) as file:
+        rows = list(csv.DictReader(file, strict=True))
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError("a row with another number of columns than the header")
+    return rows
 
 
 def sha256_of(path: Path) -> str:

@@ -14,6 +14,8 @@ from pipeline.core.batch import Batch
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
 from pipeline.data.dataset import ArrayStore, Split, open_dataset
+from pipeline.ingest.listing import write_listing
+from pipeline.ingest.originals import list_files
 from pipeline.ingest.source import Origin
 
 ROOT = Path(__file__).parent.parent
@@ -51,5 +53,18 @@ def split_images(folder: Path, name: str) -> NDArray[np.uint8]:
     return split.images(range(len(split))).permute(0, 2, 3, 1).numpy()
 
 
-def origin(tmp_path: Path, mirror: Path | str | None = None, labels: str = "auto") -> Origin:
-    return Origin(mirror=mirror and str(mirror), downloads=tmp_path / "downloads", labels=labels)
+def origin(
+    tmp_path: Path, mirror: Path | str | None = None, path: Path | str | None = None, labels: str = "auto"
+) -> Origin:
+    """Where a source finds its files, listed as the stage does it."""
+    given = Origin(
+        paths=(str(path or tmp_path),),
+        folder=tmp_path,
+        listing=tmp_path / "listing.csv",
+        labels=labels,
+        mirror=mirror and str(mirror),
+        downloads=tmp_path / "downloads",
+    )
+    if path is not None:
+        write_listing(tmp_path / "listing.csv", list_files(given.paths, tmp_path, tmp_path / "hashes.sqlite"))
+    return given

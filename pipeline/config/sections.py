@@ -30,14 +30,38 @@ Probability = Annotated[float, Field(ge=0, le=1)]  # [0, 1]
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which images, and the one shape they are brought to."""
+    """Which images, and the one shape they are brought to.
+
+    Attributes:
+        source: a file of pipeline/ingest/sources.
+        path: of one's own images: a folder, an archive or a URL, or several of them.
+        labels: of one's own images: auto, folders, none, or a table among the images, such as labels.csv:species.
+        mirror: a folder or URL prefix to fetch a published set's files from instead.
+        channels: 1: gray, 3: RGB.
+        size: pixels, height and width.
+        fit: how an image becomes square: crop its middle, pad it with the background, or stretch it.
+        background: behind transparent and padded images: a colour's name or #rrggbb.
+        profile: srgb: apply the images' colour profiles; keep: ignore them.
+        test_fraction: held out where the source brings no test split.
+        max_bad_fraction: share of the images that may be unreadable or without a place; more end the stage.
+    """
 
     source: str = "digits"
-    path: str = "data"
+    path: str | Sequence[str] = "data"
+    labels: str = "auto"
     mirror: str | None = None
     channels: Literal[1, 3] = 1
     size: Annotated[int, Field(ge=8, le=1024)] = 32
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    background: str = "white"
+    profile: Literal["srgb", "keep"] = "srgb"
     test_fraction: Fraction = 0.2
+    max_bad_fraction: Unit = 0.01
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return ``path`` as a list."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
     def __post_init__(self) -> None:
         _check_choice("pipeline.ingest.sources", "source", self.source)

@@ -6,7 +6,7 @@
 
 Shards are memory-mapped, so a node's memory holds the images once however many workers it has.
 
-spec.json: source; channels; size; classes (names, by label); splits (by name: count, shards, and
+spec.json: source; channels; size; normalization (in words); classes (names, by label); splits (by name: count, shards,
 class_counts by label); mean and std (per channel, of the train split's pixels in [0, 1]); digest (of
 every split's images and labels, in order; independent of how they are cut into shards).
 """
@@ -27,9 +27,10 @@ from torch import Tensor
 
 from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
-from pipeline.files import atomic_folder, write_json
+from pipeline.files import atomic_folder, link_or_copy, write_json
 
 SHARD_BYTES = 256 * 2**20
+_PIECE_BYTES = 8 * 2**20  # of images to hash at a time
 
 
 class ImageStore(Protocol):
@@ -194,10 +195,12 @@ class NewSplit:
     Attributes:
         labels: int64 (n,).
         blocks: the n images in order, in blocks of uint8 (any, h, w, c); iterated over once.
+        files: in the place of blocks, .npy files of them, each of which becomes a shard: a hard link where possible.
     """
 
     labels: NDArray[np.int64]
-    blocks: Iterable[NDArray[np.uint8]]
+    blocks: Iterable[NDArray[np.uint8]] = ()
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,7 @@ def write_dataset(
     classes: Iterable[str],
     splits: Mapping[str, NewSplit],
     shard_bytes: int = SHARD_BYTES,
+    normalization: str | None = None,
 ) -> dict[str, Any]:
     """Write out/data from a stream of images, with one block in memory at a time.
 
@@ -234,7 +238,8 @@ def write_dataset(
         spec: shape of every image.
         classes: names, by label.
         splits: by name; 'train' must be among them.
-        shard_bytes: at most as many bytes of images go into one file.
+        shard_bytes: at most as many bytes of images go into one file; files of a split are taken as they are.
+        normalization: what was done to the images, for spec.json.
 
     Returns:
         The content of spec.json.
@@ -252,6 +257,7 @@ def write_dataset(
         }
         digests = "".join(f"{name} {written[name].digest}\n" for name in sorted(written))
         info = {"source": source, "channels": spec.channels, "size": spec.size, "classes": list(classes)}
+        info |= {"normalization": normalization} if normalization else {}
         info |= {"splits": entries, "mean": mean, "std": std, "digest": hashlib.sha256(digests.encode()).hexdigest()}
         write_json(temporary / "spec.json", info)
     return info
@@ -267,23 +273,51 @@ def _write_split(folder: Path, name: str, split: NewSplit, spec: ImageSpec, shar
     shape, count = (spec.size, spec.size, spec.channels), len(split.labels)
     digest = hashlib.sha256(json.dumps([count, *shape]).encode())
     histogram = np.zeros((spec.channels, 256), dtype=np.int64)
+    files: list[str] = []
+    pieces = (
+        _taken(folder, name, split.files, files)
+        if split.files
+        else _written(folder, name, split, spec, shard_bytes, files)
+    )
+    for piece in pieces:
+        digest.update(piece.data)
+        histogram += _histogram(piece)
+    labels = split.labels.astype("<i8")
+    save_array(folder / f"{name}-labels.npy", labels)
+    digest.update(labels.data)
+    return _WrittenSplit(shards=files, digest=digest.hexdigest(), histogram=histogram)
+
+
+def _written(
+    folder: Path, name: str, split: NewSplit, spec: ImageSpec, shard_bytes: int, files: list[str]
+) -> Iterator[NDArray[np.uint8]]:
+    """Write the blocks' images to shards, whose names are added to ``files``, and yield them piece by piece."""
+    shape, count = (spec.size, spec.size, spec.channels), len(split.labels)
     per_shard = max(1, shard_bytes // math.prod(shape))
     pieces = _cut(split.blocks, per_shard)
-    files: list[str] = []
     for start in range(0, count, per_shard):
-        files.append(f"{name}-images-{len(files):05d}.npy")
+        files.append(_shard_name(name, len(files)))
         length = min(per_shard, count - start)
         with _new_array(folder / files[-1], (length, *shape), np.dtype(np.uint8)) as file:
             while length > 0:
                 piece = next(pieces)
                 length -= len(piece)
                 file.write(piece.data)
-                digest.update(piece.data)
-                histogram += _histogram(piece)
-    labels = split.labels.astype("<i8")
-    save_array(folder / f"{name}-labels.npy", labels)
-    digest.update(labels.data)
-    return _WrittenSplit(shards=files, digest=digest.hexdigest(), histogram=histogram)
+                yield piece
+
+
+def _taken(folder: Path, name: str, made: Sequence[Path], files: list[str]) -> Iterator[NDArray[np.uint8]]:
+    """Make files shards, whose names are added to ``files``, and yield their images piece by piece."""
+    for source in made:
+        files.append(_shard_name(name, len(files)))
+        link_or_copy(source, folder / files[-1])
+        array = np.load(source, mmap_mode="r", allow_pickle=False)
+        step = max(1, _PIECE_BYTES // math.prod(array.shape[1:]))
+        yield from (np.ascontiguousarray(array[start : start + step]) for start in range(0, len(array), step))
+
+
+def _shard_name(split: str, number: int) -> str:
+    return f"{split}-images-{number:05d}.npy"
 
 
 def _cut(blocks: Iterable[NDArray[np.uint8]], per_shard: int) -> Iterator[NDArray[np.uint8]]:

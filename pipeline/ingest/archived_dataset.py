@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.ingest.archives import DAMAGED, PACKED, Archive, decompress, open_archive
+from pipeline.ingest.archives import BROKEN, Archive, open_archive, plain_tar
 from pipeline.ingest.decode import decode
 from pipeline.ingest.remote_file import RemoteFile, fetch
 from pipeline.ingest.source import Origin, RawDataset, RawSplit, Source, unusable
 
 _FILES = "files.json"
+_PACKED = (".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class ArchivedDataset(Source):
         with ExitStack() as stack:
             try:
                 archives = {
-                    name: stack.enter_context(open_archive(path))
+                    name: stack.enter_context(open_archive(path, origin.downloads))
                     for name, path in paths.items()
-                    if name.endswith((".tar", ".zip", *PACKED))
+                    if name.endswith((".tar", ".zip", *_PACKED))
                 }
                 dataset = self.read(Opened(archives, paths, stack), origin.labels)
-            except (*DAMAGED, KeyError, ValueError) as error:
+            except (*BROKEN, OSError, KeyError, ValueError) as error:
                 raise unusable(raw, repr(error)) from error
             yield dataset
 
@@ -91,7 +91,7 @@ class ArchivedDataset(Source):
         files = sorted(self.files, key=lambda file: file.name)
         missing = [file for file in files if not _plain(file, origin).exists()]
         found = dict(zip(missing, fetch(missing, origin, self.by_hand, large=True), strict=True))
-        return [_decompressed(file, found[file], origin) if file in found else _plain(file, origin) for file in files]
+        return [_unpacked(file, found[file], origin) if file in found else _plain(file, origin) for file in files]
 
 
 def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
@@ -108,8 +108,9 @@ def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
         ValueError: the archive lacks an image; the message names it.
     """
     names, labels = zip(*sorted(images), strict=True)
-    if missing := next((name for name in names if name not in archive.names), None):
-        raise ValueError(f"{archive.path.name} has no member {missing}")
+    known = archive.members()
+    if missing := next((name for name in names if name not in known), None):
+        raise ValueError(f"no member {missing} in the archive")
     order = np.random.default_rng(0).permutation(len(names))
     mixed = [names[number] for number in order]
     return RawSplit(
@@ -125,21 +126,15 @@ def lines(archive: Archive, name: str) -> list[list[str]]:
 
 
 def _plain(file: RemoteFile, origin: Origin) -> Path:
-    """Return the tar that a compressed tar is decompressed to; its name has the hash of what it was made from."""
-    stem = next((file.name.removesuffix(end) for end in PACKED if file.name.endswith(end)), None)
-    if stem is None:
-        return origin.downloads / "never"  # not compressed: it is read where it was found
-    return origin.downloads / f"{file.digest.partition(':')[2][:16]}-{stem}.tar"
+    """Return the tar that a compressed tar is unpacked to; its name has the hash of what it was made from."""
+    return origin.downloads / f"{file.digest.partition(':')[2]}.tar"
 
 
-def _decompressed(file: RemoteFile, found: Path, origin: Origin) -> Path:
-    if not file.name.endswith(PACKED):
+def _unpacked(file: RemoteFile, found: Path, origin: Origin) -> Path:
+    """Return where a checked file is read: itself, or the tar that takes its place."""
+    if not file.name.endswith(_PACKED):
         return found
-    plain = _plain(file, origin)
-    try:
-        decompress(found, plain)
-    except DAMAGED as error:
-        raise UserError(f"{found}: damaged ({error}). Remove it and run the command again.") from error
+    plain = plain_tar(found, origin.downloads, _plain(file, origin).name)
     if found.is_relative_to(origin.downloads):
-        found.unlink(missing_ok=True)  # the tar has taken its place
+        found.unlink(missing_ok=True)
     return plain

@@ -1,7 +1,7 @@
-"""Decoding of one image file: every kind of image is either brought to 8 bits and sRGB on purpose, or told apart as unreadable.
+"""Decoding of one image file: every kind of image is either brought to 8 bits on purpose, or said to be unreadable.
 
-What Pillow 12 does by itself is not what people mean: 16-bit gray is clipped, Lab can't be converted, a colour profile is
-ignored, a 16-bit PGM claims 32 bits, and its decoders raise any exception for damaged files.
+What Pillow 12 does by itself is not what people mean: 16-bit gray is clipped, Lab can't be converted, a colour profile
+is ignored, a 16-bit PGM claims 32 bits, and its decoders raise any exception for damaged files.
 """
 
 import threading
@@ -16,7 +16,29 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from pipeline.ingest.source import UnreadableError
 
 SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    [
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpf",
+        ".jpg",
+        ".jpx",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
 )
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none runs a program
 MOST_BYTES = 256 * 2**20  # of one image file
@@ -25,15 +47,14 @@ _PROFILED = {"RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "L": "RGB"}  # mode ->
 _cms = threading.Lock()  # littlecms keeps its own state of errors
 
 
-def decode(content: bytes, *, keep_profile: bool = False) -> Image.Image:
-    """Decode an image file: upright, the first frame or page, 8 bits per channel, in sRGB.
+def decode(content: bytes) -> Image.Image:
+    """Decode an image file: upright, the first frame or page, 8 bits per channel.
 
     Args:
         content: the file's bytes.
-        keep_profile: leave the pixels as they are where the file has a colour profile.
 
     Returns:
-        The image, loaded, in a mode that converts to gray and RGB: 1, L, LA, P, PA, RGB, RGBA, RGBX, CMYK, YCbCr or HSV.
+        The image, loaded, in a mode that converts to gray and RGB; ``in_srgb`` applies its colour profile.
 
     Raises:
         UnreadableError: it is no image that can be used.
@@ -49,7 +70,7 @@ def decode(content: bytes, *, keep_profile: bool = False) -> Image.Image:
             if image.width * image.height > _MOST_PIXELS:
                 raise UnreadableError("too many pixels", f"{image.width} x {image.height}")
             image.load()
-            return _in_srgb(_upright(_eight_bits(image)), keep_profile)
+            return _upright(_eight_bits(image))
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -66,7 +87,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not sixteen:
         if image.mode in ("I", "F"):
             raise UnreadableError("pixels of 32 bits", f"mode {image.mode}; save it with 8 or 16 bits")
-        return image
+        return _converted(image, _lab(), "RGB") if image.mode == "LAB" else image
     values = np.asarray(image)
     scaled = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
     scaled.info = dict(image.info)
@@ -86,11 +107,10 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _in_srgb(image: Image.Image, keep_profile: bool) -> Image.Image:
-    if image.mode == "LAB":
-        return _converted(image, _lab(), "RGB")
+def in_srgb(image: Image.Image) -> Image.Image:
+    """Bring an image to sRGB by its colour profile; one that has none, or one that can't be used, stays as it is."""
     profile = image.info.get("icc_profile")
-    if not profile or keep_profile:
+    if not profile:
         return image
     if image.mode in ("P", "PA", "LA", "1"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -110,6 +130,7 @@ def _converted(image: Image.Image, profile: Any, to: str) -> Image.Image:
     with _cms:
         converted = ImageCms.profileToProfile(image, profile, _srgb(), outputMode=to)
     assert converted is not None, "not in place"
+    converted.info.pop("icc_profile", None)
     return converted
 
 

@@ -1,14 +1,13 @@
 """What lies at ``data.path``: each file with its size and the hash of its content.
 
-DVC is not asked to look at a user's own images: it stops at a link that leads nowhere and waits for ever at a named pipe
-(dvc 3.67). The listing is made by the stage list, at every ``dvc repro``; what has not changed since is not read again.
+DVC is not asked to look at a user's own images: it stops at a link that leads nowhere and waits for ever at a pipe (dvc
+3.67). The listing is made by the stage list, at every ``dvc repro``; what has not changed since is not read again.
 Only regular files are opened. URLs are listed by the version that their server states, and downloaded by the stage
 download.
 
     listing.csv, files.csv    path (its number in data.path), name, bytes, sha256, version, problem
 """
 
-import csv
 import os
 import sqlite3
 import stat
@@ -20,9 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_file, sha256_of
-from pipeline.ingest.source import Origin, Report, silent
+from pipeline.files import read_csv, sha256_of, write_csv
+from pipeline.ingest.source import Report, silent
 
+LISTING = Path("out/listing")  # a file for each source
 FILES = "files.csv"
 _THREADS = 8  # hashing leaves Python's lock; more than the cores hide a disk's waiting
 _MANY = 256  # files between two reports of progress
@@ -49,6 +49,9 @@ class Listed:
     problem: str = ""
 
 
+_COLUMNS = [column.name for column in fields(Listed)]
+
+
 def is_url(path: str) -> bool:
     """Tell a URL from a local path."""
     return "://" in path
@@ -73,10 +76,7 @@ def list_local(number: int, place: Path, hashes: Path, report: Report = silent) 
     Returns:
         The files by name; those that are no regular files have a problem in the place of a version.
     """
-    if place.is_dir():
-        found = sorted(_walk(place))
-    else:
-        found = [(place.name, place)]
+    found = sorted(_walk(place)) if place.is_dir() else [(place.name, place)]
     hashes.parent.mkdir(parents=True, exist_ok=True)
     with closing(_Hashes(hashes)) as known, ThreadPoolExecutor(_THREADS) as pool:
         listed = []
@@ -88,37 +88,36 @@ def list_local(number: int, place: Path, hashes: Path, report: Report = silent) 
     return listed
 
 
+def list_names(folder: Path) -> list[str]:
+    """List the relative paths of all files in a folder and below, as ``list_local`` does, without opening them."""
+    return sorted(name for name, _ in _walk(folder))
+
+
 def regular_problem(path: Path) -> str:
     """Say why a path is no file that can be opened without waiting; empty if it is a regular file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return "a link to nothing" if path.is_symlink() else "not there"
+        return "link to nothing" if path.is_symlink() else "not there"
     except OSError as error:  # a circle of links, a folder that may not be entered
         return _reason(error)
-    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device"}
-    kinds |= {stat.S_ISBLK: "a device", stat.S_ISDIR: "a folder"}
+    kinds = {stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket", stat.S_ISCHR: "device"}
+    kinds |= {stat.S_ISBLK: "device", stat.S_ISDIR: "folder"}
     return next((kind for test, kind in kinds.items() if test(mode)), "")
 
 
 def write_listing(path: Path, files: Iterable[Listed]) -> None:
     """Write files in the order of their paths and names, atomically; equal files make equal bytes."""
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as to,
-    ):
-        writer = csv.writer(to, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Listed))
-        writer.writerows(astuple(file) for file in sorted(files, key=lambda file: (file.path, file.name)))
+    write_csv(path, _COLUMNS, map(astuple, sorted(files, key=lambda file: (file.path, file.name))))
 
 
 def read_listing(path: Path) -> list[Listed]:
     """Read what ``write_listing`` wrote; UserError where there is none."""
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
-                Listed(**row | {"path": int(row["path"]), "bytes": int(row["bytes"])}) for row in csv.DictReader(file)
-            ]
+        return [
+            Listed(int(row["path"]), row["name"], int(row["bytes"]), row["sha256"], row["version"], row["problem"])
+            for row in read_csv(path)
+        ]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no readable listing of files ({error!r}). Run `dvc repro` to make it.") from error
 

@@ -83,7 +83,7 @@ def keep_listing(origin: Origin, raw: Path) -> None:
 
 
 def originals(raw: Path, origin: Origin) -> list[Original]:
-    """Return the files that ``keep_listing`` wrote down, in order; downloads are fetched anew where they are missing."""
+    """Return the files that ``keep_listing`` wrote down, in order; missing downloads are fetched anew."""
     return [_original(one, origin) for one in read_listing(raw / FILES)]
 
 

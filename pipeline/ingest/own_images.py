@@ -1,12 +1,11 @@
-"""A person's own images for a trained model: loose files, folders and zip archives, normalized as training's were.
+"""A person's own images for a trained model: loose files, folders, zip and tar archives, normalized as training's were.
 
 The order is that of the paths given; within a folder or an archive, that of the relative paths, sorted by their
 characters. Archives are never unpacked to the disk.
 """
 
 import os
-import warnings
-import zipfile
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
+from pipeline.ingest.archives import Archive, is_archive, open_archive
+from pipeline.ingest.decode import decode
+from pipeline.ingest.listing import list_names, regular_problem
 from pipeline.ingest.normalize import to_square
-from pipeline.ingest.sources.image_folder import BROKEN, decode, files_under, images_in, looks_like_image, read_member
+from pipeline.ingest.source import UnreadableError
+from pipeline.ingest.sources.image_folder import looks_like_image
 
 _MOST_THREADS = 8
 
@@ -67,13 +69,17 @@ class OwnImages:
                 yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _square(self, spec: ImageSpec, number: int) -> NDArray[np.uint8]:
-        image = decode(self.read[number](), f"'{self.paths[number]}'")
-        return to_square(image, spec.channels, spec.size)
+        try:
+            return to_square(decode(self.read[number]()), spec.channels, spec.size)
+        except UnreadableError as error:
+            raise UserError(
+                f"'{self.paths[number]}' is no readable image ({error}). Replace it or leave it out."
+            ) from error
 
 
 @contextmanager
 def open_images(paths: Sequence[Path]) -> Iterator[OwnImages]:
-    """Find the images of files, folders and zip archives.
+    """Find the images of files, folders and archives.
 
     Args:
         paths: in the order that is wanted. The names are relative to a single folder or archive; of several paths
@@ -86,8 +92,7 @@ def open_images(paths: Sequence[Path]) -> Iterator[OwnImages]:
         UserError: a path does not exist, is of no known kind or holds no image, or two images have one name.
     """
     found: list[tuple[str, Callable[[], bytes], str]] = []
-    with ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ExitStack() as stack:
         for path, before in zip(paths, _prefixes(paths), strict=True):
             inside = list(_images_at(path, stack))
             if not inside:
@@ -108,39 +113,36 @@ def _prefixes(paths: Sequence[Path]) -> list[PurePosixPath]:
     shared = os.path.commonpath([path.parent for path in whole])
     relative = [PurePosixPath(path.relative_to(shared).as_posix()) for path in whole]
     return [
-        name if path.is_dir() else name.with_suffix("") if _is_archive(path) else name.parent
+        name if path.is_dir() else name.with_suffix("") if is_archive(path) else name.parent
         for path, name in zip(paths, relative, strict=True)
     ]
-
-
-def _is_archive(path: Path) -> bool:
-    return path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path))
 
 
 def _images_at(path: Path, stack: ExitStack) -> Iterator[tuple[str, Callable[[], bytes], str]]:
     """Yield name, reader and place of the images of one path."""
     if path.is_dir():
-        for name in sorted(filter(looks_like_image, files_under(path))):
-            yield name, (path / name).read_bytes, str(path / name)
-    elif _is_archive(path):
-        try:
-            archive = stack.enter_context(zipfile.ZipFile(path))
-        except (*BROKEN, OSError) as error:
-            raise UserError(f"{path}: no readable zip archive ({error}). Name another.") from error
-        for name in sorted(set(images_in(archive))):
+        for name in filter(looks_like_image, list_names(path)):
+            yield name, partial(_read, path / name), str(path / name)
+    elif is_archive(path) or path.suffix.lower() in (".zip", ".tar"):
+        archive = stack.enter_context(open_archive(path, Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+        for name in sorted(filter(looks_like_image, archive.members())):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise UserError(f"{path}: its member '{name}' leads out of the archive's folder. Remove it.")
-            yield name, partial(_member, archive, name), f"{path}/{name}"
+            yield name, partial(_member, archive, name, path), f"{path}/{name}"
     elif path.is_file():
         yield path.name, path.read_bytes, str(path)
     else:
-        raise UserError(f"{path}: there is no such file or folder. Name image files, folders or zip archives of them.")
+        raise UserError(f"{path}: there is no such file or folder. Name image files, folders or archives of them.")
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read(path: Path) -> bytes:
+    if problem := regular_problem(path):
+        raise UnreadableError(problem)
+    return path.read_bytes()
+
+
+def _member(archive: Archive, name: str, path: Path) -> bytes:
     try:
-        return read_member(archive, name)
-    except BROKEN as error:
-        raise UserError(
-            f"{archive.filename}: its member '{name}' is damaged ({error}). Replace the archive."
-        ) from error
+        return archive.read(name)
+    except UnreadableError as error:
+        raise UserError(f"{path}: its member '{name}' is damaged ({error}). Replace the archive.") from error

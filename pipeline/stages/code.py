@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 import pipeline
-from pipeline.config import Data, Evaluate, parse
+from pipeline.config import Evaluate, parse
 from pipeline.dependencies.entries import CODE, code_files
 from pipeline.errors import run
 from pipeline.files import atomic_folder, borrow, project_root
@@ -40,17 +40,15 @@ def main() -> None:
 def _borrow_files() -> None:
     """Make the files of this machine that params.yaml names appear in a temporary copy of the project."""
     sections, _ = parse()
-    data, evaluate = sections.get("data", Data()), sections.get("evaluate")
-    named = [data.path, *((evaluate.weights, evaluate.path) if isinstance(evaluate, Evaluate) else ())]
+    evaluate = sections.get("evaluate")
+    named = list((evaluate.weights, evaluate.path) if isinstance(evaluate, Evaluate) else ())
     named += [run.get("weights") for run in sections.get("runs", {}).values()]
     for path in named:
         if isinstance(path, str) and "://" not in path and ":/" not in path:
             borrow(Path(path), project_root())
-    # DVC looks at these, whatever the source and the extractors.
-    looked_at = [data.path] if data.source != "image_folder" else []
-    for path in map(Path, looked_at + ([evaluate.path] if isinstance(evaluate, Evaluate) else [])):
-        if not path.is_absolute() and not path.exists():
-            path.mkdir(parents=True)
+    # DVC looks at it, whatever the extractors.
+    if isinstance(evaluate, Evaluate) and not Path(evaluate.path).is_absolute():
+        Path(evaluate.path).mkdir(parents=True, exist_ok=True)
 
 
 def _say_if_old(lock: Path) -> None:

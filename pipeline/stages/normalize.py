@@ -1,30 +1,45 @@
-"""Stage normalize: out/raw to out/data."""
+"""Stage normalize: the images that out/raw names to out/data, and what people want to know of them to out/images."""
 
 import typer
 
 from pipeline.config import read_params
 from pipeline.console import progress
+from pipeline.dependencies.entries import CODE
 from pipeline.errors import run
-from pipeline.stages.paths import DATA, RAW
+from pipeline.files import sha256_of
+from pipeline.stages.common import origin_of, scratch
+from pipeline.stages.paths import DATA, IMAGES, RAW
+from pipeline.storage.dvc_cache import in_cache
 
 
 def main() -> None:
-    """Convert the images in out/raw to one shape (data.channels, data.size) and write them to out/data.
+    """Convert the images to one shape (data.channels, data.size, data.fit) and write them to out/data.
 
-    If the source has no test split, data.test_fraction of each class is held out.
+    If the source has no test split, data.test_fraction is held out. Finished shards are kept in <scratch>/shards, where
+    the next call finds them.
     """
     from pipeline.ingest import sources
-    from pipeline.ingest.normalize import normalize
+    from pipeline.ingest.normalize import Normalization, normalize
+    from pipeline.ingest.shards import Work, fingerprint
 
-    data = read_params().data
-    with sources.find(data.source).open(RAW) as raw, progress() as report:
+    params = read_params()
+    data, code = params.data, CODE / f"normalize-{params.data.source}.json"
+    source = sources.find(data.source)
+    # By itself the stage is not under DVC, which compares the code.
+    identity = (sha256_of(code) if code.exists() else "") + fingerprint(RAW, whole=not source.own)
+    normalization = Normalization(
+        channels=data.channels, size=data.size, fit=data.fit, background=data.background, profile=data.profile
+    )
+    with progress() as report, source.open(RAW, origin_of(params, report)) as raw:
         normalize(
             raw,
             DATA,
+            IMAGES,
+            normalization,
             source=data.source,
-            channels=data.channels,
-            size=data.size,
             test_fraction=data.test_fraction,
+            most_bad=data.max_bad_fraction,
+            work=Work(folder=scratch(params) / "shards", identity=identity, finished=in_cache),
             report=report,
         )
 

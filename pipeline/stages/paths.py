@@ -5,6 +5,7 @@ from pathlib import Path
 OUT = Path("out")
 RAW = OUT / "raw"
 DATA = OUT / "data"
+IMAGES = OUT / "images"
 EXTRACTORS = OUT / "extractors"
 STATISTICS = OUT / "statistics"
 REFERENCE = OUT / "reference"

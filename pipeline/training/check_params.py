@@ -1,6 +1,5 @@
 """All that params.yaml decides by itself, checked before anything is downloaded or trained."""
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from pipeline.evaluate.extractors import classifier
 from pipeline.evaluate.prepared import missing_files
 from pipeline.files import project_root
 from pipeline.ingest import sources
+from pipeline.ingest.listing import LISTING, is_url, local
+from pipeline.ingest.source import Origin
 from pipeline.tracking.target import resolve
 from pipeline.training.checks import (
     check_beginning,
@@ -57,10 +58,11 @@ def check_params() -> Params:
 
 
 def _check_data(data: Data) -> None:
-    if data.source == "image_folder" and not Path(data.path).exists():
-        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}'. Name a directory or zip of images.")
-    if not Path(data.path).exists() and Path(data.path).is_absolute():  # a relative one is made by the stage code
-        raise UserError(f"{PARAMS}: data.path: there is no '{data.path}', and DVC looks at it. Leave it at data.")
+    source = sources.find(data.source)
+    listed = LISTING / f"{data.source}.csv"  # in a clone after `dvc pull` the images themselves are not at hand
+    missing = [path for path in data.paths if not is_url(path) and not local(path, project_root()).exists()]
+    if source.own and missing and not listed.exists():
+        raise UserError(f"{PARAMS}: data.path: there is no '{missing[0]}'. Name a folder or an archive of images.")
     if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():
         raise UserError(f"{PARAMS}: data.mirror: '{data.mirror}' is no directory. Name one, a URL prefix, or null.")
 
@@ -156,8 +158,11 @@ def _classes(data: Data, chosen: Sequence[Method]) -> Sequence[str] | None:
 def _foreseen(data: Data) -> Sequence[str] | None:
     """Return the names of the classes if they are known before the download."""
     try:
-        return sources.find(data.source).foreseen_classes(Path(data.path))
-    except (UserError, OSError, zipfile.BadZipFile):  # said where the data are read
+        origin = Origin(
+            paths=data.paths, folder=project_root(), labels=data.labels, downloads=project_root() / ".genloom"
+        )
+        return sources.find(data.source).foreseen_classes(origin)
+    except (UserError, OSError):  # said where the data are read
         return None
 
 

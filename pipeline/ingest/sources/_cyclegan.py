@@ -36,7 +36,7 @@ def cyclegan_set(name: str, domains: tuple[str, str], sha256: str) -> ArchivedDa
 def _read(name: str, domains: tuple[str, str], opened: Opened, labels: str) -> RawDataset:
     archive = opened.archives[name]
     images: dict[str, list[str]] = {f"{split}{letter}": [] for split in ("train", "test") for letter in "AB"}
-    for member in archive.names:
+    for member in archive.members():
         path = PurePosixPath(member)
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             images[path.parent.name].append(member)

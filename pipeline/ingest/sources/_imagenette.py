@@ -23,7 +23,7 @@ def imagenette(size: str) -> ArchivedDataset:
 def _read(name: str, classes: tuple[str, ...], opened: Opened, labels: str) -> RawDataset:
     archive = opened.archives[name]
     found: dict[str, list[tuple[str, int]]] = {split: [] for split in _SPLITS.values()}
-    for image in archive.names:
+    for image in archive.members():
         path = PurePosixPath(image)  # such as imagenette2/train/n01440764/n01440764_10026.JPEG
         if path.suffix == ".JPEG" and not path.name.startswith("."):
             found[_SPLITS[path.parts[1]]].append((image, _WORDNET.index(path.parts[2])))

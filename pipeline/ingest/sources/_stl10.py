@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.datasets import STL10
 
 from pipeline.ingest.archived_dataset import ArchivedDataset, Opened
-from pipeline.ingest.archives import TarArchive
+from pipeline.ingest.archives import Tar
 from pipeline.ingest.remote_file import RemoteFile
 from pipeline.ingest.source import UNLABELED, RawDataset, RawSplit
 
@@ -42,13 +42,13 @@ def stl10(*, with_labels: bool) -> ArchivedDataset:
     return ArchivedDataset(files=(_ARCHIVE,), read=labeled if with_labels else unlabeled)
 
 
-def _archive(opened: Opened) -> TarArchive:
+def _archive(opened: Opened) -> Tar:
     archive = opened.archives[_ARCHIVE.name]
-    assert isinstance(archive, TarArchive)
+    assert isinstance(archive, Tar)
     return archive
 
 
-def _images(archive: TarArchive, name: str) -> NDArray[np.uint8]:
+def _images(archive: Tar, name: str) -> NDArray[np.uint8]:
     """Memory-map a file in the tar: uint8 (n, 3, w, h)."""
     number = archive.numbers[f"{STL10.base_folder}/{name}"]
     count, rest = divmod(archive.sizes[number], int(np.prod(_SHAPE)))

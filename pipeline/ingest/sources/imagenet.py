@@ -12,7 +12,7 @@ from scipy.io import loadmat
 from torchvision.datasets.imagenet import ARCHIVE_META
 
 from pipeline.ingest.archived_dataset import ArchivedDataset, Opened, lines, split_of
-from pipeline.ingest.archives import Member, TarArchive, members_of
+from pipeline.ingest.archives import Member, Tar, members_of
 from pipeline.ingest.remote_file import RemoteFile
 from pipeline.ingest.source import RawDataset
 
@@ -34,19 +34,19 @@ def _read(opened: Opened, labels: str) -> RawDataset:
     test = opened.archives[_TEST.name]
     answers = [label_of[str(leaves[int(row[0])]["WNID"])] for row in truth]
     train = opened.archives[_TRAIN.name]
-    assert isinstance(train, TarArchive)
-    images = TarArchive(train.path, (member for name in wordnet for member in _inside(train, name)))
+    assert isinstance(train, Tar)
+    images = Tar(train.path, (member for name in wordnet for member in _inside(train, name)))
     opened.closing.enter_context(closing(images))
     return RawDataset(
         classes=tuple(f"{words[name]} ({name})" for name in wordnet),  # two of them are called crane
         splits={
-            "train": split_of(images, ((name, label_of[name.partition("_")[0]]) for name in images.names)),
-            "test": split_of(test, zip(sorted(test.names), answers, strict=True)),
+            "train": split_of(images, ((name, label_of[name.partition("_")[0]]) for name in images.members())),
+            "test": split_of(test, zip(sorted(test.members()), answers, strict=True)),
         },
     )
 
 
-def _inside(train: TarArchive, wordnet: str) -> list[Member]:
+def _inside(train: Tar, wordnet: str) -> list[Member]:
     start = train.offsets[train.numbers[f"{wordnet}.tar"]]
     return list(members_of(train.path, start))
 

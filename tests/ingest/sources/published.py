@@ -81,7 +81,7 @@ def expecting(source: Any, folder: Path) -> Any:
 @contextmanager
 def opened(source: Any, tmp_path: Path, mirror: Path | None, labels: str = "auto") -> Iterator[RawDataset]:
     """What the source makes of the mirror's files."""
-    given = origin(tmp_path, mirror, labels)
+    given = origin(tmp_path, mirror, labels=labels)
     with atomic_folder(tmp_path / "raw") as raw:
         source.download(given, raw)
     with source.open(tmp_path / "raw", given) as dataset:
