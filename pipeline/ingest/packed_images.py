@@ -5,6 +5,7 @@ What lies in a file is found once, by reading it from beginning to end, and kept
 are the test split, all others train.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -24,6 +25,7 @@ from pipeline.ingest.download import obtain_all
 from pipeline.ingest.originals import Original, check, keep_listing, originals
 from pipeline.ingest.source import UNLABELED, LeftOut, Origin, RawDataset, RawSplit, Source
 
+Hashed = bytes | memoryview
 logger = logging.getLogger(__name__)
 LABELS = ("label", "labels", "class", "category", "target", "fine_label", "cls")  # names, in the order of preference
 _TEST = re.compile(r"(^|[^a-z])(test|val|valid|validation)([^a-z]|$)")
@@ -61,8 +63,8 @@ class Index:
         self.splits.append(split)
 
 
-Reader = Callable[[Sequence[int]], Image.Image]
-"""Returns the image at a place; raises UnreadableError; may be called from several threads at once."""
+Reader = Callable[[Sequence[int]], tuple[Hashed, Callable[[], Image.Image]]]
+"""Returns what lies at a place, whose hash is known, and what decodes it; both may raise UnreadableError in any thread."""
 
 
 class PackedImages(Source):
@@ -232,10 +234,17 @@ def _labelled(splits: dict[str, list[_One]], classes: Sequence[str]) -> tuple[di
     ]
 
 
+def _decoded(one: _One, readers: Sequence[Reader]) -> Image.Image:
+    content, decode = readers[one.file](one.place)
+    if hashlib.sha256(content).hexdigest() != one.digest:  # the size of a tar may stay the same
+        raise UserError(f"{one.name}: has changed since it was listed. Run `dvc repro` to list the images anew.")
+    return decode()
+
+
 def _split(images: Sequence[_One], number_of: dict[str, int], readers: Sequence[Reader]) -> RawSplit:
     return RawSplit(
         labels=np.array([number_of[one.label] for one in images], dtype=np.int64),
-        decode=lambda number: readers[images[number].file](images[number].place),
+        decode=lambda number: _decoded(images[number], readers),
         names=[one.name for one in images],
         digests=[one.digest for one in images],
     )

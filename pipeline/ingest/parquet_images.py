@@ -7,10 +7,11 @@ row group at a time is read, and the last few are kept, as images are asked for 
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar
@@ -53,9 +54,9 @@ class ParquetImages(PackedImages):
     def reader(self, file: Path, scratch: Path, stack: ExitStack) -> Reader:
         groups = _RowGroups(file)
 
-        def read(place: Sequence[int]) -> Image.Image:
+        def read(place: Sequence[int]) -> tuple[bytes, Callable[[], Image.Image]]:
             content, _ = _content(groups.column(place[0])[place[1]])
-            return decode(content)
+            return content, partial(decode, content)
 
         return read
 

@@ -1,8 +1,8 @@
 """Datasets of the Hugging Face hub, from their Parquet files; see parquet_images.py.
 
 data.path is USER/NAME or hf://datasets/USER/NAME, with /FOLDER after it for one of several configurations, and
-@REVISION after NAME for another than the newest. Needs the package huggingface_hub. What is listed has the hashes that the hub
-states, so a dataset that changes between two stages is noticed.
+@REVISION after NAME for another than the newest. Needs the package huggingface_hub. What is listed has the hashes that
+the hub states, so a dataset that changes between two stages is noticed.
 """
 
 import re

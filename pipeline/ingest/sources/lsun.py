@@ -6,9 +6,10 @@ that they are in. Each category is a class; a val beside a train is the test spl
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,12 +45,12 @@ class Lsun(PackedImages):
     def reader(self, file: Path, scratch: Path, stack: ExitStack) -> Reader:
         database = stack.enter_context(_database(file))
 
-        def read(place: Sequence[int]) -> Image.Image:
+        def read(place: Sequence[int]) -> tuple[bytes, Callable[[], Image.Image]]:
             with database.begin() as transaction:
                 content = transaction.get(place[0].to_bytes(place[1], "big"))
             if content is None:
                 raise UnreadableError("not in its database")
-            return decode(content)
+            return content, partial(decode, content)
 
         return read
 

@@ -12,9 +12,10 @@ compressed are memory-mapped in their place, others are decompressed once, in th
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,15 +74,20 @@ class Npz(PackedImages):
         arrays = NpzArrays(file, scratch)
         images = {number: _shaped(name, arrays.read(name)) for number, name in _found(arrays).items()}
 
-        def read(place: Sequence[int]) -> Image.Image:
+        def read(place: Sequence[int]) -> tuple[memoryview, Callable[[], Image.Image]]:
             number, row, scale = place
-            pixels = images[number][row].astype(np.uint8) * np.uint8(scale)
-            if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS:
-                pixels = pixels.transpose(1, 2, 0)
-            gray = pixels.ndim == 3 and pixels.shape[2] == 1
-            return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if gray else pixels))
+            pixels = np.ascontiguousarray(images[number][row])
+            return pixels.data, partial(_image, pixels, scale)
 
         return read
+
+
+def _image(pixels: NDArray[Any], scale: int) -> Image.Image:
+    pixels = pixels.astype(np.uint8) * np.uint8(scale)
+    if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    gray = pixels.ndim == 3 and pixels.shape[2] == 1
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if gray else pixels))
 
 
 def _found(arrays: NpzArrays) -> dict[int, str]:

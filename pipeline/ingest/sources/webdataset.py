@@ -8,9 +8,10 @@ from .json, in which data.labels may name the field. Shards are read in their pl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -58,8 +59,9 @@ class WebDataset(PackedImages):
         opened = os.open(plain_tar(file, scratch), os.O_RDONLY)
         stack.callback(os.close, opened)
 
-        def read(place: Sequence[int]) -> Image.Image:
-            return decode(read_at(opened, place[0], place[1]))
+        def read(place: Sequence[int]) -> tuple[bytes, Callable[[], Image.Image]]:
+            content = read_at(opened, place[0], place[1])
+            return content, partial(decode, content)
 
         return read
 

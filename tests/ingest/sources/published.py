@@ -17,7 +17,10 @@ from PIL import Image
 from toy_data import origin
 
 from pipeline.files import atomic_folder
-from pipeline.ingest.source import RawDataset, RawSplit
+from pipeline.ingest import sources
+from pipeline.ingest.listing import write_listing
+from pipeline.ingest.originals import list_files
+from pipeline.ingest.source import Origin, RawDataset, RawSplit
 
 RNG = np.random.default_rng
 
@@ -95,3 +98,40 @@ def images_of(split: RawSplit) -> list[NDArray[np.uint8]]:
 def shades(split: RawSplit) -> dict[int, int]:
     """By the mean shade of each image, its label."""
     return {round(float(image.mean())): int(label) for image, label in zip(images_of(split), split.labels, strict=True)}
+
+
+FILES = Path(__file__).parent / "files"  # made by make.py there, by the formats' own libraries
+
+
+def own_origin(source: Any, tmp_path: Path, *paths: str | Path, labels: str = "auto") -> Origin:
+    """Where a source of one's own finds its files, listed as the stage does it."""
+    given = Origin(
+        paths=tuple(source.address(str(path)) for path in paths),
+        folder=tmp_path,
+        listing=tmp_path / "listing.csv",
+        labels=labels,
+        downloads=tmp_path / "downloads",
+    )
+    write_listing(tmp_path / "listing.csv", list_files(given.paths, tmp_path, tmp_path / "hashes.sqlite"))
+    return given
+
+
+@contextmanager
+def opened_own(name: str, tmp_path: Path, *paths: str | Path, labels: str = "auto") -> Iterator[RawDataset]:
+    """What a source of one's own makes of what lies at the paths."""
+    source = sources.find(name)
+    given = own_origin(source, tmp_path, *paths, labels=labels)
+    with atomic_folder(tmp_path / "raw") as raw:
+        source.download(given, raw)
+    with source.open(tmp_path / "raw", given) as dataset:
+        yield dataset
+
+
+def named(split: RawSplit) -> dict[str, int]:
+    """By the name of each image, its label."""
+    return {split.name(number): int(label) for number, label in enumerate(split.labels)}
+
+
+def left_out(dataset: RawDataset) -> dict[str, str]:
+    """By the name of what is left out, why."""
+    return {one.name: one.kind for one in dataset.left_out}
