@@ -64,7 +64,7 @@ class Index:
 
 
 Reader = Callable[[Sequence[int]], tuple[Hashed, Callable[[], Image.Image]]]
-"""Returns what lies at a place, whose hash is known, and what decodes it; both may raise UnreadableError in any thread."""
+"""Returns what lies at a place, whose hash is known, and its decoder; raises UnreadableError; is for any thread."""
 
 
 class PackedImages(Source):
