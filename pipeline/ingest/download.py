@@ -54,14 +54,16 @@ class DamagedError(DownloadError):
 
 
 class _InterruptedError(DownloadError):
-    """An attempt that failed on the network: another one may get further.
-
-    Attributes:
-        busy: the server is overloaded, or is asked too often.
-        pause: seconds after which it wants to be asked again.
-    """
+    """An attempt that failed on the network: another one may get further."""
 
     def __init__(self, message: str, *, busy: bool = False, pause: float = 0.0) -> None:
+        """Say what happened.
+
+        Args:
+            message: for people.
+            busy: the server is overloaded, or is asked too often.
+            pause: seconds after which it wants to be asked again.
+        """
         super().__init__(message)
         self.busy, self.pause = busy, pause
 

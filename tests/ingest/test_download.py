@@ -30,8 +30,8 @@ SIZE, CUT = 5_000_000, 3_500_000
 class Site:
     """A server of one file that can cut connections, know ranges or not, and change the file.
 
-    cut: bytes after which each connection ends, None to let it end by itself. statuses: of the next GETs, before ``status``
-    is that of all. stall: seconds after ``cut`` bytes before the connection ends. asked: the Range header of each GET.
+    cut: bytes after which each connection ends, None to let it end by itself. statuses: of the next GETs, before
+    ``status`` is that of all. stall: seconds before a connection ends. asked: the Range header of each GET.
     """
 
     content: bytes
