@@ -35,7 +35,7 @@ def copy_project(folder: Path, runs: dict[str, Any], workers: int = 0) -> Path:
         check=True,
     )
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and name != "dvc.lock":
+        if (ROOT / name).is_file() and not name.endswith("dvc.lock"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
@@ -83,4 +83,4 @@ def digest(path: Path) -> str:
 
 
 def changed_stages(folder: Path) -> set[str]:
-    return set(json.loads(call(folder, "dvc", "status", "--json").splitlines()[-1]))
+    return set(json.loads(call(folder, "dvc", "status", "--json", "dvc.yaml").splitlines()[-1]))

@@ -1,7 +1,7 @@
 """What the tests share: toy data, and gloo ranks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,11 +54,15 @@ def split_images(folder: Path, name: str) -> NDArray[np.uint8]:
 
 
 def origin(
-    tmp_path: Path, mirror: Path | str | None = None, path: Path | str | None = None, labels: str = "auto"
+    tmp_path: Path,
+    mirror: Path | str | None = None,
+    path: Path | str | None = None,
+    labels: str = "auto",
+    also: Sequence[str] = (),
 ) -> Origin:
-    """Where a source finds its files, listed as the stage does it."""
+    """Where a source finds its files; those at ``path`` and ``also`` are listed as the stage does it."""
     given = Origin(
-        paths=(str(path or tmp_path),),
+        paths=(str(path or tmp_path), *also),
         folder=tmp_path,
         listing=tmp_path / "listing.csv",
         labels=labels,

@@ -10,6 +10,7 @@ An image that can't be read is left out and written down in quarantine.csv.
 """
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -193,15 +194,14 @@ def normalize(
         UserError: more images than ``most_bad`` can't be used, or none is left.
     """
     spec = ImageSpec(channels=normalization.channels, size=normalization.size, classes=len(raw.classes))
+    quarantine = work.folder / QUARANTINE
     if "train" not in raw.splits:
-        refuse_too_many(raw.left_out, len(raw.left_out), 0.0, work.folder / QUARANTINE)
+        refuse_too_many(raw.left_out, len(raw.left_out), 0.0, quarantine)
     splits = with_test_split(raw, test_fraction)
-    with work.locked():
+    with work.locked(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of odd tags and large images
         made = {name: make_shards(split, name, normalization, spec, work, report) for name, split in splits.items()}
-        left_out = sorted([*raw.left_out, *(one for split in made.values() for one in split.left_out)], key=_by_name)
-        total = len(raw.left_out) + sum(len(split.labels) for split in splits.values())
-        refuse_too_many(left_out, total, most_bad, work.folder / QUARANTINE)
-        _warn(left_out, total, made.values(), normalization)
+        left_out = _check(made, raw.left_out, most_bad, normalization, quarantine)
         new = {name: NewSplit(labels=split.labels, files=split.files) for name, split in made.items()}
         info = write_dataset(
             folder, source=source, spec=spec, classes=raw.classes, splits=new, normalization=str(normalization)
@@ -211,6 +211,23 @@ def normalize(
         write_left_out(temporary / QUARANTINE, left_out)
         _write_about(temporary / ABOUT, made)
     return info
+
+
+def _check(
+    made: Mapping[str, Made],
+    before: Sequence[LeftOut],
+    most_bad: float,
+    normalization: Normalization,
+    quarantine: Path,
+) -> list[LeftOut]:
+    """Return what is left out, by name, after a word of it; UserError if it is too much, or a whole split."""
+    if empty := [split for split in made.values() if not split.files]:
+        refuse_too_many(empty[0].left_out, len(empty[0].left_out), 0.0, quarantine)
+    left_out = sorted([*before, *(one for split in made.values() for one in split.left_out)], key=_by_name)
+    total = len(left_out) + sum(len(split.labels) for split in made.values())
+    refuse_too_many(left_out, total, most_bad, quarantine)
+    _warn(left_out, total, made.values(), normalization)
+    return left_out
 
 
 def refuse_too_many(left_out: Sequence[LeftOut], total: int, most: float, path: Path) -> None:

@@ -6,6 +6,7 @@ characters. Archives are never unpacked to the disk.
 
 import os
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,8 @@ def open_images(paths: Sequence[Path]) -> Iterator[OwnImages]:
         UserError: a path does not exist, is of no known kind or holds no image, or two images have one name.
     """
     found: list[tuple[str, Callable[[], bytes], str]] = []
-    with ExitStack() as stack:
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of odd tags and large images
         for path, before in zip(paths, _prefixes(paths), strict=True):
             inside = list(_images_at(path, stack))
             if not inside:

@@ -1,11 +1,10 @@
-"""Stage own (data/dvc.yaml): what lies at data.path to out/listing; stage published: nothing, for all other sources."""
+"""Stages own and published (data/dvc.yaml): what lies at data.path to out/listing, for every source a file."""
 
 import logging
-from pathlib import Path
 
 import typer
 
-from pipeline.config import read_params
+from pipeline.config import Params, read_params
 from pipeline.console import progress
 from pipeline.errors import UserError, run
 from pipeline.files import project_root
@@ -16,18 +15,23 @@ from pipeline.stages.common import scratch
 logger = logging.getLogger("pipeline.stages.listing")
 
 
-def main(name: str) -> None:
-    """List the files of a source: those at data.path of a source of one's own, none of a published one.
+def main(names: list[str]) -> None:
+    """Write the listings of these sources: the files at data.path if it is the one in use and of one's own, else none.
 
-    Where they are not at hand, as in a clone after `dvc pull`, the listing stays that of the last time.
+    Where the files are not at hand, as in a clone after `dvc pull`, the listing stays that of the last time.
     """
-    if not sources.find(name).own:
-        write_listing(LISTING / f"{name}.csv", [])
-        return
+    params = read_params()
+    for name in names:
+        if name == params.data.source and sources.find(name).own:
+            _list(params)
+        else:
+            write_listing(LISTING / f"{name}.csv", [])
+
+
+def _list(params: Params) -> None:
     from pipeline.ingest.originals import list_files
 
-    params = read_params()
-    target = LISTING / f"{name}.csv"
+    target = LISTING / f"{params.data.source}.csv"
     try:
         with progress() as report:
             files = list_files(params.data.paths, project_root(), scratch(params) / "hashes.sqlite", report)
@@ -36,7 +40,7 @@ def main(name: str) -> None:
             raise
         logger.warning("%s The listing of the last time stands.", error)
         return
-    write_listing(Path(target), files)
+    write_listing(target, files)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from toy_data import ROOT, split_images
 
 from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import open_dataset
+from pipeline.ingest import sources
 
 RNG = np.random.default_rng
 
@@ -73,3 +75,14 @@ def test_the_stages_import_nothing_heavy_before_they_work() -> None:
     code = f"import sys, pipeline.stages.download, pipeline.stages.normalize; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_every_source_is_listed_and_only_own_ones_at_every_repro() -> None:
+    """data/dvc.yaml names the sources, since DVC can't ask them: a new one is added there."""
+    stages = yaml.safe_load((ROOT / "data" / "dvc.yaml").read_text())["stages"]
+    own = {name for name in sources.names() if sources.find(name).own}
+    for stage, expected in {"own": own, "published": set(sources.names()) - own}.items():
+        outs = {next(iter(out)) if isinstance(out, dict) else out for out in stages[stage]["outs"]}
+        assert outs == {f"out/listing/{name}.csv" for name in expected}, stage
+        assert set(stages[stage]["cmd"].split()[3:]) == expected, stage
+    assert stages["own"]["always_changed"] and "always_changed" not in stages["published"]

@@ -93,11 +93,11 @@ def test_paths_that_hold_no_image_or_lead_outside_are_refused(tmp_path: Path) ->
     for path, words in ((tmp_path / "empty", "no images"), (tmp_path / "nothing", "no such file or folder")):
         with pytest.raises(UserError, match=words), open_images([path]):
             pass
-    for member, words in (("/x.png", "'/x.png' leads out"), ("../x.png", "no images")):
+    for member, words in (("/x.png", "'/x.png' leads out"), ("../x.png", "'../x.png' leads out")):
         with pytest.raises(UserError, match=words), open_images([archive(tmp_path, {member: content(1)})]):
             pass
     (tmp_path / "broken.zip").write_bytes(b"PK nothing")
-    with pytest.raises(UserError, match=r"broken\.zip: no readable zip"), open_images([tmp_path / "broken.zip"]):
+    with pytest.raises(UserError, match=r"broken\.zip: no whole zip"), open_images([tmp_path / "broken.zip"]):
         pass
 
 

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets import utils as torchvision_utils
-from toy_data import origin
+from toy_data import origin, split_images
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder
 from pipeline.ingest import remote_file, sources
+from pipeline.ingest.normalize import Normalization, normalize
 from pipeline.ingest.remote_file import RemoteFile
+from pipeline.ingest.shards import Work
+from pipeline.ingest.source import RawDataset
 from pipeline.ingest.torchvision_dataset import TorchvisionDataset, mnist_like
 
 RNG = np.random.default_rng
@@ -175,7 +178,7 @@ def test_what_a_mirror_lacks_is_said(tmp_path: Path, published: Published) -> No
 
 
 def test_another_sources_files_are_refused(tmp_path: Path, published: Published) -> None:
-    for name in ("mnist", "cifar10", "digits"):
+    for name in ("mnist", "cifar10", "digits", "image_folder"):
         with (
             pytest.raises(UserError, match="not this source's files"),
             sources.find(name).open(published.folder, origin(tmp_path)),
@@ -202,10 +205,16 @@ def test_mnist_from_a_recompressed_mirror(tmp_path: Path, mnist_folder: Path) ->
     source.download(origin(tmp_path, mnist_folder), tmp_path / "raw")
     with source.open(tmp_path / "raw", origin(tmp_path)) as dataset:
         train = dataset.splits["train"]
-        images = np.stack([np.asarray(train.decode(number)) for number in range(500)]) / 255
+        splits = {"train": train.take(np.arange(500)), "test": train.take(np.arange(50))}
+        info = normalize(
+            RawDataset(classes=dataset.classes, splits=splits), tmp_path / "data", tmp_path / "images",
+            Normalization(channels=1, size=28), source="mnist", test_fraction=0.2,
+            work=Work(folder=tmp_path / "work", identity=""),
+        )  # fmt: skip
+        np.testing.assert_array_equal(split_images(tmp_path / "data", "train")[7, ..., 0], np.asarray(train.decode(7)))
         assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
         assert len(dataset.splits["test"].labels) == 10_000
-    assert abs(images.mean() - 0.1307) < 0.01 and abs(images.std() - 0.3081) < 0.01
+    assert abs(info["mean"][0] - 0.1307) < 0.01 and abs(info["std"][0] - 0.3081) < 0.01
 
 
 # CIFAR-10
