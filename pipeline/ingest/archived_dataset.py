@@ -47,16 +47,20 @@ class ArchivedDataset(Source):
             ValueError say that they are not as published.
         classes: names by label, if they are known beforehand.
         by_hand: what a person has to do, where no program may download the files.
+        by_labels: ``data.labels`` decides what the classes are.
     """
 
     files: tuple[RemoteFile, ...]
     read: Callable[[Opened, str], RawDataset]
     classes: tuple[str, ...] | None = None
     by_hand: str = ""
+    by_labels: bool = False
 
     def download(self, origin: Origin, raw: Path) -> None:
         self._places(origin)
         write_json(raw / _FILES, self._described())
+        if self.by_labels:
+            write_json(raw / "labels.json", origin.labels)
 
     def foreseen_classes(self, origin: Origin) -> tuple[str, ...] | None:
         return self.classes

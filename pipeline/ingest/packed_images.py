@@ -29,6 +29,7 @@ Hashed = bytes | memoryview
 logger = logging.getLogger(__name__)
 LABELS = ("label", "labels", "class", "category", "target", "fine_label", "cls")  # names, in the order of preference
 _TEST = re.compile(r"(^|[^a-z])(test|val|valid|validation)([^a-z]|$)")
+_LABELS = "labels.json"
 _VERSION = 1  # of the indexes: another one makes them anew
 
 
@@ -109,6 +110,7 @@ class PackedImages(Source):
     def download(self, origin: Origin, raw: Path) -> None:
         keep_listing(origin, raw, self.takes)
         self._indexed(originals(raw, origin), origin)
+        write_json(raw / _LABELS, origin.labels)  # they decide what ``open`` makes of the files
 
     @contextmanager
     def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:

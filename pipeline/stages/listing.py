@@ -10,7 +10,7 @@ from pipeline.errors import UserError, run
 from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.ingest.listing import LISTING, write_listing
-from pipeline.stages.common import scratch
+from pipeline.stages.common import origin_of, scratch
 
 logger = logging.getLogger("pipeline.stages.listing")
 
@@ -34,7 +34,7 @@ def _list(params: Params) -> None:
     target = LISTING / f"{params.data.source}.csv"
     try:
         with progress() as report:
-            files = list_files(params.data.paths, project_root(), scratch(params) / "hashes.sqlite", report)
+            files = list_files(origin_of(params).paths, project_root(), scratch(params) / "hashes.sqlite", report)
     except UserError as error:
         if not target.exists():
             raise

@@ -60,7 +60,8 @@ def check_params() -> Params:
 def _check_data(data: Data) -> None:
     source = sources.find(data.source)
     listed = LISTING / f"{data.source}.csv"  # in a clone after `dvc pull` the images themselves are not at hand
-    missing = [path for path in data.paths if not is_url(path) and not local(path, project_root()).exists()]
+    paths = map(source.address, data.paths)
+    missing = [path for path in paths if not is_url(path) and not local(path, project_root()).exists()]
     if source.own and missing and not listed.exists():
         raise UserError(f"{PARAMS}: data.path: there is no '{missing[0]}'. Name a folder or an archive of images.")
     if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():

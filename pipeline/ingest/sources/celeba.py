@@ -72,6 +72,7 @@ SOURCE = ArchivedDataset(
         for name in (_IMAGES, _ATTRIBUTES, _IDENTITIES, _SPLITS)
     ),
     read=_read,
+    by_labels=True,
     by_hand="CelebA is given for research that is not commercial, from a Google Drive that wants a browser: see "
     "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.",
 )

@@ -16,9 +16,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.ingest import sources
 from pipeline.ingest.listing import Listed, read_listing, write_listing
 from pipeline.ingest.source import LeftOut, Origin, RawDataset, RawSplit, Source
+from pipeline.ingest.sources.image_folder import SOURCE as IMAGE_FOLDER
+from pipeline.ingest.sources.npz import SOURCE as NPZ
+from pipeline.ingest.sources.parquet import SOURCE as PARQUET
+from pipeline.ingest.sources.webdataset import SOURCE as WEBDATASET
 
 logger = logging.getLogger(__name__)
 _LETTERS = ("A", "B")
@@ -33,7 +36,7 @@ class Unpaired(Source):
 
     def download(self, origin: Origin, raw: Path) -> None:
         if len(origin.paths) == 1:
-            return sources.find("image_folder").download(origin, raw)
+            return IMAGE_FOLDER.download(origin, raw)
         if len(origin.paths) != 2:
             raise UserError(f"params.yaml: data.path: {len(origin.paths)} paths. Name two, one for each domain.")
         assert origin.listing is not None, "a source of the user's own files"
@@ -51,7 +54,7 @@ class Unpaired(Source):
     def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:
         with ExitStack() as stack:
             if len(origin.paths) == 1:
-                yield stack.enter_context(sources.find("image_folder").open(raw, origin))
+                yield stack.enter_context(IMAGE_FOLDER.open(raw, origin))
                 return
             parts = []
             for number, letter in enumerate(_LETTERS):
@@ -76,11 +79,12 @@ def _part(origin: Origin, number: int, raw: Path) -> Origin:
 def _reader(listed: Sequence[Listed]) -> Source:
     """Return the source that reads such files."""
     names = [one.name.lower() for one in listed]
-    for suffix, source in ((".parquet", "parquet"), (".npz", "npz")):
+    readers: tuple[tuple[str, Source], ...] = ((".parquet", PARQUET), (".npz", NPZ))
+    for suffix, source in readers:
         if any(name.endswith(suffix) for name in names):
-            return sources.find(source)
+            return source
     shards = sum(name.endswith((".tar", ".tar.gz", ".tgz")) for name in names)
-    return sources.find("webdataset" if shards > 1 else "image_folder")
+    return WEBDATASET if shards > 1 else IMAGE_FOLDER
 
 
 def _two(parts: Sequence[RawDataset], classes: tuple[str, ...]) -> RawDataset:
