@@ -31,6 +31,7 @@ PICTURES, COMPARISONS = "pipeline.render.pictures", "pipeline.render.comparisons
 ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
     "download": ((), SOURCES),  # the source decides
     "normalize": (("pipeline.ingest.normalize:normalize",), SOURCES),
+    "inspect": (("pipeline.render.inspection:inspect",), None),
     "extractors": (
         ("pipeline.evaluate.extraction:prepare_extractors", "pipeline.evaluate.extraction:prepare_statistics"),
         None,

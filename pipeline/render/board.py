@@ -148,7 +148,7 @@ class Board:
     """All that the page and the table show: the runs, best first, and what they share.
 
     untrained: the other runs. columns: the first one ranks. real: real images' scores; picture: some of them; data: the
-    dataset's spec.json.
+    dataset's spec.json; inspected: what inspection.py says of its images.
     """
 
     runs: Sequence[RunFolder]
@@ -157,6 +157,7 @@ class Board:
     real: Measured
     picture: Path
     data: Mapping[str, Any]
+    inspected: Mapping[str, Any]
 
     @property
     def headline(self) -> Column | None:
@@ -224,6 +225,7 @@ def read_board(
         real=_read_measured(out / "real"),
         picture=out / "reference" / "real.png",
         data=_read_json(out / "data" / "spec.json"),
+        inspected=_read_json(out / "inspection" / "summary.json"),
     )
 
 

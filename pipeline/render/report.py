@@ -66,6 +66,7 @@ def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None)
     runs = [_view(run, board) for run in board.runs]
     page = environment.get_template(TEMPLATE).render(
         data=board.data,
+        inspected=board.inspected,
         picture=_optional_uri(board.picture),
         links=links or {},
         headline=board.headline,

@@ -6,6 +6,7 @@ OUT = Path("out")
 RAW = OUT / "raw"
 DATA = OUT / "data"
 IMAGES = OUT / "images"
+INSPECTION = OUT / "inspection"
 EXTRACTORS = OUT / "extractors"
 STATISTICS = OUT / "statistics"
 REFERENCE = OUT / "reference"

@@ -76,9 +76,15 @@ def normalized(tmp_path: Path, path: Path, size: int = 8, channels: int = 1, mos
         image_folder.SOURCE.download(where, raw)
     with image_folder.SOURCE.open(tmp_path / "raw", where) as dataset:
         return normalize(
-            dataset, tmp_path / "data", tmp_path / "images", Normalization(channels=channels, size=size),
-            source="image_folder", test_fraction=0.25, most_bad=most_bad, work=Work(folder=tmp_path / "work", identity="")
-        )  # fmt: skip
+            dataset,
+            tmp_path / "data",
+            tmp_path / "images",
+            Normalization(channels=channels, size=size),
+            source="image_folder",
+            test_fraction=0.25,
+            most_bad=most_bad,
+            work=Work(folder=tmp_path / "work", identity=""),
+        )
 
 
 EXPECTED = {value: int(value >= 10) for value in range(20)}
@@ -256,7 +262,8 @@ def test_links_and_devices_in_a_tar_are_not_followed(tmp_path: Path) -> None:
     with tarfile.open(target, "w") as archive:
         for name, kind, link in [
             ("a/1.png", tarfile.REGTYPE, ""), ("a/2.png", tarfile.SYMTYPE, "/etc/passwd"),
-            ("a/3.png", tarfile.LNKTYPE, "a/1.png"), ("a/4.png", tarfile.CHRTYPE, ""), ("a/5.png", tarfile.FIFOTYPE, ""),
+            ("a/3.png", tarfile.LNKTYPE, "a/1.png"), ("a/4.png", tarfile.CHRTYPE, ""),
+            ("a/5.png", tarfile.FIFOTYPE, ""),
         ]:  # fmt: skip
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, link
