@@ -12,14 +12,15 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, locked
 from pipeline.ingest.decode import MOST_BYTES
 from pipeline.ingest.source import UnreadableError
 
@@ -62,22 +63,66 @@ class _Zip:
             raise UnreadableError("damaged in the archive", str(error)) from error
 
 
-@dataclass(frozen=True)
-class _Tar:
-    infos: Mapping[str, tarfile.TarInfo]
-    file: int
+class Member(NamedTuple):
+    """A file in a tar.
+
+    Attributes:
+        name: without ./ before it.
+        offset: of its first byte in the tar.
+        size: in bytes.
+        problem: why it can't be read; empty if it can.
+        link: of a hard link, the member that it stands for.
+    """
+
+    name: str
+    offset: int
+    size: int
+    problem: str = ""
+    link: str = ""
+
+
+class Tar:
+    """A tar without compression; it takes little memory for millions of members.
+
+    Attributes:
+        path: the file.
+        numbers: by name, the places of a member's offset and size.
+        offsets: of the members' first bytes.
+        sizes: in bytes.
+    """
+
+    def __init__(self, path: Path, members: Iterable[Member]) -> None:
+        """Open a tar.
+
+        Args:
+            path: the file.
+            members: in order; of several of one name the last one counts, as for tar itself.
+        """
+        self.path, self.numbers, self.problems = path, dict[str, int](), dict[str, str]()
+        self.offsets, self.sizes = array("q"), array("q")
+        for member in members:
+            self.numbers[member.name] = self.numbers.get(member.link, len(self.offsets))
+            self.offsets.append(member.offset)
+            self.sizes.append(member.size)
+            self.problems.pop(member.name, None)
+            if member.problem:
+                self.problems[member.name] = member.problem
+        self.file = os.open(path, os.O_RDONLY)
 
     def members(self) -> dict[str, str]:
-        return {name: _problem_of_tar(info) for name, info in self.infos.items()}
+        """Return by name why a member can't be read: empty if it can."""
+        return {name: self.problems.get(name, "") for name in self.numbers}
 
     def read(self, name: str) -> bytes:
-        info = self.infos[name]
-        if problem := _problem_of_tar(info):
+        """Return a member's content; UnreadableError if it can't be had."""
+        if problem := self.problems.get(name):
             raise UnreadableError(problem)
-        content = os.pread(self.file, info.size, info.offset_data)
-        if len(content) != info.size:
-            raise UnreadableError("damaged in the archive", f"{len(content)} of {info.size} bytes")
-        return content
+        number = self.numbers[name]
+        return read_at(self.file, self.offsets[number], self.sizes[number])
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.file)
 
 
 @contextmanager
@@ -99,9 +144,9 @@ def open_archive(path: Path, scratch: Path) -> Iterator[Archive]:
             with zipfile.ZipFile(path) as archive:
                 yield _Zip({info.filename: info for info in archive.infolist() if not info.is_dir()}, archive)
             return
-        plain = _plain(path, scratch)
-        with plain.open("rb") as file:
-            yield _Tar(_infos(plain), file.fileno())
+        plain = plain_tar(path, scratch)
+        with closing(Tar(plain, members_of(plain))) as tar:
+            yield tar
     except (*BROKEN, OSError) as error:
         raise UserError(f"{path}: no whole zip or tar archive ({error}). Replace it, or name another.") from error
 
@@ -127,26 +172,64 @@ def _problem_of_tar(info: tarfile.TarInfo) -> str:
     return "too large" if info.size > MOST_BYTES else ""
 
 
-def _infos(path: Path) -> dict[str, tarfile.TarInfo]:
-    """Return a tar's members by name, without folders; a hard link stands for the member that it names."""
-    infos: dict[str, tarfile.TarInfo] = {}
-    with tarfile.open(path, "r:") as archive:
-        for info in archive:
-            if not info.isdir():
-                infos[info.name.removeprefix("./")] = infos.get(info.linkname, info) if info.islnk() else info
-    return infos
+def members_of(path: Path, start: int = 0) -> Iterator[Member]:
+    """Yield the members of a tar that is not compressed, but for folders.
+
+    Args:
+        path: the file.
+        start: where the tar begins in it, if it is a member of another.
+
+    Yields:
+        The members in order; their offsets count from the beginning of the file.
+
+    Raises:
+        tarfile.TarError: it is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all in memory
+                if not info.isdir():
+                    link = info.linkname.removeprefix("./") if info.islnk() else ""
+                    name, problem = info.name.removeprefix("./"), "" if link else _problem_of_tar(info)
+                    yield Member(name, info.offset_data, info.size, problem, link)
+            file.seek(archive.offset)
+            if any(block := file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end, in silence
+                raise tarfile.ReadError(f"no header of a member at byte {archive.offset}, but {block[:16]!r}")
 
 
-def _plain(path: Path, scratch: Path) -> Path:
-    """Return a tar that is not compressed: the file itself, or what it unpacks to."""
+def read_at(file: int, offset: int, size: int) -> bytes:
+    """Return bytes of an open file, from any thread; UnreadableError if it ends before them."""
+    content = os.pread(file, size, offset)
+    if len(content) != size:
+        raise UnreadableError("damaged in the archive", f"{len(content)} of {size} bytes")
+    return content
+
+
+def plain_tar(path: Path, scratch: Path, name: str | None = None) -> Path:
+    """Return a tar that is not compressed: the file itself, or what it unpacks to.
+
+    Args:
+        path: the tar.
+        scratch: the folder of what is unpacked; another process that unpacks the same is waited for.
+        name: of the unpacked file; None: made of the tar's name, size and time.
+
+    Returns:
+        The path of the plain tar.
+
+    Raises:
+        OSError, EOFError, zlib.error, lzma.LZMAError: it is damaged.
+    """
     with path.open("rb") as file:
         start = file.read(6)
     opened = next((opened for magic, opened in _COMPRESSED.items() if start.startswith(magic)), None)
     if opened is None:
         return path
     seen = path.stat()
-    target = scratch / f"{path.name}-{seen.st_size}-{seen.st_mtime_ns}.tar"
-    if not target.exists():
-        with opened(path, "rb") as packed, atomic_file(target) as temporary, temporary.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, 2**20)
+    target = scratch / (name or f"{path.name}-{seen.st_size}-{seen.st_mtime_ns}.tar")
+    with locked(Path(f"{target}.lock"), wait=None, announce=f"waiting for another process that unpacks {path}"):
+        if not target.exists():
+            with opened(path, "rb") as packed, atomic_file(target) as temporary, temporary.open("wb") as plain:
+                shutil.copyfileobj(packed, plain, 2**20)
     return target

@@ -9,6 +9,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,13 +27,19 @@ from pipeline.files import locked, naming, sha256_of, write_json
 from pipeline.ingest.source import Origin, Report, silent
 
 TRIES = 3  # attempts in a row that add nothing to what has arrived
+BUSY_TRIES = 6  # of them where the server says that it is overloaded, or is asked too often
 PAUSE = 1.0  # seconds before the second of them, doubled before each further one
+_LONGEST_PAUSE = 300.0  # seconds that a server may ask for; one that asks for more is given up
+_BUSY = (429, 503)
+_PASSING = (408, 425, 500, 502, 504, *_BUSY)  # answers that another attempt may change
+_AT_ONCE = 4  # files
 _TIMEOUT = 30.0  # seconds without a byte
 _BLOCK = 2**20  # bytes of one range
 _CHUNK = 2**18  # bytes to read at a time from a stream: aiohttp buffers twice as many or more, and a cut loses them
 _MOST_BYTES = 2**33  # a server that never ends a file must not fill the disk
 _VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id", "mtime")  # of fs.info
 _T = TypeVar("_T")
+_S = TypeVar("_S")
 
 Check = Callable[[Path], None]
 """Takes a downloaded file; raises DamagedError if it isn't the published one."""
@@ -45,6 +55,31 @@ class DamagedError(DownloadError):
 
 class _InterruptedError(DownloadError):
     """An attempt that failed on the network: another one may get further."""
+
+    def __init__(self, message: str, *, busy: bool = False, pause: float = 0.0) -> None:
+        """Say what happened.
+
+        Args:
+            message: for people.
+            busy: the server is overloaded, or is asked too often.
+            pause: seconds after which it wants to be asked again.
+        """
+        super().__init__(message)
+        self.busy, self.pause = busy, pause
+
+
+def obtain_all(obtain_one: Callable[[_S], _T], files: Sequence[_S]) -> list[_T]:
+    """Call ``obtain_one`` with several files at a time and return what it returns, in order.
+
+    The first error ends it: files that have not begun are left out, and those on their way are kept for the next call.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        running = [pool.submit(obtain_one, file) for file in files]
+        try:
+            return [one.result() for one in running]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def obtain(name: str, urls: Sequence[str], origin: Origin, check: Check) -> Path:
@@ -155,9 +190,9 @@ def _complete(url: str, part: Path, report: Report) -> None:
                 continue
             fruitless = 0 if _size_of(part) > most else fruitless + 1
             most = max(most, _size_of(part))
-            if fruitless == TRIES:
+            if fruitless >= (BUSY_TRIES if error.busy else TRIES) or error.pause > _LONGEST_PAUSE:
                 raise
-            time.sleep(PAUSE * 2 ** (fruitless - 1) if fruitless else 0)
+            time.sleep(max(error.pause, PAUSE * 2 ** (fruitless - 1) if fruitless else 0))
 
 
 def _receive(url: str, part: Path, report: Report) -> None:
@@ -215,8 +250,29 @@ def _network(failure: str, call: Callable[..., _T], *args: Any) -> _T:
         # Over HTTP info raises FileNotFoundError whatever has happened; its cause says what.
         cause = (error.__cause__ if isinstance(error, FileNotFoundError) else None) or error
         if isinstance(cause, aiohttp.ClientResponseError):
-            raise _InterruptedError(f"the server answers {cause.status} {cause.message}") from error
+            raise _refusal(cause) from error
         raise _InterruptedError(f"{failure} ({type(cause).__name__}: {cause})") from error
+
+
+def _refusal(answer: aiohttp.ClientResponseError) -> DownloadError:
+    """Return the error for an answer that is no file: one for which another attempt is made, or is not."""
+    said = f"the server answers {answer.status} {answer.message}"
+    if answer.status not in _PASSING:
+        login = " (it wants a login or an accepted licence)" if answer.status in (401, 403) else ""
+        return DownloadError(f"{said}{login}")
+    pause = _retry_after(answer.headers.get("Retry-After", "") if answer.headers else "")
+    if pause > _LONGEST_PAUSE:
+        said += f" and asks to come back in {pause:.0f} seconds"
+    return _InterruptedError(said, busy=answer.status in _BUSY, pause=pause)
+
+
+def _retry_after(header: str) -> float:
+    """Return the seconds that a Retry-After header asks for, which may be a number or a date; 0 if it says neither."""
+    with suppress(ValueError):
+        return max(float(header), 0.0)
+    with suppress(ValueError, TypeError):
+        return max((parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds(), 0.0)
+    return 0.0
 
 
 def _prepare(part: Path, info: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ download.
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass, fields
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import read_csv, sha256_of, write_csv
+from pipeline.ingest.patterns import split_pattern
 from pipeline.ingest.source import Report, silent
 
 LISTING = Path("out/listing")  # a file for each source
@@ -58,11 +59,20 @@ def is_url(path: str) -> bool:
 
 
 def local(path: str, folder: Path) -> Path:
-    """Return a local path of ``data.path``; a relative one counts from the project's folder."""
-    return folder / Path(path).expanduser()
+    """Return a local path of ``data.path``, of a pattern its folder; relative ones count from the project's folder."""
+    whole = folder / Path(path).expanduser()
+    return whole if whole.exists() else Path(split_pattern(str(whole))[0])
 
 
-def list_local(number: int, place: Path, hashes: Path, report: Report = silent) -> list[Listed]:
+def pattern_of(path: str, folder: Path) -> str:
+    """Return the pattern of a path in the folder that ``local`` returns; empty if it is none."""
+    whole = folder / Path(path).expanduser()
+    return "" if whole.exists() else split_pattern(str(whole))[1]
+
+
+def list_local(
+    number: int, place: Path, hashes: Path, report: Report = silent, *, wanted: Callable[[str], bool] | None = None
+) -> list[Listed]:
     """List a file, or all files in a directory and below.
 
     Links are followed, each real directory is visited once, and hidden files and folders are passed over.
@@ -72,11 +82,13 @@ def list_local(number: int, place: Path, hashes: Path, report: Report = silent) 
         place: the file or directory.
         hashes: a database of the hashes of files seen before, by place, size and time of the last change.
         report: called with the progress.
+        wanted: of the files in a directory, tells by name those to list; None: all.
 
     Returns:
         The files by name; those that are no regular files have a problem in the place of a version.
     """
     found = sorted(_walk(place)) if place.is_dir() else [(place.name, place)]
+    found = found if wanted is None else [one for one in found if wanted(one[0])]
     hashes.parent.mkdir(parents=True, exist_ok=True)
     with closing(_Hashes(hashes)) as known, ThreadPoolExecutor(_THREADS) as pool:
         listed = []

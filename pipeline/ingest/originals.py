@@ -5,15 +5,16 @@ says so if they are not what was listed.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.ingest.download import DownloadError, download, file_system, version_of
-from pipeline.ingest.listing import FILES, Listed, is_url, list_local, local, read_listing, write_listing
+from pipeline.ingest.download import DownloadError, download, file_system, obtain_all, version_of
+from pipeline.ingest.listing import FILES, Listed, is_url, list_local, local, pattern_of, read_listing, write_listing
+from pipeline.ingest.patterns import expand_braces, matcher, refuse_missing, split_pattern
 from pipeline.ingest.source import Origin, Report, silent
 
 
@@ -57,6 +58,10 @@ def list_files(paths: Iterable[str], folder: Path, hashes: Path, report: Report 
     for number, path in enumerate(paths):
         if is_url(path):
             found += _list_remote(number, path)
+        elif pattern := pattern_of(path, folder):
+            inside = list_local(number, local(path, folder), hashes, report, wanted=matcher(pattern))
+            refuse_missing(path, pattern, (one.name for one in inside))
+            found += inside
         elif local(path, folder).exists():
             found += list_local(number, local(path, folder), hashes, report)
         else:
@@ -64,22 +69,24 @@ def list_files(paths: Iterable[str], folder: Path, hashes: Path, report: Report 
     return found
 
 
-def keep_listing(origin: Origin, raw: Path) -> None:
-    """Write the listing to ``raw``; download first what lies at URLs, and state its hashes.
+def keep_listing(origin: Origin, raw: Path, wanted: Callable[[str], bool] = bool) -> None:
+    """Write the listing to ``raw``; download first what lies at URLs, several at a time, and state its hashes.
 
     Args:
         origin: its listing was made by ``list_files``.
         raw: the folder of the stage download.
+        wanted: tells by name the files to keep; by default all.
 
     Raises:
         UserError: a file can't be downloaded.
     """
     assert origin.listing is not None, "a source of the user's own files"
-    kept = []
-    for one in read_listing(origin.listing):
-        url = is_url(origin.paths[one.path]) and not one.problem
-        kept.append(_downloaded(one, origin) if url else one)
-    write_listing(raw / FILES, kept)
+    kept = [one for one in read_listing(origin.listing) if wanted(one.name)]
+
+    def at_hand(one: Listed) -> Listed:
+        return _downloaded(one, origin) if is_url(origin.paths[one.path]) and not one.problem else one
+
+    write_listing(raw / FILES, obtain_all(at_hand, kept))
 
 
 def originals(raw: Path, origin: Origin) -> list[Original]:
@@ -123,10 +130,17 @@ def _original(one: Listed, origin: Origin) -> Original:
 
 def _list_remote(number: int, url: str) -> list[Listed]:
     """List a file or a folder of any file system that fsspec knows."""
+    base_url, pattern = split_pattern(url)
     try:
-        files, path = file_system(url)
-        about = files.info(path)
-        found = {path: about} if about["type"] == "file" else files.find(path, detail=True)
+        files, path = file_system(base_url)
+        if pattern and not set(pattern) & set("*[?"):  # a server of files alone lists no folders
+            found = {
+                f"{path.rstrip('/')}/{one}": files.info(f"{path.rstrip('/')}/{one}") for one in expand_braces(pattern)
+            }
+            about = {"type": "directory"}
+        else:
+            about = files.info(path)
+            found = {path: about} if about["type"] == "file" else files.find(path, detail=True)
     except Exception as error:  # each file system has exceptions of its own
         raise UserError(
             f"params.yaml: data.path: '{url}' can't be listed ({error or type(error).__name__})."
@@ -135,9 +149,19 @@ def _list_remote(number: int, url: str) -> list[Listed]:
         raise UserError(f"params.yaml: data.path: there is no file at '{url}'.")
     base = path.rstrip("/") if about["type"] != "file" else path.rpartition("/")[0]
     named = {name.removeprefix(base).lstrip("/"): entry for name, entry in found.items()}
+    if pattern:
+        named = {name: entry for name, entry in named.items() if matcher(pattern)(name)}
+        refuse_missing(url, pattern, named)
     return [
-        Listed(number, name, int(entry["size"] or 0), version=_version(entry)) for name, entry in sorted(named.items())
+        Listed(number, name, int(entry["size"] or 0), _stated_hash(entry), _version(entry))
+        for name, entry in sorted(named.items())
     ]
+
+
+def _stated_hash(entry: dict[str, Any]) -> str:
+    """Return the SHA-256 of a file's content where a hub states it, as Hugging Face's does for large files."""
+    stated = entry.get("lfs") or {}
+    return str(stated.get("sha256", "")) if isinstance(stated, dict) else ""
 
 
 def _version(entry: dict[str, Any]) -> str:
@@ -148,16 +172,17 @@ def _version(entry: dict[str, Any]) -> str:
 def _downloaded(one: Listed, origin: Origin) -> Listed:
     """Download a listed file, unless it is there, and return it with its hash and size."""
     target = _target(one, origin)
-    base = origin.paths[one.path]
+    base, _ = split_pattern(origin.paths[one.path])
     url = base if base.rstrip("/").rpartition("/")[2] == one.name else f"{base.rstrip('/')}/{one.name}"
     try:
-        download(url, target, report=origin.report)
+        download(url, target, sha256=one.sha256 or None, report=origin.report)
     except DownloadError as error:
         raise UserError(
             f"params.yaml: data.path: '{url}' could not be downloaded: {error}. Run the command again to resume it."
         ) from error
     digest = sha256_of(target)
     if one.sha256 and one.sha256 != digest:
+        target.unlink()
         raise UserError(f"{url}: is no longer the file that was listed. Run `dvc repro` to list the images anew.")
     return replace(one, bytes=target.stat().st_size, sha256=digest)
 

@@ -20,6 +20,10 @@ Report = Callable[[str, int, int | None], None]
 """Called with the name of what is in progress, how much of it is done, and the total if it is known."""
 
 
+UNLABELED = "images"
+"""The class of images that have none."""
+
+
 def silent(name: str, done: int, total: int | None) -> None:
     """Ignore progress."""
 
@@ -136,6 +140,10 @@ class Source(ABC):
     """
 
     own: ClassVar[bool] = False
+
+    def address(self, path: str) -> str:
+        """Return the local path, pattern or URL that a path of ``data.path`` stands for, as a name on a hub does."""
+        return path
 
     @abstractmethod
     def download(self, origin: Origin, raw: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.config import Params, read_run
 from pipeline.errors import UserError
 from pipeline.files import project_root
+from pipeline.ingest import sources
 from pipeline.ingest.listing import LISTING
 from pipeline.ingest.source import Origin, Report, silent
 from pipeline.render.failures import forget_failure, note_failure
@@ -79,7 +80,7 @@ def origin_of(params: Params, report: Report = silent) -> Origin:
     data, root = params.data, project_root()
     mirror = data.mirror if data.mirror is None or "://" in data.mirror else str(root / data.mirror)
     return Origin(
-        paths=data.paths,
+        paths=tuple(map(sources.find(data.source).address, data.paths)),
         folder=root,
         listing=LISTING / f"{data.source}.csv",
         labels=data.labels,

@@ -10,7 +10,7 @@ from pipeline.errors import UserError, run
 from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.ingest.listing import FILES, LISTING, read_listing, write_listing
-from pipeline.stages.common import scratch
+from pipeline.stages.common import origin_of, scratch
 from pipeline.stages.paths import RAW
 
 logger = logging.getLogger("pipeline.stages.listing")
@@ -35,7 +35,7 @@ def _list(params: Params) -> None:
     target = LISTING / f"{params.data.source}.csv"
     try:
         with progress() as report:
-            files = list_files(params.data.paths, project_root(), scratch(params) / "hashes.sqlite", report)
+            files = list_files(origin_of(params).paths, project_root(), scratch(params) / "hashes.sqlite", report)
     except UserError as error:
         before = next((path for path in (target, RAW / FILES) if path.exists()), None)
         if before is None:

@@ -5,7 +5,10 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,8 @@ SIZE, CUT = 5_000_000, 3_500_000
 class Site:
     """A server of one file that can cut connections, know ranges or not, and change the file.
 
-    cut: bytes after which each connection ends, None to let it end by itself. asked: the Range header of each GET.
+    cut: bytes after which each connection ends, None to let it end by itself. statuses: of the next GETs, before
+    ``status`` is that of all. stall: seconds before a connection ends. asked: the Range header of each GET.
     """
 
     content: bytes
@@ -37,6 +41,9 @@ class Site:
     cut: int | None = None
     packed: bool = False
     status: int = 200
+    statuses: list[int] = field(default_factory=list)
+    retry_after: str = ""
+    stall: float = 0.0
     asked: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -44,8 +51,13 @@ class Site:
         wanted = handler.headers["Range"] if self.ranges else None
         if handler.command == "GET":
             self.asked.append(handler.headers["Range"])
-        if self.status != 200:
-            return handler.send_error(self.status)
+        status = self.statuses.pop(0) if self.statuses and handler.command == "GET" else self.status
+        if status != 200:
+            handler.send_response(status)
+            if self.retry_after:
+                handler.send_header("Retry-After", self.retry_after)
+            handler.send_header("Content-Length", "0")
+            return handler.end_headers()
         first, last = map(int, wanted.removeprefix("bytes=").split("-")) if wanted else (0, len(self.content) - 1)
         if first >= len(self.content):
             return handler.send_error(416)
@@ -60,6 +72,9 @@ class Site:
         handler.end_headers()
         if handler.command == "GET":
             handler.wfile.write(body[: self.cut])
+            if self.stall:
+                handler.wfile.flush()
+                time.sleep(self.stall)
         handler.close_connection = True
 
 
@@ -231,11 +246,107 @@ def test_the_next_mirror_is_tried(tmp_path: Path, site: Site) -> None:
         download.obtain("a.bin", [gone], origin(tmp_path / "other", site.url), check)
 
 
-def test_an_overloaded_server_is_asked_again(tmp_path: Path, site: Site) -> None:
-    site.status = 503
-    with pytest.raises(UserError, match="answers 503 Service Unavailable"):
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What is waited for, in the place of waiting."""
+    slept: list[float] = []
+    monkeypatch.setattr(download, "PAUSE", 1.0)
+    monkeypatch.setattr(download.time, "sleep", slept.append)
+    return slept
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_overloaded_server_is_asked_again_and_again(
+    tmp_path: Path, site: Site, pauses: list[float], status: int
+) -> None:
+    site.status = status
+    with pytest.raises(UserError, match=f"answers {status} "):
         fetch(site, tmp_path)
-    assert len(site.asked) == download.TRIES
+    assert len(site.asked) == download.BUSY_TRIES and pauses == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_server_that_recovers_gives_the_file(tmp_path: Path, site: Site, pauses: list[float], status: int) -> None:
+    site.statuses = [status, status]
+    assert fetch(site, tmp_path) == site.content
+    assert site.statuses == [] and pauses == [1, 2]
+
+
+def later(seconds: int) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(("header", "least", "most"), [("7", 7, 7), (40, 30, 40), (-9, 1, 1), ("soon", 1, 1)])
+def test_a_server_says_when_to_come_back(
+    tmp_path: Path, site: Site, pauses: list[float], header: str | int, least: float, most: float
+) -> None:
+    site.statuses, site.retry_after = [429], later(header) if isinstance(header, int) else header
+    assert fetch(site, tmp_path) == site.content
+    assert len(pauses) == 1 and least <= pauses[0] <= most
+
+
+def test_a_server_that_asks_for_an_hour_is_left(tmp_path: Path, site: Site, pauses: list[float]) -> None:
+    site.status, site.retry_after = 429, "3600"
+    with pytest.raises(UserError, match=r"answers 429 .* asks to come back in 3600 seconds"):
+        fetch(site, tmp_path)
+    assert len(site.asked) == 1 and pauses == []
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, ""), (410, ""), (401, "wants a login"), (403, "wants a login")])
+def test_a_refusal_is_final(tmp_path: Path, site: Site, pauses: list[float], status: int, said: str) -> None:
+    site.status = status
+    with pytest.raises(UserError, match=f"answers {status} .*{said}"):
+        fetch(site, tmp_path)
+    assert len(site.asked) == 1 and pauses == []
+
+
+def test_a_server_that_stalls_is_left_and_resumed(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    fsspec.filesystem("http").clear_instance_cache()
+    site.cut, site.stall = CUT, 2.0
+    started = time.monotonic()
+    assert fetch(site, tmp_path) == site.content
+    assert len(site.asked) > 1 and time.monotonic() - started < 2.0
+
+
+def test_a_server_that_serves_a_page_in_the_place_of_the_file(tmp_path: Path, site: Site) -> None:
+    """As portals of hotels and expired links do, with 200 OK."""
+    good, site.content = site.content, b"<html>Please accept our cookies</html>"
+    with pytest.raises(UserError, match="wrong content"):
+        fetch(site, tmp_path, expected=good)
+    assert not [path for path in (tmp_path / "downloads").iterdir() if path.suffix != ".lock"]
+
+
+def test_several_files_come_at_once_and_in_order(tmp_path: Path, site: Site) -> None:
+    """Each waits until the others are on their way, but for those beyond the bound."""
+    at_once = threading.Barrier(download._AT_ONCE)
+
+    def one(name: str) -> bytes:
+        at_once.wait(10)
+        return download.obtain(name, [site.url], origin(tmp_path), lambda path: None).read_bytes() + name.encode()
+
+    names = [f"{number}.bin" for number in range(2 * download._AT_ONCE)]
+    assert download.obtain_all(one, names) == [site.content + name.encode() for name in names]
+    assert len(site.asked) == len(names)
+
+
+def test_the_first_file_that_fails_ends_it(tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    def one(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.05)
+        raise UserError(f"file {number}")
+
+    with pytest.raises(UserError, match="file 0"):
+        download.obtain_all(one, range(100))
+    assert len(begun) < 100
+
+
+def test_two_runs_at_once_download_once(tmp_path: Path, site: Site) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: fetch(site, tmp_path), range(2)))
+    assert found == [site.content, site.content] and site.asked == [None]
 
 
 def test_a_mirror_may_be_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

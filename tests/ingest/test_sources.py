@@ -22,11 +22,12 @@ from toy_data import origin, split_images
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder
-from pipeline.ingest import sources, torchvision_dataset
+from pipeline.ingest import remote_file, sources
 from pipeline.ingest.normalize import Normalization, normalize
+from pipeline.ingest.remote_file import RemoteFile
 from pipeline.ingest.shards import Work
 from pipeline.ingest.source import RawDataset
-from pipeline.ingest.torchvision_dataset import RemoteFile, TorchvisionDataset, mnist_like
+from pipeline.ingest.torchvision_dataset import TorchvisionDataset, mnist_like
 
 RNG = np.random.default_rng
 
@@ -125,7 +126,7 @@ def test_the_published_hash_of_the_gz_file_will_do_too(tmp_path: Path, published
     name = "t10k-labels-idx1-ubyte.gz"
     md5 = hashlib.md5((published.folder / name).read_bytes()).hexdigest()
     (tmp_path / "raw").mkdir()
-    source = with_file(published.source, name, content=None, md5=md5)
+    source = with_file(published.source, name, content=None, digest=f"md5:{md5}")
     source.download(origin(tmp_path, published.folder), tmp_path / "raw")
     for content in (None, "md5:unknown"):
         with pytest.raises(UserError, match="not the published file"):
@@ -162,7 +163,7 @@ def test_a_damaged_file_is_named_and_leaves_nothing(tmp_path: Path, published: P
 def test_a_decompression_bomb_is_left_at_the_bound(
     tmp_path: Path, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torchvision_dataset, "_MOST_BYTES", 2**21)
+    monkeypatch.setattr(remote_file, "_MOST_BYTES", 2**21)
     published.put("train-images-idx3-ubyte.gz", bytes(2**26))
     with pytest.raises(UserError, match=f"unpacks to more than {2**21} bytes"):
         published.source.download(origin(tmp_path, published.folder), tmp_path)
@@ -297,8 +298,8 @@ def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, archive: Archive) ->
 def test_the_real_cifar_is_what_torchvision_publishes() -> None:
     source = sources.find("cifar10")
     assert isinstance(source, TorchvisionDataset) and source.dataset is CIFAR10
-    assert [(file.urls, file.name, file.md5) for file in source.files] == [
-        (("https://www.cs.toronto.edu/~kriz",), "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+    assert [(file.urls, file.name, file.digest) for file in source.files] == [
+        (("https://www.cs.toronto.edu/~kriz",), "cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a")
     ]
 
 

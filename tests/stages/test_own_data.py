@@ -1,4 +1,4 @@
-"""A user's own photographs through DVC as a user runs it: flat, with rubbish among them, grown, and pulled elsewhere."""
+"""A user's own photographs through DVC: flat, with rubbish among them, grown, and pulled elsewhere."""
 
 import os
 import shutil

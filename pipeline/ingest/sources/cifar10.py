@@ -5,6 +5,7 @@ The archive must be the published one: its members are pickles, which torchvisio
 
 from torchvision.datasets import CIFAR10
 
-from pipeline.ingest.torchvision_dataset import RemoteFile, TorchvisionDataset
+from pipeline.ingest.remote_file import RemoteFile
+from pipeline.ingest.torchvision_dataset import TorchvisionDataset
 
 SOURCE = TorchvisionDataset(dataset=CIFAR10, files=(RemoteFile.at(CIFAR10.url, CIFAR10.tgz_md5),))
