@@ -42,7 +42,7 @@ class ImageServer:
 
     def read(self, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images ``rows`` (n,) of a split as uint8 (n, h, w, c)."""
-        return self.splits[split].store.prefetch(rows)()
+        return np.asarray(self.splits[split].store.prefetch(rows)())
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ class Cluster:
         shard: share out the optimizers' state (Adam: twice the weights) among the workers; weights, gradients and
             moving averages stay whole on each.
         stream: nodes that share no folder get each batch's images as they need them, not a copy of the data.
+        data_on_device: share of a GPU's free memory that the images may take; where they fit, they lie there.
     """
 
     DECIDES_NOTHING = "where, never what"
@@ -170,6 +171,7 @@ class Cluster:
     stall_seconds: Positive = 600
     shard: bool = False
     stream: bool = False
+    data_on_device: Probability = 0.3
 
     def __post_init__(self) -> None:
         if self.stream and self.url is None:

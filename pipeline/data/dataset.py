@@ -36,7 +36,7 @@ _PIECE_BYTES = 8 * 2**20  # of images to hash at a time
 class ImageStore(Protocol):
     """Holds the images of one split, on this node or another."""
 
-    def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8]]:
+    def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], NDArray[np.uint8] | Tensor]:
         """Start reading some images; does not block.
 
         Args:
@@ -95,7 +95,7 @@ class Split:
         """Start reading images; the returned function blocks and returns them as ``images`` does."""
         wanted = np.asarray(indices, dtype=np.int64)
         wait = self.store.prefetch(wanted if self.rows is None else self.rows[wanted])
-        return lambda: torch.from_numpy(wait()).permute(0, 3, 1, 2)
+        return lambda: torch.as_tensor(wait()).permute(0, 3, 1, 2)
 
     def images(self, indices: Iterable[int] | NDArray[np.int64]) -> Tensor:
         """Read images: uint8 (n, c, h, w) in channels-last memory format, in the order of ``indices``."""

@@ -18,6 +18,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.world import World
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import Split
+from pipeline.data.feed import Waiting, reader
 
 NO_AUGMENTATION = Augmentation()
 AHEAD = 8  # batches to prefetch: the images may be on another node
@@ -32,6 +33,7 @@ def batches(
     start: int = 0,
     other: Split | None = None,
     augment: Augmentation = NO_AUGMENTATION,
+    waiting: Waiting | None = None,
 ) -> Iterator[Batch]:
     """Yield this rank's share of each global batch, without end.
 
@@ -46,6 +48,7 @@ def batches(
         start: position in the stream, in images seen, to start from.
         other: a second domain, shuffled independently; each batch brings as many of its images, unpaired.
         augment: applied to the images of both domains.
+        waiting: gets the seconds spent waiting for images.
 
     Yields:
         Batches of ``batch_size / world.size`` images in [-1, 1] on the device.
@@ -59,22 +62,26 @@ def batches(
     order = _Order(len(split), seed)
     other_order = _Order(len(other), seed + 1) if other else None
     position = start + world.rank * share
+    waiting = waiting or Waiting()
     pending: deque[_PendingBatch] = deque()
-    while True:
-        while len(pending) <= AHEAD:
-            positions = np.arange(position, position + share)
-            rows = order[positions]
-            second = other.prefetch(other_order[positions]) if other and other_order else None
-            pending.append(_PendingBatch(positions, split.labels_of(rows), split.prefetch(rows), second))
-            position += batch_size
-        yield _arrived(pending.popleft(), seed, world, augment)
+    with reader(split, world.device) as images, reader(other, world.device) as others:
+        assert images is not None, "the first domain is always there"
+        while True:
+            while len(pending) <= AHEAD:
+                positions = np.arange(position, position + share)
+                rows = order[positions]
+                second = others.prefetch(other_order[positions]) if others and other_order else None
+                pending.append(_PendingBatch(positions, split.labels_of(rows), images.prefetch(rows), second))
+                position += batch_size
+            yield _arrived(pending.popleft(), seed, world, augment, waiting)
 
 
-def _arrived(pending: "_PendingBatch", seed: int, world: World, augment: Augmentation) -> Batch:
+def _arrived(pending: "_PendingBatch", seed: int, world: World, augment: Augmentation, waiting: Waiting) -> Batch:
     noise = Noise(seed, torch.from_numpy(pending.positions).to(world.device))
-    other = pending.other and to_unit_range(pending.other(), world.device)
+    images = to_unit_range(waiting.measure(pending.images), world.device)
+    other = pending.other and to_unit_range(waiting.measure(pending.other), world.device)
     return Batch(
-        images=augment(to_unit_range(pending.images(), world.device), noise.stream("augment")),
+        images=augment(images, noise.stream("augment")),
         labels=pending.labels.to(world.device),
         noise=noise,
         other=None if other is None else augment(other, noise.stream("other")),

@@ -45,6 +45,7 @@ from pipeline.tracking.standing import EVALUATION, FINAL_SAMPLES, PICTURES, Stan
 from pipeline.tracking.target import NO_ANSWER, find_outage, reason, resolve
 
 _logger = logging.getLogger(__name__)
+_COST = ("seconds", "images_per_second", "wait_share", "peak_memory_bytes")  # of train.json
 
 
 def send_results(published: Path, params: Params, seconds: Mapping[str, float] | None = None) -> None:
@@ -268,7 +269,7 @@ def _restore(opened: Journal, published: Path, trained: dict[str, Any]) -> None:
         opened.metrics(row, step=seen, once=True)
     for path in sorted((published / "snapshots").glob("*.png")):
         opened.image("samples", path, step=int(path.stem))
-    cost = {name: trained[name] for name in ("seconds", "images_per_second", "peak_memory_bytes") if name in trained}
+    cost = {name: trained[name] for name in _COST if name in trained}
     opened.metrics({f"cost/{name}": value for name, value in cost.items()}, step=trained["seen"])
     for name in ("history.csv", "weights.safetensors"):
         if (published / name).exists():

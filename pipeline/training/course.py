@@ -14,6 +14,7 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.dataset import Dataset, domains
+from pipeline.data.feed import Waiting, on_device
 from pipeline.data.stream import batches
 from pipeline.inference.weights import load_tensors
 from pipeline.training.job import Job
@@ -40,7 +41,9 @@ def fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
     return state
 
 
-def iterations(job: Job, state: State, dataset: Dataset, world: World) -> Iterator[dict[str, Tensor]]:
+def iterations(
+    job: Job, state: State, dataset: Dataset, world: World, waiting: Waiting | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Train on the run's stream of batches, from where the state is to the end of the budget. Collective.
 
     Args:
@@ -48,20 +51,23 @@ def iterations(job: Job, state: State, dataset: Dataset, world: World) -> Iterat
         state: what training changes, in place.
         dataset: the images.
         world: the processes that train together.
+        waiting: gets the seconds spent waiting for images.
 
     Yields:
         The logs of each iteration, 0-d tensors on the device.
     """
     run = job.run
     first, second = domains(dataset, run.domains)
+    share = job.data_on_device / (2 if second else 1)
     stream = batches(
-        first.splits["train"],
+        on_device(first.splits["train"], world.device, share),
         seed=run.seed,
         batch_size=run.batch_size,
         world=world,
         start=state.seen,
-        other=second.splits["train"] if second else None,
+        other=on_device(second.splits["train"], world.device, share) if second else None,
         augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
+        waiting=waiting,
     )
     yield from fit(
         job.method,

@@ -67,6 +67,7 @@ class Job:
         until: images seen where this training is to end; None: where the budget is spent.
         shard: whether the processes share out the optimizer's state (cluster.shard).
         elsewhere: where a split's images are, by its name, if not in ``data``.
+        data_on_device: share of a GPU's free memory that the images may take (cluster.data_on_device).
     """
 
     key: str
@@ -78,6 +79,7 @@ class Job:
     until: int | None = None
     shard: bool = False
     elsewhere: Callable[[str], ImageStore] | None = None
+    data_on_device: float = 0.0
 
     @property
     def storage(self) -> Store:
@@ -118,6 +120,7 @@ class Progress:
     Attributes:
         history: all rows so far.
         seconds: spent training so far.
+        waited: seconds of these in which rank 0 waited for images.
         peak_memory_bytes: the most that a process has used.
         device: the name of the GPU, or cpu.
         worlds: pairs of images seen and the number of processes from there on.
@@ -127,6 +130,7 @@ class Progress:
 
     history: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    waited: float = 0.0
     peak_memory_bytes: int = 0
     device: str = "cpu"
     worlds: list[tuple[int, int]] = field(default_factory=list)

@@ -76,6 +76,7 @@ def prepared(name: str, params: Params, *, out: Path, scratch: Path, seed: int |
             store=str(store),
             url=params.cluster.url and f"{params.cluster.url}/trainings/{store.name}",
             shard=params.cluster.shard,
+            data_on_device=params.cluster.data_on_device,
         )
         info = RunInfo(name=name, key=key.digest, params=flat_params(params.data, run, method))
         yield Prepared(job=job, key=key, run=info, dataset=dataset, weights=weights)

@@ -48,7 +48,8 @@ class Published:
         history: all rows of the training.
         seen: images seen by the published weights.
         trained: images seen at the end.
-        cost: seconds, images_per_second, peak_memory_bytes, and parameters by net.
+        cost: seconds, images_per_second, wait_share (of the seconds, waiting for images), peak_memory_bytes, and
+            parameters by net.
     """
 
     folder: Path
@@ -94,6 +95,7 @@ def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int
     cost = {
         "seconds": content["seconds"],
         "images_per_second": outcome.end / content["seconds"],
+        "wait_share": content["waited"] / content["seconds"],
         "peak_memory_bytes": content["peak_memory_bytes"],
         "parameters": {net: sum(p.numel() for p in module.parameters()) for net, module in state.nets.items()},
     }

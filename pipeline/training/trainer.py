@@ -19,6 +19,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import Dataset, domains, open_dataset
+from pipeline.data.feed import Waiting
 from pipeline.files import atomic_file
 from pipeline.render.grid import grid
 from pipeline.storage.checkpoint import Budgets
@@ -67,7 +68,7 @@ def train(
     training = _Training(job, world, state, progress, dataset)
     if state.seen == 0:
         training.snapshot()
-    for logs in needing("training step", iterations(job, state, dataset, world)):
+    for logs in needing("training step", iterations(job, state, dataset, world, training.waiting)):
         window.add(logs)
         if state.seen >= job.goal or crosses(window.begin, state.seen, job.run.log_every):
             row, over = training.close(window, stop, save)
@@ -108,6 +109,7 @@ class _Training:
     def __init__(self, job: Job, world: World, state: State, progress: Progress, dataset: Dataset) -> None:
         self.job, self.world, self.state, self.progress, self.dataset = job, world, state, progress, dataset
         self.started = time.monotonic() - progress.seconds
+        self.waiting = Waiting(progress.waited)
         progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
         if not progress.worlds or progress.worlds[-1][1] != world.size:
             progress.worlds.append((state.seen, world.size))
@@ -144,6 +146,7 @@ class _Training:
         self.progress.history.append(row)
         self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes, peak_memory(self.world.device))
         self.progress.seconds = time.monotonic() - self.started
+        self.progress.waited = self.waiting.seconds
 
     def checkpoint(self) -> None:
         """Save state and progress; rank 0 writes. Collective."""
