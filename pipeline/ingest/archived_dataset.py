@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import write_json
+from pipeline.files import locked, write_json
 from pipeline.ingest.archives import BROKEN, Archive, open_archive, plain_tar
 from pipeline.ingest.decode import decode
 from pipeline.ingest.remote_file import RemoteFile, fetch
@@ -93,9 +93,11 @@ class ArchivedDataset(Source):
     def _places(self, origin: Origin) -> list[Path]:
         """Return where the files are, in the order of their names; missing ones are downloaded, several at a time."""
         files = sorted(self.files, key=lambda file: file.name)
-        missing = [file for file in files if not _plain(file, origin).exists()]
-        found = dict(zip(missing, fetch(missing, origin, self.by_hand, large=True), strict=True))
-        return [_unpacked(file, found[file], origin) if file in found else _plain(file, origin) for file in files]
+        waiting = f"waiting for another process that downloads to {origin.downloads}"
+        with locked(origin.downloads / "lock", wait=None, announce=waiting):  # what one has unpacked it removes
+            missing = [file for file in files if not _plain(file, origin).exists()]
+            found = dict(zip(missing, fetch(missing, origin, self.by_hand, large=True), strict=True))
+            return [_unpacked(file, found[file], origin) if file in found else _plain(file, origin) for file in files]
 
 
 def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
