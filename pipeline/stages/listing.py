@@ -9,8 +9,9 @@ from pipeline.console import progress
 from pipeline.errors import UserError, run
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.ingest.listing import LISTING, write_listing
+from pipeline.ingest.listing import FILES, LISTING, read_listing, write_listing
 from pipeline.stages.common import origin_of, scratch
+from pipeline.stages.paths import RAW
 
 logger = logging.getLogger("pipeline.stages.listing")
 
@@ -18,7 +19,7 @@ logger = logging.getLogger("pipeline.stages.listing")
 def main(names: list[str]) -> None:
     """Write the listings of these sources: the files at data.path if it is the one in use and of one's own, else none.
 
-    Where the files are not at hand, as in a clone after `dvc pull`, the listing stays that of the last time.
+    Where the files are not at hand, as in a clone after `dvc pull`, the listing is that of the last time.
     """
     params = read_params()
     for name in names:
@@ -36,10 +37,11 @@ def _list(params: Params) -> None:
         with progress() as report:
             files = list_files(origin_of(params).paths, project_root(), scratch(params) / "hashes.sqlite", report)
     except UserError as error:
-        if not target.exists():
+        before = next((path for path in (target, RAW / FILES) if path.exists()), None)
+        if before is None:
             raise
         logger.warning("%s The listing of the last time stands.", error)
-        return
+        files = read_listing(before)
     write_listing(target, files)
 
 

@@ -17,7 +17,8 @@ from pipeline.evaluate.extractors import classifier
 from pipeline.evaluate.prepared import missing_files
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.ingest.listing import LISTING, is_url, local
+from pipeline.ingest.listing import FILES, is_url, local
+from pipeline.ingest.patterns import split_pattern
 from pipeline.ingest.source import Origin
 from pipeline.tracking.target import resolve
 from pipeline.training.checks import (
@@ -59,9 +60,13 @@ def check_params() -> Params:
 
 def _check_data(data: Data) -> None:
     source = sources.find(data.source)
-    listed = LISTING / f"{data.source}.csv"  # in a clone after `dvc pull` the images themselves are not at hand
-    paths = map(source.address, data.paths)
-    missing = [path for path in paths if not is_url(path) and not local(path, project_root()).exists()]
+    listed = Path("out/raw", FILES)  # in a clone after `dvc pull` the images themselves are not at hand
+    places = {path: split_pattern(source.address(path))[0] for path in data.paths}
+    missing = [
+        path
+        for path, begin in places.items()
+        if not is_url(begin) and not any(local(some, project_root()).exists() for some in (path, begin))
+    ]
     if source.own and missing and not listed.exists():
         raise UserError(f"{PARAMS}: data.path: there is no '{missing[0]}'. Name a folder or an archive of images.")
     if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():
