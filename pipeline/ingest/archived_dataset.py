@@ -5,9 +5,11 @@ compressed tar is decompressed once, in the folder for downloads, which then kee
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -113,11 +115,16 @@ def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
     Raises:
         ValueError: the archive lacks an image; the message names it.
     """
-    names, labels = zip(*sorted(images), strict=True)
-    known = archive.members()
-    if missing := next((name for name in names if name not in known), None):
-        raise ValueError(f"no member {missing} in the archive")
-    order = np.random.default_rng(0).permutation(len(names))
+    known, names, labels = archive.members(), list[str](), array("q")
+    for name, label in images:
+        if name not in known:
+            raise ValueError(f"no member {name} in the archive")
+        names.append(name)
+        labels.append(label)
+    if not names:
+        raise ValueError("no images in the archive")
+    by_name = np.array(sorted(range(len(names)), key=names.__getitem__))
+    order = by_name[np.random.default_rng(0).permutation(len(names))]
     mixed = [names[number] for number in order]
     return RawSplit(
         labels=np.array(labels, dtype=np.int64)[order],
@@ -126,9 +133,11 @@ def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
     )
 
 
-def lines(archive: Archive, name: str) -> list[list[str]]:
-    """Return the words of each line of a text in an archive."""
-    return [line.split() for line in archive.read(name).decode().splitlines() if line.strip()]
+def lines(archive: Archive, name: str) -> Iterator[list[str]]:
+    """Yield the words of each line of a text in an archive."""
+    for line in StringIO(archive.read(name).decode()):
+        if line.strip():
+            yield line.split()
 
 
 def _plain(file: RemoteFile, origin: Origin) -> Path:
