@@ -5,14 +5,16 @@ compressed tar is decompressed once, in the folder for downloads, which then kee
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import write_json
+from pipeline.files import locked, write_json
 from pipeline.ingest.archives import BROKEN, Archive, open_archive, plain_tar
 from pipeline.ingest.decode import decode
 from pipeline.ingest.remote_file import RemoteFile, fetch
@@ -93,9 +95,11 @@ class ArchivedDataset(Source):
     def _places(self, origin: Origin) -> list[Path]:
         """Return where the files are, in the order of their names; missing ones are downloaded, several at a time."""
         files = sorted(self.files, key=lambda file: file.name)
-        missing = [file for file in files if not _plain(file, origin).exists()]
-        found = dict(zip(missing, fetch(missing, origin, self.by_hand, large=True), strict=True))
-        return [_unpacked(file, found[file], origin) if file in found else _plain(file, origin) for file in files]
+        waiting = f"waiting for another process that downloads to {origin.downloads}"
+        with locked(origin.downloads / "lock", wait=None, announce=waiting):  # what one has unpacked it removes
+            missing = [file for file in files if not _plain(file, origin).exists()]
+            found = dict(zip(missing, fetch(missing, origin, self.by_hand, large=True), strict=True))
+            return [_unpacked(file, found[file], origin) if file in found else _plain(file, origin) for file in files]
 
 
 def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
@@ -111,11 +115,16 @@ def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
     Raises:
         ValueError: the archive lacks an image; the message names it.
     """
-    names, labels = zip(*sorted(images), strict=True)
-    known = archive.members()
-    if missing := next((name for name in names if name not in known), None):
-        raise ValueError(f"no member {missing} in the archive")
-    order = np.random.default_rng(0).permutation(len(names))
+    known, names, labels = archive.members(), list[str](), array("q")
+    for name, label in images:
+        if name not in known:
+            raise ValueError(f"no member {name} in the archive")
+        names.append(name)
+        labels.append(label)
+    if not names:
+        raise ValueError("no images in the archive")
+    by_name = np.array(sorted(range(len(names)), key=names.__getitem__))
+    order = by_name[np.random.default_rng(0).permutation(len(names))]
     mixed = [names[number] for number in order]
     return RawSplit(
         labels=np.array(labels, dtype=np.int64)[order],
@@ -124,9 +133,11 @@ def split_of(archive: Archive, images: Iterable[tuple[str, int]]) -> RawSplit:
     )
 
 
-def lines(archive: Archive, name: str) -> list[list[str]]:
-    """Return the words of each line of a text in an archive."""
-    return [line.split() for line in archive.read(name).decode().splitlines() if line.strip()]
+def lines(archive: Archive, name: str) -> Iterator[list[str]]:
+    """Yield the words of each line of a text in an archive."""
+    for line in StringIO(archive.read(name).decode()):
+        if line.strip():
+            yield line.split()
 
 
 def _plain(file: RemoteFile, origin: Origin) -> Path:

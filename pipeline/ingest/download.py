@@ -7,6 +7,7 @@ are appended here: a new file is one streamed request, the rest of an interrupte
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ _AT_ONCE = 4  # files
 _TIMEOUT = 30.0  # seconds without a byte
 _BLOCK = 2**20  # bytes of one range
 _CHUNK = 2**18  # bytes to read at a time from a stream: aiohttp buffers twice as many or more, and a cut loses them
-_MOST_BYTES = 2**33  # a server that never ends a file must not fill the disk
+_MOST_BYTES = 2**33  # where no length is stated: a server that never ends a file must not fill the disk
 _VERSION = ("etag", "last-modified", "lastmodified", "content-md5", "generation", "blob_id", "mtime")  # of fs.info
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -200,16 +201,24 @@ def _receive(url: str, part: Path, report: Report) -> None:
     files, path = file_system(url)
     info = _network("no answer", files.info, path)
     done, size = _prepare(part, info), info["size"]
+    _check_room(part, done, size)
     blocks = _blocks(files, path, done)
     with naming(part), part.open("ab") as file:
         while block := _network(f"interrupted after {done} of {size} bytes", next, blocks, b""):
             file.write(block)
             done += len(block)
             report(url.rpartition("/")[2], done, size)
-            if done > _MOST_BYTES:
-                raise DownloadError(f"more than {_MOST_BYTES} bytes")
+            if done > (_MOST_BYTES if size is None else size):
+                raise DownloadError(f"more than {_MOST_BYTES if size is None else size} bytes")
     if size is not None and done != size:
         raise _InterruptedError(f"{done} of {size} bytes arrived")
+
+
+def _check_room(part: Path, done: int, size: int | None) -> None:
+    """Raise DownloadError if the disk has no room for the rest of a file."""
+    free = shutil.disk_usage(part.parent).free
+    if size is not None and size - done > free:
+        raise DownloadError(f"{size - done} bytes more are needed in {part.parent}, where {free} are free")
 
 
 def _blocks(files: Any, path: str, start: int) -> Iterator[bytes]:

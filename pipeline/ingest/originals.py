@@ -17,6 +17,8 @@ from pipeline.ingest.listing import FILES, Listed, is_url, list_local, local, pa
 from pipeline.ingest.patterns import expand_braces, matcher, refuse_missing, split_pattern
 from pipeline.ingest.source import Origin, Report, silent
 
+_BARS = 8  # of progress; more files have one together
+
 
 @dataclass(frozen=True, kw_only=True)
 class Original:
@@ -82,9 +84,18 @@ def keep_listing(origin: Origin, raw: Path, wanted: Callable[[str], bool] = bool
     """
     assert origin.listing is not None, "a source of the user's own files"
     kept = [one for one in read_listing(origin.listing) if wanted(one.name)]
+    remote = {one for one in kept if is_url(origin.paths[one.path]) and not one.problem}
+    each = origin if len(remote) <= _BARS else replace(origin, report=silent)
+    done: list[str] = []
 
     def at_hand(one: Listed) -> Listed:
-        return _downloaded(one, origin) if is_url(origin.paths[one.path]) and not one.problem else one
+        if one not in remote:
+            return one
+        here = _downloaded(one, each)
+        done.append(one.name)
+        if each is not origin:
+            origin.report("downloading files", len(done), len(remote))
+        return here
 
     write_listing(raw / FILES, obtain_all(at_hand, kept))
 

@@ -11,7 +11,7 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -159,7 +159,7 @@ class PackedImages(Source):
     def _index_of(self, file: Original, origin: Origin) -> Index:
         labels = re.sub(r"\W", "-", origin.labels)
         kept = origin.downloads / "indexes" / f"{file.sha256}-{labels}-{_VERSION}.json"
-        if kept.exists():
+        with suppress(OSError, ValueError, TypeError):  # not there, or another version's
             return Index(**json.loads(kept.read_text()))
         try:
             index = self.index(check(file), origin.labels, origin.downloads)

@@ -36,7 +36,7 @@ class TorchvisionDataset(Source):
         labels: returns an opened split's labels, from 0.
         turn: brings an image upright.
         classes: names, by label; None: the class knows them.
-        unpack: unpacks a copy of a file in its folder, and removes it.
+        unpack: brings what is in a downloaded file into the folder of a path, which is that of a copy of the file.
     """
 
     dataset: Callable[..., Any]
@@ -48,13 +48,13 @@ class TorchvisionDataset(Source):
     labels: Callable[[Any], Any] = attrgetter("targets")
     turn: Callable[[Image.Image], Image.Image] | None = None
     classes: tuple[str, ...] | None = None
-    unpack: Callable[[Path], None] = field(default_factory=lambda: _unpack)
+    unpack: Callable[[Path, Path], None] = field(default_factory=lambda: _unpack)
 
     def download(self, origin: Origin, raw: Path) -> None:
         folder = raw / self.folder
         folder.mkdir(parents=True, exist_ok=True)
         for file, found in zip(self.files, fetch(self.files, origin), strict=True):
-            self.unpack(shutil.copyfile(found, folder / file.name))
+            self.unpack(found, folder / file.name)
 
     def foreseen_classes(self, origin: Origin) -> tuple[str, ...] | None:
         return self.classes
@@ -105,6 +105,7 @@ def _as_it_is(image: Image.Image) -> Image.Image:
     return image
 
 
-def _unpack(copy: Path) -> None:
+def _unpack(found: Path, copy: Path) -> None:
+    shutil.copyfile(found, copy)
     if copy.suffix in _PACKED:
         extract_archive(copy, copy.parent, remove_finished=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -225,11 +226,33 @@ def test_an_expected_hash_is_checked_before_the_file_appears(tmp_path: Path, sit
     assert target.read_bytes() == site.content
 
 
-def test_a_server_that_never_ends_a_file_is_left(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What is waited for, in the place of waiting."""
+    slept: list[float] = []
+    monkeypatch.setattr(download, "PAUSE", 1.0)
+    monkeypatch.setattr(download.time, "sleep", slept.append)
+    return slept
+
+
+def test_a_server_that_never_ends_a_file_is_left(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
     monkeypatch.setattr(download, "_MOST_BYTES", 2**20)
+    site.lengths = False
     with pytest.raises(UserError, match=f"more than {2**20} bytes"):
         fetch(site, tmp_path)
-    assert site.asked == [None]
+    assert pauses == []
+
+
+def test_a_disk_without_room_is_said_before_the_download(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage._replace(free=SIZE - 1))
+    with pytest.raises(UserError, match=f"{SIZE} bytes more are needed in .*downloads, where {SIZE - 1} are free"):
+        fetch(site, tmp_path)
+    assert site.asked == []
 
 
 def test_the_next_mirror_is_tried(tmp_path: Path, site: Site) -> None:
@@ -244,15 +267,6 @@ def test_the_next_mirror_is_tried(tmp_path: Path, site: Site) -> None:
         download.obtain("a.bin", [gone, f"{site.url}/x"], origin(tmp_path), check)
     with pytest.raises(UserError, match=r"data\.mirror: 'a\.bin' .*answers 404"):
         download.obtain("a.bin", [gone], origin(tmp_path / "other", site.url), check)
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What is waited for, in the place of waiting."""
-    slept: list[float] = []
-    monkeypatch.setattr(download, "PAUSE", 1.0)
-    monkeypatch.setattr(download.time, "sleep", slept.append)
-    return slept
 
 
 @pytest.mark.parametrize("status", [429, 503])

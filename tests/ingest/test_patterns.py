@@ -6,9 +6,10 @@ import fsspec
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.ingest.listing import local
-from pipeline.ingest.originals import list_files
+from pipeline.ingest.listing import local, write_listing
+from pipeline.ingest.originals import keep_listing, list_files, originals, read
 from pipeline.ingest.patterns import expand_braces, matcher, split_pattern
+from pipeline.ingest.source import Origin
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,25 @@ def test_files_in_a_bucket(tmp_path: Path) -> None:
         assert [one.name for one in list_files([path], tmp_path, tmp_path / "hashes.sqlite")] == names
     with pytest.raises(UserError, match=r"can't be listed .*2\.tar"):
         list_files(["memory://patterns/{0..7}.tar"], tmp_path, tmp_path / "hashes.sqlite")
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, {"0.bin", "1.bin"}), (20, {"downloading files"})])
+def test_many_files_of_a_bucket_have_one_bar(tmp_path: Path, count: int, told: set[str]) -> None:
+    bucket, names = fsspec.filesystem("memory"), set[str]()
+    for number in range(count):
+        bucket.pipe_file(f"/many{count}/{number}.bin", bytes(number + 1))
+    paths = (f"memory://many{count}",)
+    write_listing(tmp_path / "listing.csv", list_files(paths, tmp_path, tmp_path / "hashes.sqlite"))
+    given = Origin(
+        paths=paths,
+        folder=tmp_path,
+        listing=tmp_path / "listing.csv",
+        downloads=tmp_path / "downloads",
+        report=lambda name, done, total: names.add(name),
+    )
+    (tmp_path / "raw").mkdir()
+    keep_listing(given, tmp_path / "raw", lambda name: name != "0.bin" or count == 2)
+    assert names == told
+    found = originals(tmp_path / "raw", given)
+    assert [read(one) for one in found] == [bytes(int(one.name.split(".")[0]) + 1) for one in found]
+    assert len(found) == (count if count == 2 else count - 1)

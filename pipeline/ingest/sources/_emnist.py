@@ -33,12 +33,11 @@ def emnist(selection: str) -> TorchvisionDataset:
     )
 
 
-def _unpack(selection: str, copy: Path) -> None:
-    with zipfile.ZipFile(copy) as archive:
+def _unpack(selection: str, found: Path, copy: Path) -> None:
+    with zipfile.ZipFile(found) as archive:
         for name in archive.namelist():
             if name.startswith(f"gzip/emnist-{selection}-") and name.endswith("-ubyte.gz"):
                 packed = copy.with_name(Path(name).name)
                 with archive.open(name) as source, packed.open("wb") as target:
                     shutil.copyfileobj(source, target)
                 extract_archive(packed, copy.parent, remove_finished=True)
-    copy.unlink()

@@ -17,7 +17,7 @@ def _read(opened: Opened, labels: str) -> RawDataset:
     breeds: dict[int, str] = {}
     splits = {}
     for split, name in _LISTS.items():
-        rows = lines(opened.archives[_ANNOTATIONS.name], name)
+        rows = list(lines(opened.archives[_ANNOTATIONS.name], name))
         breeds |= {int(row[1]) - 1: row[0].rpartition("_")[0].replace("_", " ").title() for row in rows}
         splits[split] = split_of(
             opened.archives[_IMAGES.name], ((f"images/{row[0]}.jpg", int(row[1]) - 1) for row in rows)

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from published import FILES, named, opened_own, own_origin
 
+from pipeline.config import Data, read_params
 from pipeline.errors import UserError
 from pipeline.ingest import download, sources
 from pipeline.ingest.listing import read_listing
 from pipeline.ingest.originals import list_files
+from pipeline.stages.common import origin_of
 
+ROOT = Path(__file__).parents[3]
 TABLE = (FILES / "hf-train-00000-of-00001.parquet").read_bytes()
 NAME = "data/train-00000-of-00001.parquet"
 
@@ -139,3 +143,9 @@ def test_through_the_hubs_own_package(tmp_path: Path, server: str, monkeypatch: 
     assert (one.name, one.sha256) == (NAME, hashlib.sha256(TABLE).hexdigest())
     with opened_own("hf", tmp_path, "user/name") as dataset:
         assert list(named(dataset.splits["train"]).values()) == [2, 0, 1]
+
+
+def test_the_stages_take_a_name_for_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = replace(read_params(), data=Data(source="hf", path=["user/name", "/data/x.parquet"]))
+    assert origin_of(params).paths == ("hf://datasets/user/name", "/data/x.parquet")
