@@ -60,12 +60,15 @@ class DeviceStore:
 
 
 def on_device(split: Split, device: torch.device, share: float) -> Split:
-    """Return the split with its images on a GPU if they fit there, or the split as it is.
+    """Bring a split's images to a GPU if they fit there.
 
     Args:
         split: its images are on this node, memory-mapped, or elsewhere.
         device: where training takes place.
         share: of the GPU's free memory that they may take.
+
+    Returns:
+        The split there, or as it is.
     """
     if device.type != "cuda" or not isinstance(split.store, ArrayStore):
         return split

@@ -18,9 +18,8 @@ from pathlib import PurePosixPath
 
 from pipeline.errors import UserError
 from pipeline.ingest.labels import Table
-from pipeline.ingest.source import LeftOut
+from pipeline.ingest.source import UNLABELED, LeftOut
 
-UNLABELED = "images"  # the class of images that have none
 _TEST = {"test", "val", "valid", "validation"}
 _DOMAINS = re.compile(r"(train|test|val|valid|validation)[-_]?([AB])", re.IGNORECASE)
 _BUCKET, _BUCKETED = re.compile(r"\d{5}"), re.compile(r"img\d{8}\.\w+")

@@ -37,6 +37,12 @@ class UnreadableError(Exception):
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
+        """Say what is wrong.
+
+        Args:
+            kind: see the attributes.
+            detail: see the attributes.
+        """
         super().__init__(f"{kind} ({detail})" if detail else kind)
         self.kind, self.detail = kind, detail
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 
 def in_cache(md5: str) -> Path | None:
-    """Return the file with this hash in DVC's cache; None where it has none or the project is not under DVC.
-
-    Nothing is checked: whoever takes a file from there compares its hash.
+    """Find a file in DVC's cache. Nothing is checked: whoever takes a file from there compares its hash.
 
     Args:
         md5: hex MD5 of the file's bytes, which is DVC's name for it.
+
+    Returns:
+        The file; None where the cache has none or the project is not under DVC.
     """
     folder = _folder()
     file = folder / "files" / "md5" / md5[:2] / md5[2:] if folder else None

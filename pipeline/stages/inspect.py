@@ -8,7 +8,7 @@ from pipeline.console import progress
 from pipeline.errors import run
 from pipeline.stages.paths import DATA, IMAGES, INSPECTION
 
-logger = logging.getLogger("pipeline.stages.inspect_data")  # __name__ is "__main__" in a script
+logger = logging.getLogger("pipeline.stages.inspect")  # __name__ is "__main__" in a script
 
 
 def main() -> None:
