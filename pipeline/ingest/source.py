@@ -143,9 +143,15 @@ class Source(ABC):
 
     Attributes:
         own: the data are the user's own, at ``data.path``: the stage list looks at them at every ``dvc repro``.
+        gray: all images are gray, so they are trained on with one channel unless params.yaml says otherwise.
     """
 
     own: ClassVar[bool] = False
+    gray: bool = False
+
+    def channels(self, given: int | str) -> int:
+        """Return what ``data.channels`` means for this source, where it is auto."""
+        return given if isinstance(given, int) else 1 if self.gray else 3
 
     def address(self, path: str) -> str:
         """Return the local path, pattern or URL that a path of ``data.path`` stands for, as a name on a hub does."""

@@ -36,6 +36,7 @@ class TorchvisionDataset(Source):
         labels: returns an opened split's labels, from 0.
         turn: brings an image upright.
         classes: names, by label; None: the class knows them.
+        gray: all images are gray.
         unpack: brings what is in a downloaded file into the folder of a path, which is that of a copy of the file.
     """
 
@@ -48,6 +49,7 @@ class TorchvisionDataset(Source):
     labels: Callable[[Any], Any] = attrgetter("targets")
     turn: Callable[[Image.Image], Image.Image] | None = None
     classes: tuple[str, ...] | None = None
+    gray: bool = False
     unpack: Callable[[Path, Path], None] = field(default_factory=lambda: _unpack)
 
     def download(self, origin: Origin, raw: Path) -> None:
@@ -98,6 +100,7 @@ def mnist_like(dataset: Any, content: Mapping[str, str] = MappingProxyType({})) 
         ),
         folder=f"{dataset.__name__}/raw",
         classes=tuple(dataset.classes),
+        gray=True,
     )
 
 

@@ -28,7 +28,11 @@ def main() -> None:
     # By itself the stage is not under DVC, which compares the code.
     identity = (sha256_of(code) if code.exists() else "") + fingerprint(RAW, whole=not source.own)
     normalization = Normalization(
-        channels=data.channels, size=data.size, fit=data.fit, background=data.background, profile=data.profile
+        channels=source.channels(data.channels),
+        size=data.size,
+        fit=data.fit,
+        background=data.background,
+        profile=data.profile,
     )
     with progress() as report, source.open(RAW, origin_of(params, report)) as raw:
         normalize(

@@ -10,7 +10,6 @@ from torch import Tensor
 from pipeline import methods
 from pipeline.config import PARAMS, SCRATCH, Cluster, Data, Evaluate, Params, Run, general_settings, is_in_mlflow, parse
 from pipeline.config.validation import field_names
-from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method, Nets
 from pipeline.errors import UserError, gathering, refuse
 from pipeline.evaluate.extractors import classifier
@@ -27,6 +26,7 @@ from pipeline.training.checks import (
     check_watching,
     check_workers,
     rehearsed,
+    spec_of,
     tensors_of,
 )
 from pipeline.training.initial import no_such_weights, state_file
@@ -133,7 +133,7 @@ def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
             check_classes(one.prefix, one.run, one.method, classes)
             if data:
                 number = SOME_CLASSES if classes is None else len(classes)
-                spec = ImageSpec(channels=data.channels, size=data.size, classes=number)
+                spec = spec_of(data, number)
                 nets[name] = rehearsed(one.prefix, one.run, one.method, spec, cluster)
     for name, own in nets.items():
         with gathering(problems):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.config import LAST, PARAMS, Cluster, Run
+from pipeline.config import LAST, PARAMS, Cluster, Data, Run
 from pipeline.config.validation import field_names
 from pipeline.core import transfer
 from pipeline.core.batch import ImageSpec
@@ -16,10 +16,16 @@ from pipeline.core.transfer import LoadReport
 from pipeline.data.dataset import Dataset
 from pipeline.errors import UserError, nearest, refuse
 from pipeline.inference.weights import load_tensors
+from pipeline.ingest import sources
 from pipeline.training.rehearsal import build_without_numbers, rehearse
 from pipeline.watch import measures, warnings
 
 logger = logging.getLogger(__name__)
+
+
+def spec_of(data: Data, classes: int) -> ImageSpec:
+    """Return the shape that the section data of params.yaml gives images of so many classes."""
+    return ImageSpec(channels=sources.find(data.source).channels(data.channels), size=data.size, classes=classes)
 
 
 def check_data(prefix: str, run: Run, method: Method, dataset: Dataset) -> None:

@@ -9,12 +9,12 @@ import torch
 from pipeline import methods
 from pipeline.config import FIXED, PARAMS, Domain, Params, Run, Search, general_settings
 from pipeline.config.validation import field_names
-from pipeline.core.batch import Batch, ImageSpec
+from pipeline.core.batch import Batch
 from pipeline.core.method import Method
 from pipeline.core.noise import Noise
 from pipeline.errors import UserError, gathering, nearest, refuse
 from pipeline.evaluate import own_scores
-from pipeline.training.checks import rehearsed
+from pipeline.training.checks import rehearsed, spec_of
 from pipeline.tune.objective import SECONDS, find
 from pipeline.tune.space import grid_size, grid_values, rounded
 
@@ -94,7 +94,7 @@ def _fits(name: str, params: Params, key: str, values: Mapping[str, Any]) -> Non
     try:
         run, own = general_settings(raw, prefix)
         method = methods.configure(run, own, prefix)
-        spec = ImageSpec(channels=params.data.channels, size=params.data.size, classes=SOME_CLASSES)
+        spec = spec_of(params.data, SOME_CLASSES)
         rehearsed(prefix, run, method, spec, params.cluster)
     except UserError as error:
         tried = ", ".join(f"{known}: {value}" for known, value in values.items())
@@ -116,7 +116,7 @@ def _check_objective(key: str, name: str, run: Run, method: Method, params: Para
 
 def _scores_of(run: Run, method: Method, params: Params) -> list[str]:
     """Return the names of the method's own scores, from two images without numbers; all, if that does not work."""
-    spec = ImageSpec(channels=params.data.channels, size=params.data.size, classes=SOME_CLASSES)
+    spec = spec_of(params.data, SOME_CLASSES)
     try:
         with torch.device("meta"), torch.inference_mode():
             images, ids = torch.empty(2, spec.channels, spec.size, spec.size), torch.empty(2, dtype=torch.int64)

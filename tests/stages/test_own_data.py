@@ -34,7 +34,7 @@ def photos(tmp_path: Path) -> Path:
     with (project / ".gitignore").open("a") as file:
         file.write("/photos\n")
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["data"] |= {"source": "image_folder", "path": "photos", "size": 8, "channels": 3}
+    params["data"] |= {"source": "image_folder", "path": "photos", "size": 8}
     write_params(project, params)
     return project
 

@@ -148,7 +148,7 @@ def test_all_problems_are_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     found = problems(tmp_path, monkeypatch, data={"siz": 3, "channels": 2}, runs=runs, tracking={"uri": "nonsense"})
     keys = ["data.siz", "data.channels", "tracking.uri", "runs.x.batch_size", "runs.x.lrr", "runs.x.lr"]
     assert [line.partition(":")[0] for line in found] == keys  # y's nets need data
-    assert "Did you mean 'size'?" in found[0] and "expected 1 or 3, got 2" in found[1]
+    assert "Did you mean 'size'?" in found[0] and "expected 1, 3 or 'auto', got 2" in found[1]
 
 
 def test_no_worker_at_all_is_one_process() -> None:

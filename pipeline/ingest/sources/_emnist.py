@@ -29,6 +29,7 @@ def emnist(selection: str) -> TorchvisionDataset:
         labels=lambda dataset: dataset.targets - first,
         turn=lambda image: image.transpose(Image.Transpose.TRANSPOSE),
         classes=tuple(classes[first:]),
+        gray=True,
         unpack=partial(_unpack, selection),
     )
 

@@ -22,6 +22,8 @@ CLASSES = tuple("0123456789")
 class Digits(Source):
     """Keeps the digits as images.npy, uint8 (n, 8, 8) in 0..16 as published, and labels.npy, int64 (n,)."""
 
+    gray: bool = True
+
     def download(self, origin: Origin, raw: Path) -> None:
         from sklearn.datasets import load_digits
 

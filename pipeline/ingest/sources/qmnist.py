@@ -14,4 +14,5 @@ SOURCE = TorchvisionDataset(
     folder="QMNIST/raw",
     labels=lambda dataset: dataset.targets[:, 0],
     classes=tuple("0123456789"),
+    gray=True,
 )

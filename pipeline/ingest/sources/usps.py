@@ -12,4 +12,5 @@ SOURCE = TorchvisionDataset(
     dataset=USPS,
     files=tuple(RemoteFile.at(url, md5) for url, _, md5 in USPS.split_list.values()),
     classes=tuple("0123456789"),
+    gray=True,
 )
