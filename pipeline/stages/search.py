@@ -1,6 +1,7 @@
 """Stage `search`, per run and on demand: the search of params.yaml, on Ray Tune (search/dvc.yaml)."""
 
 import logging
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     from pipeline.tune.driver import search_on_ray
     from pipeline.tune.record import Record
     from pipeline.tune.report import write_report
-    from pipeline.tune.results import as_sent, write_best, write_trials
+    from pipeline.tune.results import as_sent, write_best, write_trials, write_weights
     from pipeline.tune.search import task_of
 
     params, root = read_params(), project_root()
@@ -33,8 +34,9 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
         folder = TUNE / name
         write_best(folder / "best.yaml", task, record, compared.as_dict() if compared else None)
         write_trials(folder / "trials.csv", task, record)
+        write_weights(folder / "weights", task, record)
         write_report(folder / "report.html", task, record, compared)
-        if page := send_search(as_sent(task, record, sorted(folder.iterdir())), params.tracking):
+        if page := send_search(as_sent(task, record, sorted(filter(Path.is_file, folder.iterdir()))), params.tracking):
             logger.info("%s: in MLflow: %s", name, page)
         logger.info("%s: %s shows the search; `genloom adopt %s` takes its best", name, folder / "report.html", name)
 

@@ -5,7 +5,7 @@ begins and ends.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,39 @@ class Found:
         params: that were searched for.
         values: of the objectives, by name with protocol.
         images: that it was trained on.
+        schedule: which params it had from where on, if they changed on the way (population-based training).
+        population: whether it was one of a population, whose trainings are no runs'.
     """
 
     trial: int
     params: Mapping[str, Any]
     values: Mapping[str, float]
     images: int
+    schedule: Sequence[Mapping[str, Any]] = ()
+    population: bool = False
+
+    def what_comes(self, run: str) -> str:
+        """Say what the next `dvc repro` makes of the adopted values.
+
+        Args:
+            run: its name.
+
+        Returns:
+            A sentence or more.
+        """
+        if not self.population:
+            return "`dvc repro` publishes its training."
+        own = f"Its own weights are out/tune/{run}/weights/trial-{self.trial}.safetensors: `genloom sample` takes them."
+        if not self.schedule:
+            return f"Its params never changed: `dvc repro` trains with them, from the start. {own}"
+        way = "; ".join(
+            f"from {step['images']:,} images {', '.join(f'{name} {value}' for name, value in step['params'].items())}"
+            for step in self.schedule
+        )
+        return (
+            f"It came to them on a way that no run can take, whose params are constant ({way}). So `dvc repro` trains "
+            f"anew, with its last params from the start, and may find less. {own}"
+        )
 
 
 def read_best(path: Path, trial: int | None = None) -> Found:
@@ -50,9 +77,15 @@ def read_best(path: Path, trial: int | None = None) -> Found:
     """
     run = path.parent.name
     try:
-        best = yaml.safe_load(path.read_text())["best"]
+        content = yaml.safe_load(path.read_text())
+        best, population = content["best"], content.get("scheduler") == "pbt"
         known = {
-            one["trial"]: Found(**{key: one[key] for key in ("trial", "params", "values", "images")}) for one in best
+            one["trial"]: Found(
+                **{key: one[key] for key in ("trial", "params", "values", "images")},
+                schedule=one.get("schedule", ()),
+                population=population,
+            )
+            for one in best
         }
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}). Run `make tune RUN={run}` to make it.") from None

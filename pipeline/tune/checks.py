@@ -15,6 +15,7 @@ from pipeline.core.noise import Noise
 from pipeline.errors import UserError, gathering, nearest, refuse
 from pipeline.evaluate import own_scores
 from pipeline.training.checks import rehearsed
+from pipeline.tune.movable import fixed
 from pipeline.tune.objective import SECONDS, find
 from pipeline.tune.space import grid_size, grid_values, rounded
 
@@ -60,6 +61,8 @@ def check_search(name: str, params: Params) -> None:
         for key, values in _to_try(search.domains):
             with gathering(problems):
                 _fits(name, params, key, values)
+        if search.scheduler == "pbt" and not problems:
+            problems += _immovable(name, params)
         method = methods.configure(run, own, f"runs.{name}.")
         for objective in search.objectives:
             with gathering(problems):
@@ -107,6 +110,25 @@ def _fits(name: str, params: Params, key: str, values: Mapping[str, Any]) -> Non
         ) from None
 
 
+def _immovable(name: str, params: Params) -> Iterator[str]:
+    """Yield which params of a population cannot change in the middle of a training, and why."""
+    prefix, domains = f"search.{name}.space.", params.search[name].domains
+    tried = dict[str, dict[Any, Method]]()
+    for key, values in _to_try(domains):
+        raw = {**params.runs[name], key: list(values[key]) if isinstance(values[key], tuple) else values[key]}
+        run, own = general_settings({k: v for k, v in raw.items() if k != "seeds"}, prefix)
+        tried.setdefault(key, {})[values[key]] = methods.configure(run, own, prefix)
+    spec = ImageSpec(channels=params.data.channels, size=params.data.size, classes=SOME_CLASSES)
+    for key, domain in domains.items():
+        if domain.when:
+            yield f"{PARAMS}: {prefix}{key}.when: pbt's params must exist in every trial. Leave it out."
+        elif why := fixed(key, run, tried[key], spec):
+            yield (
+                f"{PARAMS}: {prefix}{key}: it {why}, so it cannot change in the middle of a training. Leave it out, or "
+                "take another scheduler than pbt."
+            )
+
+
 def _check_objective(key: str, name: str, run: Run, method: Method, params: Params) -> None:
     objective = find(name, params.evaluate, f"{PARAMS}: {key}")
     if objective.metric is None and name != SECONDS and name not in (known := _scores_of(run, method, params)):
@@ -133,6 +155,8 @@ def _sizes(search: Search, run: Run, name: str) -> Iterator[str]:
     end = search.trial_images or run.images
     if search.rungs and search.rungs[-1] >= end:
         yield f"rungs: the last one, {search.rungs[-1]}, is not before the end of a trial, at {end} images."
+    if search.scheduler == "pbt" and search.images and search.images < (search.trials or 0) * end:
+        yield f"images: {search.trials} trials of {end} images need {(search.trials or 0) * end}. Raise it."
     if search.searcher != "grid":
         return
     wrong = []

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pipeline.cluster import one_machine
 from pipeline.cluster.connect import connect
-from pipeline.cluster.driver import ENVIRONMENT
+from pipeline.cluster.driver import rays_environment
 from pipeline.cluster.launch import stop_on_signals
 from pipeline.config import PARAMS, Cluster, Search
 from pipeline.errors import UserError
@@ -70,19 +69,20 @@ def search_on_ray(task: Task, record: Record) -> bool:
     if not _more_to_do(search, record):
         return True
     task.stop_request.unlink(missing_ok=True)
-    quiet = {name: value for name, value in one_machine.ENVIRONMENT.items() if name not in NEWS}
-    os.environ |= {**ENVIRONMENT, **TUNE_ENVIRONMENT, **quiet, **os.environ}
     begun, before = time.time(), record.seconds
     if search.seconds is not None:
         task = replace(task, deadline=begun + search.seconds - before)
-    with stop_on_signals() as stop, connect(task.params.cluster) as resources:
-        room = _room(search, task.params.cluster, resources)
+    cluster = task.params.cluster
+    environment = rays_environment(cluster, more=TUNE_ENVIRONMENT, but=NEWS)
+    with stop_on_signals() as stop, environment, connect(cluster) as resources:
+        room = _room(search, cluster, resources)
         clock = _Clock(record, begun, before)
 
         def may_begin() -> bool:
             return not stop() and _within(search, record, clock.seconds(), room)
 
-        _run(task, record, chooser, room, may_begin, stop, clock)
+        run = _run_population if search.scheduler == "pbt" else _run
+        run(task, record, chooser, room, may_begin, stop, clock)
         clock.note()
     return not stop()
 
@@ -185,6 +185,33 @@ def _run(
         tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _run_population(
+    task: Task,
+    record: Record,
+    chooser: Chooser,
+    room: Room,
+    may_begin: Callable[[], bool],
+    stop: Callable[[], bool],
+    clock: _Clock,
+) -> None:
+    """Train a population until it is at its end, or no more may begin."""
+    import ray
+
+    from pipeline.tune.generations import Hooks, Population, Seat
+
+    def each_round() -> None:
+        clock.seconds()
+        if stop():
+            task.stop_request.touch()
+
+    reference = ray.put(task)  # once for all processes
+    seat = ray.remote(Seat).options(num_cpus=room.cpus, num_gpus=room.gpus)
+    hooks = Hooks(may_begin=may_begin, each_round=each_round, ended=Progress(task, record, room.concurrent).tell)
+    population = Population(task, record, lambda: seat.remote(reference, room.cpus), room.concurrent, hooks)
+    population.begin(chooser.next, partial(_key, task))
+    population.train()
 
 
 def _trainable(task: Task, room: Room, actors: int) -> Any:

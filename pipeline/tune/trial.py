@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.files import locked, write_json
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.weights import Trained
+from pipeline.training.initial import keep_initial
 from pipeline.training.job import DivergedError, Job, Row
 from pipeline.training.memory import out_of_memory
 from pipeline.training.outcome import outcome_of, state_at
@@ -75,6 +76,27 @@ class Task:
         }
         raw |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return replace(self.params, runs={**self.params.runs, self.name: raw})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """Where the training of a population's member is, which is no run's: its params change on the way.
+
+    Attributes:
+        key: of its checkpoints.
+        folder: of them.
+        begin: images seen at the checkpoint that it took over; 0: it begins by itself.
+    """
+
+    key: str
+    folder: str
+    begin: int = 0
+
+    def job(self, of: Job, task: Task) -> Job:
+        """Return a run's training as this member's."""
+        url = task.params.cluster.url
+        place = url and f"{url}/searches/{task.folder.name}/{Path(self.folder).name}"
+        return replace(of, key=self.key, store=self.folder, url=place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +153,21 @@ class Trial:
         task: what all trials have in common.
         values: the params of this one.
         judges: those made in this process, by what they see; a trial adds its own.
+        member: where its training is, if it is one of a population.
     """
 
-    def __init__(self, task: Task, values: Mapping[str, Any], judges: dict[Any, Judge] | None = None) -> None:
-        self.task, self.held, self.begun = task, ExitStack(), time.monotonic()
+    def __init__(
+        self,
+        task: Task,
+        values: Mapping[str, Any],
+        judges: dict[Any, Judge] | None = None,
+        member: Member | None = None,
+    ) -> None:
+        self.task, self.held, self.begun, self.member = task, ExitStack(), time.monotonic(), member
         self.ready: Prepared = self.held.enter_context(
             prepared(task.name, task.with_values(values), out=task.out, scratch=task.scratch)
         )
-        self.job = self.ready.job
+        self.job = member.job(self.ready.job, task) if member else self.ready.job
         self.rungs = rungs_of(self.job, task.search)
         self.judge = self._judge({} if judges is None else judges)
         self.next = 0
@@ -183,7 +212,9 @@ class Trial:
     def _train(self, goal: int) -> Report | None:
         """Train to a rung; return a report if the trial ended or paused before it."""
         job, world = self.job, World(device=default_device())
-        self.ready.keep_initial()
+        if self.member and self.member.begin and job.storage.newest(goal + 1) is None:
+            raise UserError(f"{job.store}: no whole checkpoint is left of what it took over at {self.member.begin:,}.")
+        keep_initial(job.initial, self.ready.weights)
         self.ready.key.write(Path(job.store))
         if goal in job.storage.existing() and job.storage.fetch_checkpoint(goal):
             return None
