@@ -14,7 +14,7 @@ from pipeline.core.method import Method
 from pipeline.core.noise import Noise
 from pipeline.errors import UserError, gathering, nearest, refuse
 from pipeline.evaluate import own_scores
-from pipeline.training.checks import rehearsed
+from pipeline.training.checks import check_workers, rehearsed
 from pipeline.tune.movable import fixed
 from pipeline.tune.objective import SECONDS, find
 from pipeline.tune.space import grid_size, grid_values, rounded
@@ -67,7 +67,7 @@ def check_search(name: str, params: Params) -> None:
         for objective in search.objectives:
             with gathering(problems):
                 _check_objective(f"{prefix}objective", objective, run, method, params)
-    problems += [f"{PARAMS}: {prefix}{line}" for line in (*_sizes(search, run, name), *_resources(search, run, params))]
+    problems += [f"{PARAMS}: {prefix}{line}" for line in (*_sizes(search, run, name), *_resources(search, params))]
     refuse(problems)
 
 
@@ -99,6 +99,7 @@ def _fits(name: str, params: Params, key: str, values: Mapping[str, Any]) -> Non
         method = methods.configure(run, own, prefix)
         spec = ImageSpec(channels=params.data.channels, size=params.data.size, classes=SOME_CLASSES)
         rehearsed(prefix, run, method, spec, params.cluster)
+        check_workers(prefix, run.batch_size, params.cluster)
     except UserError as error:
         tried = ", ".join(f"{known}: {value}" for known, value in values.items())
         at = f"{PARAMS}: {prefix}{key}: "
@@ -175,18 +176,14 @@ def _sizes(search: Search, run: Run, name: str) -> Iterator[str]:
         )
 
 
-def _resources(search: Search, run: Run, params: Params) -> Iterator[str]:
+def _resources(search: Search, params: Params) -> Iterator[str]:
     """Yield what can never be met; what only the cluster knows is said when the search starts."""
-    cluster = params.cluster
-    if cluster.address is None and search.cpus_per_trial > (os.cpu_count() or 1):
+    cluster, least = params.cluster, max(params.cluster.least, 1)
+    if cluster.address is None and search.cpus_per_trial * least > (os.cpu_count() or 1):
+        each = f" for each of {least} workers" if least > 1 else ""
         yield (
-            f"cpus_per_trial: {search.cpus_per_trial} were asked for, but this machine has {os.cpu_count()}. Lower it, "
-            "or join a larger cluster with cluster.address."
+            f"cpus_per_trial: {search.cpus_per_trial} were asked for{each}, but this machine has {os.cpu_count()}. "
+            f"Lower it{' or cluster.workers' if each else ''}, or join a larger cluster with cluster.address."
         )
-    if cluster.url is not None:
+    if cluster.url is not None and cluster.address is not None:
         yield "space: trials need a folder that all nodes see; name one in cluster.storage in the place of the URL."
-    if cluster.most > 1 and not run.sync_batch_norm:
-        yield (
-            f"space: a trial is trained by one process, and with sync_batch_norm: false {cluster.most} workers would "
-            "have another result. Set cluster.workers to 1, or sync_batch_norm to true."
-        )

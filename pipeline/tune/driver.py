@@ -11,6 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.tune.chooser import Chooser
 from pipeline.tune.record import Record
 from pipeline.tune.results import Progress
 from pipeline.tune.trial import Task, rungs_of
+from pipeline.tune.workers import Share
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # trials stop at a checkpoint, as the record has them
@@ -43,10 +45,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What the cluster gives a trial, and how many trials at a time."""
+    """What the cluster gives each process of a trial, and how many trials at a time."""
 
-    cpus: int
-    gpus: float
+    share: Share
     concurrent: int
 
 
@@ -73,9 +74,8 @@ def search_on_ray(task: Task, record: Record) -> bool:
     if search.seconds is not None:
         task = replace(task, deadline=begun + search.seconds - before)
     cluster = task.params.cluster
-    environment = rays_environment(cluster, more=TUNE_ENVIRONMENT, but=NEWS)
-    with stop_on_signals() as stop, environment, connect(cluster) as resources:
-        room = _room(search, cluster, resources)
+    with stop_on_signals() as stop, tunes_environment(cluster), connect(cluster) as resources:
+        room = room_of(task.name, search, cluster, resources)
         clock = _Clock(record, begun, before)
 
         def may_begin() -> bool:
@@ -85,6 +85,11 @@ def search_on_ray(task: Task, record: Record) -> bool:
         run(task, record, chooser, room, may_begin, stop, clock)
         clock.note()
     return not stop()
+
+
+def tunes_environment(cluster: Cluster) -> AbstractContextManager[None]:
+    """Return a context in which Ray's variables are those of a search."""
+    return rays_environment(cluster, more=TUNE_ENVIRONMENT, but=NEWS)
 
 
 class _Clock:
@@ -116,14 +121,27 @@ def _more_to_do(search: Search, record: Record) -> bool:
 
 def _within(search: Search, record: Record, seconds: float, room: Room | None) -> bool:
     """Return whether the budget lets another trial begin."""
-    gpus = room.gpus if room else 1.0
+    gpus = room.share.gpus * room.share.workers if room else 1.0
     used = sum(trial.seconds for trial in record.trials.values()) * gpus / 3600
     limits = ((search.images, record.images), (search.seconds, seconds), (search.gpu_hours, used))
     return all(limit is None or spent < limit for limit, spent in limits)
 
 
-def _room(search: Search, cluster: Cluster, resources: dict[str, float]) -> Room:
-    """Return what trials get, or raise UserError if no node can ever give it."""
+def room_of(name: str, search: Search, cluster: Cluster, resources: dict[str, float]) -> Room:
+    """Return what trials get on the cluster to which this process is connected.
+
+    Args:
+        name: the run's.
+        search: says what each process of a trial asks for.
+        cluster: says how many processes a trial has.
+        resources: of the cluster, by Ray's names.
+
+    Returns:
+        The room: as many processes for each trial as fit, and then as many trials.
+
+    Raises:
+        UserError: no node can ever give it.
+    """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -133,11 +151,20 @@ def _room(search: Search, cluster: Cluster, resources: dict[str, float]) -> Room
         most = max(node.get(resource, 0.0) for node in nodes)
         if each[resource] > most:
             raise UserError(
-                f"{PARAMS}: search: {key}: a trial asks for {each[resource]:g}, and no machine of the cluster has more "
-                f"than {most:g}. Lower it, or join a larger cluster with cluster.address."
+                f"{PARAMS}: search.{name}.{key}: a trial asks for {each[resource]:g}, and no machine of the cluster "
+                f"has more than {most:g}. Lower it, or join a larger cluster with cluster.address."
             )
     fit = sum(_fitting(each, node) for node in nodes)
-    return Room(cpus=search.cpus_per_trial, gpus=gpus, concurrent=max(1, min(search.concurrent or fit, fit)))
+    least, most = max(cluster.least, 1), max(cluster.most, 1)
+    if fit < least:
+        amounts = " and ".join(f"{amount:g} {resource}s" for resource, amount in each.items() if amount)
+        raise UserError(
+            f"{PARAMS}: cluster.workers: a trial takes {least} processes with {amounts} each, and the cluster has room "
+            f"for {fit}. Lower cluster.workers, or search.{name}.cpus_per_trial, or join a larger cluster."
+        )
+    share = Share(workers=min(most, fit), cpus=search.cpus_per_trial, gpus=gpus)
+    fit //= share.workers
+    return Room(share=share, concurrent=min(search.concurrent or fit, fit))
 
 
 def _fitting(each: dict[str, float], node: dict[str, float]) -> int:
@@ -199,17 +226,16 @@ def _run_population(
     """Train a population until it is at its end, or no more may begin."""
     import ray
 
-    from pipeline.tune.generations import Hooks, Population, Seat
+    from pipeline.tune.generations import Hooks, Population, start_player
 
     def each_round() -> None:
         clock.seconds()
         if stop():
             task.stop_request.touch()
 
-    reference = ray.put(task)  # once for all processes
-    seat = ray.remote(Seat).options(num_cpus=room.cpus, num_gpus=room.gpus)
+    start = partial(start_player, ray.put(task), room.share)  # once for all processes
     hooks = Hooks(may_begin=may_begin, each_round=each_round, ended=Progress(task, record, room.concurrent).tell)
-    population = Population(task, record, lambda: seat.remote(reference, room.cpus), room.concurrent, hooks)
+    population = Population(task, record, start, room.concurrent, hooks)
     population.begin(chooser.next, partial(_key, task))
     population.train()
 
@@ -225,8 +251,8 @@ def _trainable(task: Task, room: Room, actors: int) -> Any:
     started.mkdir(parents=True)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(actors)  # with a searcher Ray's own is 1
     return tune.with_resources(
-        tune.with_parameters(Actor, task=task, threads=room.cpus, started=started, actors=actors),
-        {"cpu": room.cpus, **({"gpu": room.gpus} if room.gpus else {})},
+        tune.with_parameters(Actor, task=task, share=room.share, started=started, actors=actors),
+        tune.PlacementGroupFactory(room.share.bundles),
     )
 
 

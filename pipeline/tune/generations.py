@@ -6,7 +6,6 @@ seed hands over the same checkpoints, however fast its trials were, and whatever
 """
 
 import logging
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,28 +17,22 @@ from pipeline.training.prepare import prepared
 from pipeline.tune.population import handover, member_key, member_of, pairs
 from pipeline.tune.record import Record, Trial
 from pipeline.tune.results import shown_params
+from pipeline.tune.seat import Seat
 from pipeline.tune.trial import Member, Report, Task, rungs_of
-from pipeline.tune.trial import Trial as Training
+from pipeline.tune.workers import Share
 
 POLL_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
 
-class Seat:
-    """Runs in a process that Ray starts, and trains one member after another, each up to a rung."""
-
-    def __init__(self, task: Task, threads: int) -> None:
-        import torch
-
-        os.chdir(task.root)
-        torch.set_num_threads(threads)
-        self.task, self.judges = task, dict[Any, Any]()
+class Player(Seat):
+    """Trains one member after another, each up to a rung."""
 
     def advance(self, values: dict[str, Any], member: Member, rung: int) -> Report:
         """Train a member to a rung and score it there; what goes wrong with it is its own end."""
         try:
-            trial = Training(self.task, values, self.judges, member)
+            trial = self.trial(values, member)
         except Exception as error:  # such as params that fit each by itself, but not together
             return Report(state="failed", reason=str(error))
         try:
@@ -47,6 +40,42 @@ class Seat:
             return trial.advance()
         finally:
             trial.close()
+
+
+@dataclass(frozen=True)
+class Process:
+    """A ``Player`` in a process of Ray's, and the room that Ray has reserved for it and its helpers."""
+
+    actor: Any
+    room: Any = None
+
+    def release(self) -> None:
+        """End it, and its helpers."""
+        ray.kill(self.actor)
+        if self.room is not None:
+            ray.util.remove_placement_group(self.room)
+
+
+def start_player(task: Any, share: Share) -> Process:
+    """Start a process that trains members, with the other processes of each.
+
+    Args:
+        task: a reference to what all members have in common.
+        share: of each process.
+
+    Returns:
+        It; the first call waits until it is there.
+    """
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+    room = None
+    if share.workers > 1:
+        room = ray.util.placement_group(share.bundles)
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+            room, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+        )
+    return Process(ray.remote(Player).options(**options).remote(task, share), room)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +99,14 @@ class Population:
     Args:
         task: what all members have in common.
         record: of the search; it goes on from there.
-        start: starts a process and returns its ``Seat``.
+        start: starts a process.
         concurrent: processes at a time.
         hooks: what it asks and tells.
     """
 
-    def __init__(self, task: Task, record: Record, start: Callable[[], Any], concurrent: int, hooks: Hooks) -> None:
+    def __init__(self, task: Task, record: Record, start: Callable[[], Process], concurrent: int, hooks: Hooks) -> None:
         self.task, self.record, self.start, self.concurrent, self.hooks = task, record, start, concurrent, hooks
-        self.idle: list[Any] = []
+        self.idle: list[Process] = []
         self.deaths = Counter[int]()
 
     def begin(self, choose: Callable[[], dict[str, Any] | None], key_of: Callable[[dict[str, Any]], str]) -> None:
@@ -135,7 +164,7 @@ class Population:
 
     def _train_to(self, due: Sequence[Trial], rung: int) -> bool:
         """Train members to a rung; return whether all of them are there, or have fallen."""
-        waiting, busy, paused = deque(due), dict[Any, tuple[Any, Trial]](), False
+        waiting, busy, paused = deque(due), dict[Any, tuple[Process, Trial]](), False
         while waiting or busy:
             self.hooks.each_round()
             while waiting and len(busy) < self.concurrent:
@@ -143,17 +172,17 @@ class Population:
                     waiting.clear()
                     paused = True
                     break
-                seat, trial = self.idle.pop() if self.idle else self.start(), waiting.popleft()
-                asked = seat.advance.remote(trial.params, member_of(self.task, trial), rung)
-                busy[asked] = (seat, trial)
+                process, trial = self.idle.pop() if self.idle else self.start(), waiting.popleft()
+                asked = process.actor.advance.remote(trial.params, member_of(self.task, trial), rung)
+                busy[asked] = (process, trial)
             done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_SECONDS) if busy else ([], [])
             for asked in done:
-                seat, trial = busy.pop(asked)
+                process, trial = busy.pop(asked)
                 try:
                     paused |= self._take(trial, ray.get(asked))
-                    self.idle.append(seat)
+                    self.idle.append(process)
                 except ray.exceptions.RayError as error:
-                    ray.kill(seat)
+                    process.release()
                     self._lose(trial, error, waiting)
         return not paused
 

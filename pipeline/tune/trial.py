@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from pipeline.config import Params, Search
-from pipeline.core.world import World, default_device
+from pipeline.core.world import default_device
 from pipeline.errors import UserError
 from pipeline.files import locked, write_json
 from pipeline.inference.diagnosis import NotFiniteError
@@ -31,9 +31,9 @@ from pipeline.training.job import DivergedError, Job, Row
 from pipeline.training.memory import out_of_memory
 from pipeline.training.outcome import outcome_of, state_at
 from pipeline.training.prepare import Prepared, prepared
-from pipeline.training.trainer import train
 from pipeline.tune.objective import Judge, Objective, protocol
 from pipeline.tune.record import State
+from pipeline.tune.workers import Alone, Together, WorkerLostError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +154,7 @@ class Trial:
         values: the params of this one.
         judges: those made in this process, by what they see; a trial adds its own.
         member: where its training is, if it is one of a population.
+        workers: the processes that train it; None: this one.
     """
 
     def __init__(
@@ -162,7 +163,9 @@ class Trial:
         values: Mapping[str, Any],
         judges: dict[Any, Judge] | None = None,
         member: Member | None = None,
+        workers: Alone | Together | None = None,
     ) -> None:
+        self.workers = workers or Alone()
         self.task, self.held, self.begun, self.member = task, ExitStack(), time.monotonic(), member
         self.ready: Prepared = self.held.enter_context(
             prepared(task.name, task.with_values(values), out=task.out, scratch=task.scratch)
@@ -181,11 +184,16 @@ class Trial:
 
         Returns:
             What came of it. Whatever goes wrong with this trial's params is its own end, and no error.
+
+        Raises:
+            WorkerLostError: a process that trains it is gone.
         """
         rung = self.next
         try:
             with locked(Path(self.job.store) / "lock", wait=None):
                 return replace(self._advance(self.rungs[rung]), rung=rung)
+        except WorkerLostError:
+            raise
         except (DivergedError, NotFiniteError) as error:
             return self._ended("diverged", str(error))
         except Exception as error:  # a trial that raises does not stop the search
@@ -211,7 +219,7 @@ class Trial:
 
     def _train(self, goal: int) -> Report | None:
         """Train to a rung; return a report if the trial ended or paused before it."""
-        job, world = self.job, World(device=default_device())
+        job = self.job
         if self.member and self.member.begin and job.storage.newest(goal + 1) is None:
             raise UserError(f"{job.store}: no whole checkpoint is left of what it took over at {self.member.begin:,}.")
         keep_initial(job.initial, self.ready.weights)
@@ -219,7 +227,8 @@ class Trial:
         if goal in job.storage.existing() and job.storage.fetch_checkpoint(goal):
             return None
         until = _Until(job, goal, self._asked)
-        train(replace(job, until=None if goal == job.finished_at else self._beyond(goal)), world, until.note, until)
+        reach = replace(job, until=None if goal == job.finished_at else self._beyond(goal))
+        self.workers.train(reach, until.note, until)
         if job.storage.newest(goal + 1) == goal:
             return None
         if until.asked:

@@ -210,7 +210,7 @@ class PretendedRay:
 
     def start(self) -> Any:
         self.started += 1
-        return SimpleNamespace(advance=SimpleNamespace(remote=Asked))
+        return SimpleNamespace(actor=SimpleNamespace(advance=SimpleNamespace(remote=Asked)), release=lambda: None)
 
     def wait(self, asked: list[Any], **plan: Any) -> tuple[list[Any], list[Any]]:
         return asked[-1:], asked[:-1]  # the one that began last is done first
@@ -221,9 +221,6 @@ class PretendedRay:
         if self.dies(number, rung):
             raise LostError
         return values_of(values, rung, member)
-
-    def kill(self, seat: Any) -> None:
-        pass
 
 
 RUNGS = (128, 384, 640)

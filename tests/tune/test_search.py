@@ -125,6 +125,36 @@ def test_a_search_whose_driver_and_worker_are_killed_ends_as_asked(project: Path
     assert sum(event["event"] == "ended" for event in after.events) == 4, "no finished trial is repeated"
 
 
+def test_trials_of_two_workers_one_of_which_is_killed_are_the_runs_own(project: Path) -> None:
+    with_search(project, images=25_600, scheduler="none", rungs=[6000], trials=2, cpus_per_trial=1)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["cluster"] = {**params.get("cluster", {}), "workers": 2}
+    write_params(project, params)
+    for stage in ("code", "normalize", "extractors"):
+        call(project, "dvc", "repro", stage)
+    process = start(project)
+    parent = psutil.Process(process.pid)
+    wait_for(lambda: has(project, "value", 1))
+    os.kill(wait_for(lambda: actors(parent, "ray::Helper"))[0], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, (project / "search.log").read_text()
+    assert "its process died; it goes on" in (project / "search.log").read_text()
+    record = record_of(project)
+    assert [(trial.state, len(trial.values)) for trial in record.trials.values()] == [("finished", 2)] * 2
+    commit(project, "search")
+    call(project, "python", "-m", "pipeline", "adopt", "vae")
+    output = call(project, "dvc", "repro", "train@vae")
+    assert "this very training is finished: publishing" in output
+    train = json.loads((project / "out/runs/vae/train.json").read_text())
+    assert train["workers"] == [{"from": 0, "workers": 2}]
+
+    params["cluster"]["workers"] = 64
+    params["runs"]["vae"]["batch_size"] = 64
+    write_params(project, params)
+    (project / "search.log").unlink()
+    assert start(project).wait(timeout=60) != 0
+    assert "for each of 64 workers, but this machine has" in (project / "search.log").read_text()
+
+
 def told_of_population(record: Record) -> list[Any]:
     """What a record says of its members, but when and how fast."""
     return [
@@ -157,7 +187,7 @@ def test_a_population_that_is_killed_hands_over_the_same_checkpoints(project: Pa
     process = start(project)
     parent = psutil.Process(process.pid)
     wait_for(lambda: has(project, "handed", 1))
-    os.kill(wait_for(lambda: actors(parent, "ray::Seat"))[0], signal.SIGKILL)
+    os.kill(wait_for(lambda: actors(parent, "ray::Player"))[0], signal.SIGKILL)
     wait_for(lambda: has(project, "value", 17))
     process.kill()
     process.wait()
