@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config import read_params
-from pipeline.errors import run
+from pipeline.errors import UserError, run
 from pipeline.files import project_root
 from pipeline.stages.common import scratch
 from pipeline.stages.paths import OUT, TUNE
@@ -36,9 +36,24 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
         write_trials(folder / "trials.csv", task, record)
         write_weights(folder / "weights", task, record)
         write_report(folder / "report.html", task, record, compared)
+        _renew_report()
         if page := send_search(as_sent(task, record, sorted(filter(Path.is_file, folder.iterdir()))), params.tracking):
             logger.info("%s: in MLflow: %s", name, page)
         logger.info("%s: %s shows the search; `genloom adopt %s` takes its best", name, folder / "report.html", name)
+
+
+def _renew_report() -> None:
+    """Let out/report.html, where there is one, link the search's page and say what it found.
+
+    DVC knows of no way from a search to the report, as a plain `dvc repro` would then search.
+    """
+    from pipeline.stages.report import main as write_report
+
+    if (OUT / "report.html").exists():
+        try:
+            write_report()
+        except UserError as error:
+            logger.warning("%s does not link this search yet: %s", OUT / "report.html", error)
 
 
 if __name__ == "__main__":
