@@ -17,6 +17,7 @@ logger = logging.getLogger("pipeline.stages.search")  # __name__ is "__main__" i
 
 def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml that has a search.")]) -> None:
     """Do the search of a run, or go on with it; write what it found to out/tune/<run>, and send it to MLflow."""
+    from pipeline.tracking.search_shipper import shipping_search
     from pipeline.tracking.searches import send_search
     from pipeline.tune.confirm import STOPPED, confirm
     from pipeline.tune.driver import search_on_ray
@@ -28,8 +29,9 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
     params, root = read_params(), project_root()
     task = task_of(name, params, root=root, out=OUT, scratch=scratch(params))
     with Record.open(task.folder, name) as record:
-        if not search_on_ray(task, record):
-            raise SystemExit(STOPPED)
+        with shipping_search(task.folder, params.tracking) as tell:
+            if not search_on_ray(task, record, lambda: tell(as_sent(task, record, status="RUNNING"))):
+                raise SystemExit(STOPPED)
         compared = confirm(task, record) if task.search.confirm else None
         folder = TUNE / name
         write_best(folder / "best.yaml", task, record, compared.as_dict() if compared else None)
@@ -37,7 +39,8 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
         write_weights(folder / "weights", task, record)
         write_report(folder / "report.html", task, record, compared)
         _renew_report()
-        if page := send_search(as_sent(task, record, sorted(filter(Path.is_file, folder.iterdir()))), params.tracking):
+        found = as_sent(task, record, sorted(filter(Path.is_file, folder.iterdir())))
+        if page := send_search(found, params.tracking, task.folder):
             logger.info("%s: in MLflow: %s", name, page)
         logger.info("%s: %s shows the search; `genloom adopt %s` takes its best", name, folder / "report.html", name)
 

@@ -38,6 +38,7 @@ TUNE_ENVIRONMENT = {
 # How often Ray hears of free resources. On a machine of its own, which trains one thing, that may be rare; a search of
 # short trials would wait for each second actor until another trial has ended.
 NEWS = ("RAY_raylet_report_resources_period_milliseconds", "RAY_gcs_pull_resource_loads_period_milliseconds")
+NEWS_SECONDS = 2.0  # between two tellings of what is new
 SPEND_SECONDS = 5.0  # between two notes of the time spent
 
 logger = logging.getLogger(__name__)
@@ -51,12 +52,13 @@ class Room:
     concurrent: int
 
 
-def search_on_ray(task: Task, record: Record) -> bool:
+def search_on_ray(task: Task, record: Record, news: Callable[[], None] = lambda: None) -> bool:
     """Do a search, from where its record is to the end of its budget.
 
     Args:
         task: what all trials have in common.
         record: of the search, open.
+        news: called now and then when the record has grown.
 
     Returns:
         Whether it came to its end: False if it was stopped by a signal.
@@ -70,19 +72,27 @@ def search_on_ray(task: Task, record: Record) -> bool:
     if not _more_to_do(search, record):
         return True
     task.stop_request.unlink(missing_ok=True)
-    begun, before = time.time(), record.seconds
+    clock = _Clock(record)
     if search.seconds is not None:
-        task = replace(task, deadline=begun + search.seconds - before)
+        task = replace(task, deadline=clock.begun + search.seconds - clock.before)
     cluster = task.params.cluster
     with stop_on_signals() as stop, tunes_environment(cluster), connect(cluster) as resources:
         room = room_of(task.name, search, cluster, resources)
-        clock = _Clock(record, begun, before)
+        told = [len(record.events), time.monotonic()]
 
         def may_begin() -> bool:
             return not stop() and _within(search, record, clock.seconds(), room)
 
+        def each_round() -> None:
+            clock.seconds()
+            if stop():
+                task.stop_request.touch()
+            if len(record.events) > told[0] and time.monotonic() - told[1] > NEWS_SECONDS:
+                told[:] = [len(record.events), time.monotonic()]
+                news()
+
         run = _run_population if search.scheduler == "pbt" else _run
-        run(task, record, chooser, room, may_begin, stop, clock)
+        run(task, record, chooser, room, may_begin, each_round)
         clock.note()
     return not stop()
 
@@ -95,8 +105,9 @@ def tunes_environment(cluster: Cluster) -> AbstractContextManager[None]:
 class _Clock:
     """Seconds of searching, over all calls, noted in the record now and then."""
 
-    def __init__(self, record: Record, begun: float, before: float) -> None:
-        self.record, self.begun, self.before, self.noted = record, begun, before, before
+    def __init__(self, record: Record) -> None:
+        self.record, self.begun, self.before = record, time.time(), record.seconds
+        self.noted = self.before
 
     def seconds(self) -> float:
         """Return the seconds so far, and note them every few seconds."""
@@ -177,8 +188,7 @@ def _run(
     chooser: Chooser,
     room: Room,
     may_begin: Callable[[], bool],
-    stop: Callable[[], bool],
-    clock: _Clock,
+    each_round: Callable[[], None],
 ) -> None:
     """Run Ray Tune until no trial runs and none will begin."""
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
@@ -202,7 +212,7 @@ def _run(
         run_config=RunConfig(
             name=uuid.uuid4().hex[:12],
             storage_path=str(storage),
-            callbacks=[_watcher(task, stop, clock)],
+            callbacks=[_watcher(each_round)],
             failure_config=FailureConfig(max_failures=0),  # trials begin again by the record
             verbose=0,
         ),
@@ -220,18 +230,12 @@ def _run_population(
     chooser: Chooser,
     room: Room,
     may_begin: Callable[[], bool],
-    stop: Callable[[], bool],
-    clock: _Clock,
+    each_round: Callable[[], None],
 ) -> None:
     """Train a population until it is at its end, or no more may begin."""
     import ray
 
     from pipeline.tune.generations import Hooks, Population, start_player
-
-    def each_round() -> None:
-        clock.seconds()
-        if stop():
-            task.stop_request.touch()
 
     start = partial(start_player, ray.put(task), room.share)  # once for all processes
     hooks = Hooks(may_begin=may_begin, each_round=each_round, ended=Progress(task, record, room.concurrent).tell)
@@ -256,15 +260,13 @@ def _trainable(task: Task, room: Room, actors: int) -> Any:
     )
 
 
-def _watcher(task: Task, stop: Callable[[], bool], clock: _Clock) -> Any:
-    """Return a callback that passes a request to stop on to the trials, whenever Ray Tune has gone round once."""
+def _watcher(each_round: Callable[[], None]) -> Any:
+    """Return a callback of Ray Tune's that calls a function whenever it has gone round once."""
     from ray.tune import Callback
 
     class Watcher(Callback):
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            clock.seconds()
-            if stop():
-                task.stop_request.touch()
+            each_round()
 
     return Watcher()
 

@@ -6,9 +6,11 @@ seed hands over the same checkpoints, however fast its trials were, and whatever
 """
 
 import logging
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -150,8 +152,9 @@ class Population:
             if any(handed.images == images for handed in taker.handovers):
                 continue  # before an interruption
             why = f" ({taker.fallen.state}: {taker.fallen.reason})" if taker.fallen else ""
-            handed = handover(self.task, taker, donor, images)
+            handed, left = handover(self.task, taker, donor, images), Path(member_of(self.task, taker).folder)
             self.record.hand(handed)
+            shutil.rmtree(left / "checkpoints", ignore_errors=True)  # no one goes on from there
             logger.info(
                 "%s images: trial %d%s takes over from trial %d, with %s",
                 f"{images:,}",

@@ -47,10 +47,11 @@ def member_key(task: Task, number: int, course: str, images: int = 0, donor: str
 def member_of(task: Task, trial: Trial) -> Member:
     """Return where a member's training is, since it last took over."""
     begin = trial.handovers[-1].images if trial.handovers else 0
-    return Member(key=trial.key, folder=_folder(task, trial.number, trial.key), begin=begin)
+    return Member(key=trial.key, folder=member_folder(task, trial.number, trial.key), begin=begin)
 
 
-def _folder(task: Task, number: int, key: str) -> str:
+def member_folder(task: Task, number: int, key: str) -> str:
+    """Return where one of a member's trainings is."""
     return str(task.folder.absolute() / "members" / f"{number}-{key[:16]}")
 
 
@@ -153,7 +154,7 @@ def handover(task: Task, taker: Trial, donor: Trial, images: int) -> Handover:
     with prepared(task.name, task.with_values(after), out=task.out, scratch=task.scratch) as ready:
         key = member_key(task, taker.number, ready.job.key, images, donor.key)
         source = member_of(task, donor).job(ready.job, task)
-        target = Member(key=key, folder=_folder(task, taker.number, key), begin=images).job(ready.job, task)
+        target = Member(key=key, folder=member_folder(task, taker.number, key), begin=images).job(ready.job, task)
         if not source.storage.fetch_checkpoint(images):
             raise UserError(
                 f"{source.store}: the checkpoint at {images:,} images is not there whole, from which trial "

@@ -78,6 +78,7 @@ class Trial:
         ended: when it was last heard of.
         handovers: those by which it took over from others, in order.
         fallen: how it ended before a rung, until it takes over.
+        keys: of its trainings, in order, the last of which is ``key``.
     """
 
     number: int
@@ -93,6 +94,7 @@ class Trial:
     ended: int = 0
     handovers: list[Handover] = field(default_factory=list)
     fallen: Fall | None = None
+    keys: list[str] = field(default_factory=list)
 
     @property
     def first_params(self) -> dict[str, Any]:
@@ -211,9 +213,11 @@ class Record:
             trial = self.trials[event["trial"]]
             trial.handovers.append(Handover(**known))
             trial.params, trial.key, trial.fallen = event["after"], event["key"], None
+            trial.keys.append(event["key"])
         elif event["event"] == "begun":
             at = event.get("time", 0)
-            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event["key"], begun=at, ended=at)
+            known = {"begun": at, "ended": at, "keys": [event["key"]]}
+            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event["key"], **known)
         else:
             trial = self.trials[event["trial"]]
             trial.seconds, trial.images, trial.ended = event["seconds"], event["images"], event.get("time", 0)

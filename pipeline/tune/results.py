@@ -6,20 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 
 from pipeline.files import atomic_file, atomic_folder
 from pipeline.inference.weights import save_weights
-from pipeline.tracking.searches import SentSearch, SentTrial, TrialPoint
+from pipeline.storage.store import training_folder
+from pipeline.tracking.searches import SentPicture, SentSearch, SentTrial, TrialPoint
 from pipeline.training.outcome import state_at
 from pipeline.training.prepare import prepared
 from pipeline.tune.objective import Objective
-from pipeline.tune.population import member_of
+from pipeline.tune.population import member_folder, member_of
 from pipeline.tune.record import Record, Trial
-from pipeline.tune.trial import Task
+from pipeline.tune.trial import Task, picture_at
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +90,16 @@ def shown_params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
+def as_sent(
+    task: Task, record: Record, files: Sequence[Path] = (), status: Literal["RUNNING", "FINISHED"] = "FINISHED"
+) -> SentSearch:
     """Return a search as MLflow shows it.
 
     Args:
         task: says what was searched.
         record: of the search.
         files: that belong to it.
+        status: whether it goes on.
 
     Returns:
         The search with all its trials.
@@ -115,6 +119,7 @@ def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
         },
         trials=[_sent_trial(task, trial, trial.number in best) for trial in trials],
         files=files,
+        status=status,
         objective=shown[0],
         ascending=task.objectives[0].better == "lower",
     )
@@ -141,7 +146,25 @@ def _sent_trial(task: Task, trial: Trial, best: bool) -> SentTrial:
         begun=trial.begun,
         ended=trial.ended,
         best=best,
+        pictures=[
+            SentPicture(images=images, time=trial.times[images], file=str(picture))
+            for images in sorted(trial.values)
+            if (picture := _picture(task, trial, images)) is not None
+        ],
     )
+
+
+def _picture(task: Task, trial: Trial, images: int) -> Path | None:
+    """Return the picture of a trial's samples at a rung; None where none was made."""
+    population = task.search.scheduler == "pbt"
+    for key in trial.keys:
+        if population:
+            store = Path(member_folder(task, trial.number, key))
+        else:
+            store = training_folder(task.scratch, task.name, key)
+        if (found := picture_at(store, images)).exists():
+            return found
+    return None
 
 
 def write_best(path: Path, task: Task, record: Record, compared: Mapping[str, Any] | None = None) -> None:

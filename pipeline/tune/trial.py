@@ -21,16 +21,19 @@ from typing import Any
 import torch
 
 from pipeline.config import Params, Search
+from pipeline.core.batch import to_uint8
 from pipeline.core.world import default_device
 from pipeline.errors import UserError
-from pipeline.files import locked, write_json
+from pipeline.files import atomic_file, locked, write_json
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.weights import Trained
+from pipeline.render.grid import grid
 from pipeline.training.initial import keep_initial
 from pipeline.training.job import DivergedError, Job, Row
 from pipeline.training.memory import out_of_memory
 from pipeline.training.outcome import outcome_of, state_at
 from pipeline.training.prepare import Prepared, prepared
+from pipeline.training.trainer import SNAPSHOT_GRID, fixed_batches, sample
 from pipeline.tune.objective import Judge, Objective, protocol
 from pipeline.tune.record import State
 from pipeline.tune.workers import Alone, Together, WorkerLostError
@@ -146,6 +149,11 @@ def window_end(job: Job, seen: int) -> int:
     return min(-(-crossed // step) * step, job.finished_at)
 
 
+def picture_at(store: Path, images: int) -> Path:
+    """Return where the picture of a trial at a rung is, in the folder of its training."""
+    return store / f"samples-{images:012d}.png"
+
+
 class Trial:
     """A trial that is under way in this process.
 
@@ -248,8 +256,17 @@ class Trial:
         state = state_at(job, self.ready.dataset, content["state"])
         state = state if default_device().type == "cpu" else self._on_device(content)
         trained = Trained.of(job.method, state, self.ready.dataset.spec)
+        self._draw(goal, trained)
         values = self.judge.score(trained, content["seconds"])
         return {"values": values, "seconds": content["seconds"] + time.monotonic() - begin}
+
+    def _draw(self, goal: int, trained: Trained) -> None:
+        """Render the latents of the run's snapshots, beside the checkpoints: a rung is no place for a snapshot."""
+        job = self.job
+        fixed = fixed_batches(job, self.ready.dataset, trained.device, processes=max(self.task.params.cluster.most, 1))
+        with atomic_file(picture_at(Path(job.store), goal)) as temporary:
+            images = [to_uint8(sample(job.method, trained.nets, batch)).cpu() for batch in fixed]
+            grid(torch.cat(images), columns=SNAPSHOT_GRID).save(temporary)
 
     def _on_device(self, content: Mapping[str, Any]) -> Any:
         from pipeline.core.state import State as Training
