@@ -248,7 +248,8 @@ class _View:
     def _slice(self, name: str, domain: Domain) -> Plot:
         with_it = [trial for trial in self.scored if name in trial.params]
         marks = [self._mark(self._place(name, trial), trial) for trial in with_it]
-        caption = f"{self.shown[0]} by {name}."
+        last = " that it had last" if self.task.search.scheduler == "pbt" else ""
+        caption = f"{self.shown[0]} by the {name}{last}."
         if domain.when:
             wanted = (f"{key} is {' or '.join(map(str, values))}" for key, values in domain.when.items())
             caption += f" It exists only where {' and '.join(wanted)}."
@@ -263,12 +264,12 @@ def importance(task: Task, trials: Sequence[Trial]) -> dict[str, float]:
 
     Args:
         task: says what was searched.
-        trials: of the record; the finished ones count, and the params that all of them have.
+        trials: of the record; the finished ones count whose params never changed, and the params that all of them have.
 
     Returns:
         Shares by param, which add up to 1.
     """
-    finished = [trial for trial in trials if trial.state == "finished"]
+    finished = [trial for trial in trials if trial.state == "finished" and not trial.handovers]
     first = task.objectives[0]
     if len(finished) < FEWEST or len({trial.last[first.name] for trial in finished}) < 2:
         return {}

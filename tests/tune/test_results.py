@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import yaml
 from browser import browser
 from mlflow import MlflowClient
 from PIL import Image
@@ -20,7 +22,7 @@ from pipeline.storage.store import training_folder
 from pipeline.tracking.search_shipper import shipping_search
 from pipeline.tracking.searches import BEST, PARENT, STATE, TRIAL, read_search, send_search, write_search
 from pipeline.tune.confirm import Comparison, fresh_seeds
-from pipeline.tune.record import Record, Trial
+from pipeline.tune.record import Handover, Record, Trial
 from pipeline.tune.report import importance, write_report
 from pipeline.tune.results import as_sent, write_best, write_trials
 from pipeline.tune.trial import Task, picture_at
@@ -123,6 +125,37 @@ def test_the_page_shows_all_and_loads_nothing(tmp_path: Path, monkeypatch: pytes
         tab.open(tmp_path / "report.html", width=400)
         assert tab.run("document.documentElement.scrollWidth") == 400
         assert tab.problems == [] and all(request.startswith("file:") for request in tab.requests)
+
+
+def test_the_page_of_a_population_shows_the_way_of_its_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = {"lr": {"loguniform": [1e-4, 1e-2]}, "schedule": {"choice": ["constant", "cosine"]}}
+    settings = {"scheduler": "pbt", "searcher": "random", "trials": 8}
+    task = project_task(tmp_path, monkeypatch, space=space, **settings)
+    task.folder.mkdir(parents=True)
+    record = Record(task.folder)
+    for number in range(8):
+        record.begin({"lr": 0.001 * (number + 1), "schedule": "constant"}, f"key{number}")
+        record.value(number, 128, {"elbo_bits_per_dim": 5.0 - number}, 1.0)
+    after = {"lr": 0.0001, "schedule": "cosine"}
+    record.hand(Handover(0, 7, 128, record.trials[0].params, after, "new"))
+    for number in range(8):
+        record.value(number, 640, {"elbo_bits_per_dim": 2.0 + number}, 2.0)
+        record.end(number, "finished")
+    write_report(tmp_path / "report.html", task, record)
+    page = (tmp_path / "report.html").read_text()
+    titles = re.findall("<h3>(.*?)</h3>", page)
+    assert titles[-2:] == ["lr on the way", "schedule on the way"] and "NaN" not in page
+    assert "a population (pbt) with 1 hand-overs: 8 finished" in page and "trial 0 takes over from 7" in page
+    assert "trains anew with them as constants" in page and "that it had last" in page
+    write_best(tmp_path / "best.yaml", task, record)
+    (best,) = yaml.safe_load((tmp_path / "best.yaml").read_text())["best"]
+    first = {"lr": 0.008, "schedule": "constant"}
+    assert best["params"] == after
+    assert best["schedule"] == [
+        {"images": 0, "trial": 7, "params": first},
+        {"images": 128, "trial": 0, "params": after},
+    ]
+    assert "&id" not in (tmp_path / "best.yaml").read_text(), "a person reads it"
 
 
 def test_mlflow_has_a_run_of_the_search_and_one_of_each_trial_once(
