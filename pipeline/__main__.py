@@ -153,7 +153,8 @@ def adopt(
 ) -> None:
     """Write the best values that a search has found into params.yaml, and show what that changes.
 
-    The trial's training is this run's from then on: `dvc repro` publishes it, or goes on from where it ended.
+    The trial's training is this run's from then on: `dvc repro` publishes it, or goes on from where it ended. That of a
+    population's member (pbt), whose params changed on the way, is no run's: `dvc repro` trains anew with its last ones.
     """
     from pipeline.config import PARAMS
     from pipeline.stages.paths import TUNE
@@ -163,7 +164,7 @@ def adopt(
     changed = adopting.adopt(run, found.params)
     print(changed or f"{PARAMS}: runs.{run} has these values already")
     values = ", ".join(f"{name} {value:.5g}" for name, value in found.values.items())
-    print(f"trial {found.trial}: {values}, at {found.images:,} images. `dvc repro` publishes its training.")
+    print(f"trial {found.trial}: {values}, at {found.images:,} images. {found.what_comes(run)}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,8 +81,16 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
 
 
 @contextmanager
-def rays_environment(cluster: Cluster) -> Iterator[None]:
-    """Set Ray's variables that are not set, for the block alone: another training may want others. Ray's own go too."""
+def rays_environment(
+    cluster: Cluster, *, more: Mapping[str, str] | None = None, but: Collection[str] = ()
+) -> Iterator[None]:
+    """Set Ray's variables that are not set, for the block alone: another training may want others. Ray's own go too.
+
+    Args:
+        cluster: where; one that runs keeps the reports that a cluster of this machine alone leaves out.
+        more: further variables.
+        but: those of a cluster of this machine alone that stay as Ray has them.
+    """
     # If fewer workers would do, Ray should not wait long for room on a node whose death it has not noticed yet.
     start = START_SECONDS if cluster.least == cluster.most else HEALTH_SECONDS
     waits = {
@@ -90,7 +98,9 @@ def rays_environment(cluster: Cluster) -> Iterator[None]:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start),
     }
     before = dict(os.environ)
-    os.environ |= ENVIRONMENT | waits | (one_machine.ENVIRONMENT if cluster.address is None else {}) | before
+    alone = one_machine.ENVIRONMENT if cluster.address is None else {}
+    alone = {name: value for name, value in alone.items() if name not in but}
+    os.environ |= ENVIRONMENT | waits | alone | dict(more or {}) | before
     try:
         yield
     finally:

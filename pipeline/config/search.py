@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.config.sections import Count, NonNegative, Positive, PositiveFloat
+from pipeline.config.sections import Count, NonNegative, Positive, PositiveFloat, Probability
 from pipeline.config.validation import shown, unknown
 from pipeline.errors import nearest
 
@@ -54,8 +54,9 @@ class Search:
         objective: a score of the method's own, such as elbo_bits_per_dim; a metric and an extractor, such as
             fid_efficientnet_lite0; or seconds, of training. Several: what is best by one may be worse by another.
         searcher: grid: every combination; random; bayes: tree-structured Parzen estimators; gp: a Gaussian process.
-        scheduler: what ends a trial early that is worse than others at the same rung. none; asha: all but the best
-            1 / reduction; median: those worse than the median.
+        scheduler: what becomes of a trial that is worse than others at the same rung. none; asha: all but the best
+            1 / reduction end; median: those worse than the median end; pbt: the worst go on from the checkpoints of the
+            best, with other params (population-based training; the population is ``trials``).
         seed: of the searcher.
         trials: at most; null: no limit, or all of a grid.
         images: no trial begins after so many images were trained on, in all trials.
@@ -64,6 +65,9 @@ class Search:
         trial_images: of each trial; null: the run's images.
         rungs: images at which trials are scored, besides their end.
         reduction: of asha.
+        quantile: of pbt: the share of the population that takes over, and that is taken over.
+        factor: of pbt: a param is multiplied by it or divided by it.
+        resample: of pbt: the probability that a param is drawn anew instead.
         startup: trials drawn at random before bayes and gp go by what they have seen.
         samples: images that a score is of.
         reference_samples: real images that a metric compares with, at most.
@@ -77,7 +81,7 @@ class Search:
     space: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     objective: Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
     searcher: Literal["grid", "random", "bayes", "gp"] = "bayes"
-    scheduler: Literal["none", "asha", "median"] = "none"
+    scheduler: Literal["none", "asha", "median", "pbt"] = "none"
     seed: Count = 0
     trials: Positive | None = None
     images: Positive | None = None
@@ -86,6 +90,9 @@ class Search:
     trial_images: Positive | None = None
     rungs: tuple[Positive, ...] = ()
     reduction: Annotated[int, Field(ge=2)] = 3
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    factor: Annotated[float, Field(gt=1)] = 1.2
+    resample: Probability = 0.25
     startup: Positive = 10
     samples: Annotated[int, Field(ge=10)] = 500
     reference_samples: Annotated[int, Field(ge=20)] = 1_000
@@ -108,10 +115,21 @@ class Search:
             raise ValueError(f"rungs: {self.scheduler} judges trials there; name some, such as [10000, 30000]")
         if self.scheduler != "none" and len(self.objectives) > 1:
             raise ValueError(f"scheduler: {self.scheduler} judges by one objective; take none, or name one objective")
+        if self.scheduler == "pbt":
+            self._check_population()
         if self.confirm == 1:
             raise ValueError("confirm: one seed has no spread; take 2 or more, better 5, or 0 for none")
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objective: one stands there more than once; leave one")
+
+    def _check_population(self) -> None:
+        """Raise ValueError if this cannot be a population."""
+        if self.searcher != "random":
+            raise ValueError(
+                f"searcher: pbt draws its population at random and changes it itself; take random, not {self.searcher}"
+            )
+        if (self.trials or 0) < 2:
+            raise ValueError("trials: they are pbt's population; name 2 at least, better 8")
 
     @property
     def objectives(self) -> tuple[str, ...]:

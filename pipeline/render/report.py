@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -43,13 +43,27 @@ OF_RUN = ("images_seen", "redrawn", WEIGHTS)  # endings of what protocol.json sa
 DESCRIPTION = ("metric", "title", "better", "spread", "interval", "note", BY_SEED)
 
 
-def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None) -> None:
+class Search(Protocol):
+    """What the page says of a run's search: its page, from this one, and a sentence."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def page(self) -> str: ...
+    @property
+    def said(self) -> str: ...
+
+
+def write_page(
+    path: Path, board: Board, links: Mapping[str, str] | None = None, searches: Sequence[Search] = ()
+) -> None:
     """Write one HTML file that needs no other file and no network.
 
     Args:
         path: of the file.
         board: what it shows.
         links: addresses of MLflow's pages by their titles, where there are any.
+        searches: of these runs' params, as far as their pages are there.
     """
     import jinja2
 
@@ -69,6 +83,7 @@ def write_page(path: Path, board: Board, links: Mapping[str, str] | None = None)
         inspected=board.inspected,
         picture=_optional_uri(board.picture),
         links=links or {},
+        searches=searches,
         headline=board.headline,
         columns=board.columns,
         runs=runs,

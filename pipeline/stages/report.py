@@ -7,7 +7,7 @@ import typer
 
 from pipeline.config import read_params
 from pipeline.errors import run
-from pipeline.stages.paths import OUT
+from pipeline.stages.paths import OUT, TUNE
 
 if TYPE_CHECKING:
     from pipeline.render.board import Board
@@ -29,12 +29,13 @@ def main() -> None:
     from pipeline.render.explorer import write_scripts
     from pipeline.render.report import write_page, write_pictures
     from pipeline.tracking.agreement import send_all_results
+    from pipeline.tune.adopt import searches
 
     params = read_params()
     board = read_board(OUT, params.runs, params.evaluate.metrics, params.evaluate.extractor_names)
     links = send_all_results(params, _view(board))
     write_leaderboard(OUT / "leaderboard.csv", board)
-    write_page(OUT / "report.html", board, links)
+    write_page(OUT / "report.html", board, links, searches(TUNE, params.runs))
     write_pictures(OUT / "pictures", board)
     write_scripts(OUT / "explorer", {run.name: run.folder for run in board.runs})
     for problem in board.problems:

@@ -10,6 +10,7 @@ import yaml
 from pipeline.errors import UserError
 
 LOCK = Path("dvc.lock")
+LISTINGS = Path("data/dvc.lock")  # of the stages that list what lies at data.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +28,19 @@ Stages = Mapping[str, Stage]
 
 
 def read_stages() -> dict[str, Stage]:
-    """Return every stage that DVC has run, by name.
+    """Return every stage that DVC has run, by DVC's name for it.
 
     Returns:
-        The stages in the order of dvc.lock.
+        The stages in the order of dvc.lock, those of data/dvc.lock last.
 
     Raises:
         UserError: There is no readable dvc.lock in the current folder.
     """
     try:
-        entries = (yaml.safe_load(LOCK.read_text()) or {}).get("stages", {})
+        entries = dict((yaml.safe_load(LOCK.read_text()) or {}).get("stages", {}))
+        if LISTINGS.exists():
+            listings = (yaml.safe_load(LISTINGS.read_text()) or {}).get("stages", {})
+            entries |= {f"{LISTINGS.with_suffix('.yaml').as_posix()}:{name}": entry for name, entry in listings.items()}
         return {name: _stage(name, entry) for name, entry in entries.items()}
     except FileNotFoundError:
         raise UserError(f"{LOCK}: not found. Run the command in the project's folder, after `dvc repro`.") from None

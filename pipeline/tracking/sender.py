@@ -6,9 +6,6 @@ repetition overwrites.
 
 import json
 import logging
-import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ from pipeline.config import Tracking
 from pipeline.errors import UserError
 from pipeline.tracking import journal
 from pipeline.tracking.description import describe, write_description
+from pipeline.tracking.images import log_picture, stem_of, unique_of
 from pipeline.tracking.journal import Record
 from pipeline.tracking.model import publish_model
 from pipeline.tracking.queries import by_key, search_runs
@@ -285,23 +283,10 @@ class Sender:
             client.log_batch(self._run_id, params=part)
 
     def _send_image(self, client: "MlflowClient", record: Record) -> None:
-        """Do what MlflowClient.log_image does, with the journal's time and a name that a repetition overwrites."""
-        from mlflow.tracking.multimedia import compress_image_size
-        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
-        from PIL import Image
-
+        """Send a picture with the journal's time, under a name that a repetition overwrites."""
         key, step = record["key"], record["step"]
-        unique = uuid.uuid5(uuid.NAMESPACE_OID, f"{key} {step}")
-        stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{record['time']}+{unique}"
-        stem = self._find_picture(client, str(unique)) or stem
-        with tempfile.TemporaryDirectory() as folder:
-            full, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
-            shutil.copyfile(self._folder / record["file"], full)
-            with Image.open(full) as image:
-                compress_image_size(image).save(small)
-            for file in (full, small):
-                client.log_artifact(self._run_id, str(file), "images")
-        client.set_tag(self._run_id, MLFLOW_LOGGED_IMAGES, True)
+        stem = self._find_picture(client, unique_of(key, step)) or stem_of(key, step, record["time"])
+        log_picture(client, self._run_id, self._folder / record["file"], stem)
 
     def _find_picture(self, client: "MlflowClient", unique: str) -> str | None:
         """Return the name under which a run that was begun elsewhere has a picture, so that it is replaced."""

@@ -119,7 +119,7 @@ def follow(folder: Path, target: Target) -> bool:
     with sole_sender(folder, _OTHER_SENDER_SECONDS):
         sender, system, failures, works = Sender(folder, target), SystemMetrics(target), 0, False
         send = partial(_send_what_is_new, sender, system)
-        while not _wait_for_end(parent, min(_POLL_SECONDS * 2**failures, _LONGEST_BACKOFF)):
+        while not wait_for_end(parent, min(_POLL_SECONDS * 2**failures, _LONGEST_BACKOFF)):
             works = _attempt(target, send, works)
             failures = 0 if works else min(failures + 1, 10)
         sent = _send_the_rest(sender, target)
@@ -134,10 +134,17 @@ def _send_what_is_new(sender: Sender, system: SystemMetrics) -> None:
         system.keep_running(sender.run_id)
 
 
-def _wait_for_end(parent: int, seconds: float) -> bool:
+def wait_for_end(parent: int, seconds: float) -> bool:
     """Wait; return True as soon as the pipe's other end is closed.
 
     The parent's id changes when it dies, even if another process has inherited the pipe.
+
+    Args:
+        parent: its id at the start.
+        seconds: to wait at most.
+
+    Returns:
+        Whether it is closed.
     """
     readable, _, _ = select.select([sys.stdin], [], [], seconds)
     return bool(readable) or os.getppid() != parent
@@ -166,7 +173,7 @@ def _attempt(target: Target, action: Callable[[], None], works: bool = False) ->
                 _logger.warning(problem)
                 return False
             prepare(target)
-            _take_over_messages()
+            take_over_messages()
         action()
     except Exception as error:  # whatever MLflow, a database or a disk may raise: training must not notice
         _logger.warning(reason(error))
@@ -179,13 +186,14 @@ class _Formatter(logging.Formatter):
         return redacted(super().format(record))
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Write this process's messages there, without passwords."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", _TIME))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
-def _take_over_messages() -> None:
+def take_over_messages() -> None:
     """Let MLflow's own messages pass through this process's formatter, which hides passwords."""
     logger = logging.getLogger("mlflow")
     logger.handlers.clear()
@@ -194,7 +202,7 @@ def _take_over_messages() -> None:
 
 def main() -> None:
     """Run the shipper's process; exit with 3 if not all could be sent."""
-    _log_to_stderr()
+    log_to_stderr()
     tracking = Tracking(uri=os.environ["MLFLOW_TRACKING_URI"], experiment=os.environ["MLFLOW_EXPERIMENT_NAME"])
     try:
         sent = follow(Path(sys.argv[1]), resolve(tracking))

@@ -3,7 +3,6 @@
 Imported in Ray's processes and where a search starts, never before: it needs Ray.
 """
 
-import os
 import time
 import uuid
 from pathlib import Path
@@ -13,7 +12,9 @@ from ray import tune
 
 from pipeline.config import Search
 from pipeline.tune.ray_search import RUNG, VALUE, rung_time
+from pipeline.tune.seat import Seat
 from pipeline.tune.trial import Report, Task, Trial
+from pipeline.tune.workers import Share
 
 WAIT_SECONDS = 60.0  # for the other actors: a cluster that others use may have no room for all of them now
 POLL_SECONDS = 0.05
@@ -23,24 +24,20 @@ class Actor(tune.Trainable):
     """Trains trials. Ray calls ``setup`` once, ``reset_config`` for each further trial, and ``step`` for each rung."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], task: Task, threads: int, started: Path, actors: int
+        self, config: dict[str, Any], task: Task, share: Share, started: Path, actors: int
     ) -> None:
         """Make the process ready: it imports torch, and takes the trial's CPUs as threads.
 
         Args:
             config: the trial's: its number, its params, and rungs that are known of it.
             task: what all trials have in common.
-            threads: of each trial.
+            share: of each of a trial's processes.
             started: a folder where each actor leaves a file.
             actors: that start together.
         """
-        import torch
-
-        os.chdir(task.root)
-        torch.set_num_threads(threads)
+        self.seat = Seat(task, share)
         self.task = task
         self.trial: Trial | None = None
-        self.judges: dict[Any, Any] = {}
         self.started, self.actors = started, actors
         self.reset_config(config)
 
@@ -72,7 +69,7 @@ class Actor(tune.Trainable):
         try:
             if self.trial is None:
                 values = {name: tuple(v) if isinstance(v, list) else v for name, v in self.values.items()}
-                self.trial = Trial(self.task, values, self.judges)
+                self.trial = self.seat.trial(values)
                 self.trial.next = self.begin
         except Exception as error:  # such as params that fit each by itself, but not together
             return Report(state="failed", reason=str(error))

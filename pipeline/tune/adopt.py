@@ -5,7 +5,7 @@ begins and ends.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from pipeline.config import PARAMS
+from pipeline.config.search import as_number
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
@@ -27,12 +28,39 @@ class Found:
         params: that were searched for.
         values: of the objectives, by name with protocol.
         images: that it was trained on.
+        schedule: which params it had from where on, if they changed on the way (population-based training).
+        population: whether it was one of a population, whose trainings are no runs'.
     """
 
     trial: int
     params: Mapping[str, Any]
     values: Mapping[str, float]
     images: int
+    schedule: Sequence[Mapping[str, Any]] = ()
+    population: bool = False
+
+    def what_comes(self, run: str) -> str:
+        """Say what the next `dvc repro` makes of the adopted values.
+
+        Args:
+            run: its name.
+
+        Returns:
+            A sentence or more.
+        """
+        if not self.population:
+            return "`dvc repro` publishes its training."
+        own = f"Its own weights are out/tune/{run}/weights/trial-{self.trial}.safetensors: `genloom sample` takes them."
+        if not self.schedule:
+            return f"Its params never changed: `dvc repro` trains with them, from the start. {own}"
+        way = "; ".join(
+            f"from {step['images']:,} images {', '.join(f'{name} {value}' for name, value in step['params'].items())}"
+            for step in self.schedule
+        )
+        return (
+            f"It came to them on a way that no run can take, whose params are constant ({way}). So `dvc repro` trains "
+            f"anew, with its last params from the start, and may find less. {own}"
+        )
 
 
 def read_best(path: Path, trial: int | None = None) -> Found:
@@ -48,21 +76,80 @@ def read_best(path: Path, trial: int | None = None) -> Found:
     Raises:
         UserError: there is no such file, no trial is finished, or that one is not among the best.
     """
-    run = path.parent.name
-    try:
-        best = yaml.safe_load(path.read_text())["best"]
-        known = {
-            one["trial"]: Found(**{key: one[key] for key in ("trial", "params", "values", "images")}) for one in best
-        }
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not readable ({error}). Run `make tune RUN={run}` to make it.") from None
-    if not known:
-        raise UserError(
-            f"{path}: no trial of this search is finished. Raise its budget, and run `make tune RUN={run}`."
-        )
+    known = {found.trial: found for found in _all_best(path)}
     if trial is not None and trial not in known:
         raise UserError(f"{path}: trial {trial} is not among the best: {', '.join(map(str, known))}.")
     return known[next(iter(known)) if trial is None else trial]
+
+
+def _all_best(path: Path) -> list[Found]:
+    """Return the trials of best.yaml, the first of which is the best by the first objective; never none."""
+    run = path.parent.name
+    try:
+        content = yaml.safe_load(path.read_text())
+        best, population = content["best"], content.get("scheduler") == "pbt"
+        found = [
+            Found(
+                **{key: one[key] for key in ("trial", "params", "values", "images")},
+                schedule=one.get("schedule", ()),
+                population=population,
+            )
+            for one in best
+        ]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({error}). Run `make tune RUN={run}` to make it.") from None
+    if not found:
+        raise UserError(
+            f"{path}: no trial of this search is finished. Raise its budget, and run `make tune RUN={run}`."
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What out/report.html says of a run's search.
+
+    Attributes:
+        run: its name.
+        page: the search's own, from out/report.html.
+        said: its best, and whether params.yaml has that.
+    """
+
+    run: str
+    page: str
+    said: str
+
+
+def searches(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> list[Searched]:
+    """Return what searches have left for the runs of params.yaml.
+
+    Args:
+        folder: of all searches' results, beside the report.
+        runs: as they stand in the file.
+
+    Returns:
+        An entry for each run that has a page of a search, in the file's order.
+    """
+    found = []
+    for run, raw in runs.items():
+        page = folder / run / "report.html"
+        if page.is_file():
+            try:
+                best = _all_best(folder / run / "best.yaml")
+                taken = next((trial for trial in best if _has(raw, trial.params)), None)
+                shown = taken or best[0]
+                values = ", ".join(f"{name} {value:.5g}" for name, value in shown.values.items())
+                adopted = "adopted" if taken else f"not adopted: `genloom adopt {run}` takes it"
+                said = f"trial {shown.trial}, {values}; {adopted}"
+            except UserError as error:
+                said = str(error)
+            found.append(Searched(run=run, page=f"{folder.name}/{run}/{page.name}", said=said))
+    return found
+
+
+def _has(raw: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Return whether a run names all values."""
+    return all(name in raw and as_number(raw[name]) == value for name, value in values.items())
 
 
 def with_values(text: str, run: str, values: Mapping[str, Any], path: Path = PARAMS) -> str:

@@ -14,7 +14,8 @@ from pipeline.core.method import Method
 from pipeline.core.noise import Noise
 from pipeline.errors import UserError, gathering, nearest, refuse
 from pipeline.evaluate import own_scores
-from pipeline.training.checks import rehearsed, spec_of
+from pipeline.training.checks import check_workers, rehearsed, spec_of
+from pipeline.tune.movable import fixed
 from pipeline.tune.objective import SECONDS, find
 from pipeline.tune.space import grid_size, grid_values, rounded
 
@@ -60,11 +61,13 @@ def check_search(name: str, params: Params) -> None:
         for key, values in _to_try(search.domains):
             with gathering(problems):
                 _fits(name, params, key, values)
+        if search.scheduler == "pbt" and not problems:
+            problems += _immovable(name, params)
         method = methods.configure(run, own, f"runs.{name}.")
         for objective in search.objectives:
             with gathering(problems):
                 _check_objective(f"{prefix}objective", objective, run, method, params)
-    problems += [f"{PARAMS}: {prefix}{line}" for line in (*_sizes(search, run, name), *_resources(search, run, params))]
+    problems += [f"{PARAMS}: {prefix}{line}" for line in (*_sizes(search, run, name), *_resources(search, params))]
     refuse(problems)
 
 
@@ -96,6 +99,7 @@ def _fits(name: str, params: Params, key: str, values: Mapping[str, Any]) -> Non
         method = methods.configure(run, own, prefix)
         spec = spec_of(params.data, SOME_CLASSES)
         rehearsed(prefix, run, method, spec, params.cluster)
+        check_workers(prefix, run.batch_size, params.cluster)
     except UserError as error:
         tried = ", ".join(f"{known}: {value}" for known, value in values.items())
         at = f"{PARAMS}: {prefix}{key}: "
@@ -105,6 +109,25 @@ def _fits(name: str, params: Params, key: str, values: Mapping[str, Any]) -> Non
                 for line in error.problems
             )
         ) from None
+
+
+def _immovable(name: str, params: Params) -> Iterator[str]:
+    """Yield which params of a population cannot change in the middle of a training, and why."""
+    prefix, domains = f"search.{name}.space.", params.search[name].domains
+    tried = dict[str, dict[Any, Method]]()
+    for key, values in _to_try(domains):
+        raw = {**params.runs[name], key: list(values[key]) if isinstance(values[key], tuple) else values[key]}
+        run, own = general_settings({k: v for k, v in raw.items() if k != "seeds"}, prefix)
+        tried.setdefault(key, {})[values[key]] = methods.configure(run, own, prefix)
+    spec = ImageSpec(channels=params.data.channels, size=params.data.size, classes=SOME_CLASSES)
+    for key, domain in domains.items():
+        if domain.when:
+            yield f"{PARAMS}: {prefix}{key}.when: pbt's params must exist in every trial. Leave it out."
+        elif why := fixed(key, run, tried[key], spec):
+            yield (
+                f"{PARAMS}: {prefix}{key}: it {why}, so it cannot change in the middle of a training. Leave it out, or "
+                "take another scheduler than pbt."
+            )
 
 
 def _check_objective(key: str, name: str, run: Run, method: Method, params: Params) -> None:
@@ -133,6 +156,8 @@ def _sizes(search: Search, run: Run, name: str) -> Iterator[str]:
     end = search.trial_images or run.images
     if search.rungs and search.rungs[-1] >= end:
         yield f"rungs: the last one, {search.rungs[-1]}, is not before the end of a trial, at {end} images."
+    if search.scheduler == "pbt" and search.images and search.images < (search.trials or 0) * end:
+        yield f"images: {search.trials} trials of {end} images need {(search.trials or 0) * end}. Raise it."
     if search.searcher != "grid":
         return
     wrong = []
@@ -151,18 +176,14 @@ def _sizes(search: Search, run: Run, name: str) -> Iterator[str]:
         )
 
 
-def _resources(search: Search, run: Run, params: Params) -> Iterator[str]:
+def _resources(search: Search, params: Params) -> Iterator[str]:
     """Yield what can never be met; what only the cluster knows is said when the search starts."""
-    cluster = params.cluster
-    if cluster.address is None and search.cpus_per_trial > (os.cpu_count() or 1):
+    cluster, least = params.cluster, max(params.cluster.least, 1)
+    if cluster.address is None and search.cpus_per_trial * least > (os.cpu_count() or 1):
+        each = f" for each of {least} workers" if least > 1 else ""
         yield (
-            f"cpus_per_trial: {search.cpus_per_trial} were asked for, but this machine has {os.cpu_count()}. Lower it, "
-            "or join a larger cluster with cluster.address."
+            f"cpus_per_trial: {search.cpus_per_trial} were asked for{each}, but this machine has {os.cpu_count()}. "
+            f"Lower it{' or cluster.workers' if each else ''}, or join a larger cluster with cluster.address."
         )
-    if cluster.url is not None:
+    if cluster.url is not None and cluster.address is not None:
         yield "space: trials need a folder that all nodes see; name one in cluster.storage in the place of the URL."
-    if cluster.most > 1 and not run.sync_batch_norm:
-        yield (
-            f"space: a trial is trained by one process, and with sync_batch_norm: false {cluster.most} workers would "
-            "have another result. Set cluster.workers to 1, or sync_batch_norm to true."
-        )

@@ -5,6 +5,11 @@
         value   trial, images, values by objective, seconds: it was scored at a rung
         ended   trial, state, reason, images, seconds: it will not go on
         spent   seconds: of searching, in all calls so far
+    and of a population:
+        fell    trial, state, reason, images, seconds: it ended before a rung, where it may take over from another
+        handed  trial, donor, images, before, after, key: it goes on from the donor's checkpoint, with other params;
+                key: of its training from there on
+        judged  images: all that is handed over at this rung is above
 
 A trial that has begun and not ended goes on with the next call. An incomplete last line is cut off.
 """
@@ -14,7 +19,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +31,42 @@ State = Literal["finished", "pruned", "failed", "diverged", "stopped"]
 Event = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Handover:
+    """A trial goes on from another one's checkpoint, with other params.
+
+    Attributes:
+        trial: the number of the one that takes over.
+        donor: of the other one.
+        images: seen at the checkpoint.
+        before: the params of the one that takes over, until then.
+        after: from then on.
+        key: of its training from then on.
+    """
+
+    trial: int
+    donor: int
+    images: int
+    before: dict[str, Any]
+    after: dict[str, Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How a member of a population ended before a rung."""
+
+    state: State
+    reason: str
+
+
 @dataclass
 class Trial:
     """What is known of a trial.
 
     Attributes:
         number: from 0, in the order of their beginning.
-        params: those that were searched for, by name.
+        params: those that were searched for, by name; of a population's member, those that it has now.
         key: of its training's course.
         values: of the objectives, by images seen.
         state: how it ended; None: it goes on.
@@ -42,6 +76,9 @@ class Trial:
         times: when it was scored, in ms since 1970, by images seen.
         begun: when, likewise.
         ended: when it was last heard of.
+        handovers: those by which it took over from others, in order.
+        fallen: how it ended before a rung, until it takes over.
+        keys: of its trainings, in order, the last of which is ``key``.
     """
 
     number: int
@@ -55,6 +92,19 @@ class Trial:
     times: dict[int, int] = field(default_factory=dict)
     begun: int = 0
     ended: int = 0
+    handovers: list[Handover] = field(default_factory=list)
+    fallen: Fall | None = None
+    keys: list[str] = field(default_factory=list)
+
+    @property
+    def first_params(self) -> dict[str, Any]:
+        """The params with which it began."""
+        return self.handovers[0].before if self.handovers else self.params
+
+    @property
+    def reached(self) -> int:
+        """Images at the last rung that it has behind it, by itself or by taking over."""
+        return max([0, *self.values, *(handover.images for handover in self.handovers)])
 
     @property
     def last(self) -> dict[str, float]:
@@ -68,6 +118,7 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self.folder, self.events, self.seconds = folder, list[Event](), 0.0
         self.trials: dict[int, Trial] = {}
+        self.judged: set[int] = set()
         for event in _read(folder / NAME):
             self._remember(event)
 
@@ -120,6 +171,20 @@ class Record:
         content = {"state": state, "reason": reason, "images": max(images, known.images)}
         self._append({"event": "ended", "trial": number, **content, "seconds": max(seconds, known.seconds)})
 
+    def fall(self, number: int, state: State, reason: str = "", images: int = 0, seconds: float = 0.0) -> None:
+        """Record that a member of a population has ended before a rung, where it may take over from another."""
+        known = self.trials[number]
+        content = {"state": state, "reason": reason, "images": max(images, known.images)}
+        self._append({"event": "fell", "trial": number, **content, "seconds": max(seconds, known.seconds)})
+
+    def hand(self, handover: Handover) -> None:
+        """Record that a trial takes over from another; that checkpoint is there already."""
+        self._append({"event": "handed", **asdict(handover)})
+
+    def judge(self, images: int) -> None:
+        """Record that a population has been judged at a rung."""
+        self._append({"event": "judged", "images": images})
+
     def spend(self, seconds: float) -> None:
         """Record how long has been searched, in all calls together."""
         self._append({"event": "spent", "seconds": seconds})
@@ -141,14 +206,25 @@ class Record:
         self.events.append(event)
         if event["event"] == "spent":
             self.seconds = event["seconds"]
+        elif event["event"] == "judged":
+            self.judged.add(event["images"])
+        elif event["event"] == "handed":
+            known = {name: event[name] for name in ("trial", "donor", "images", "before", "after", "key")}
+            trial = self.trials[event["trial"]]
+            trial.handovers.append(Handover(**known))
+            trial.params, trial.key, trial.fallen = event["after"], event["key"], None
+            trial.keys.append(event["key"])
         elif event["event"] == "begun":
             at = event.get("time", 0)
-            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event["key"], begun=at, ended=at)
+            known = {"begun": at, "ended": at, "keys": [event["key"]]}
+            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event["key"], **known)
         else:
             trial = self.trials[event["trial"]]
             trial.seconds, trial.images, trial.ended = event["seconds"], event["images"], event.get("time", 0)
             if event["event"] == "value":
                 trial.values[event["images"]], trial.times[event["images"]] = event["values"], event.get("time", 0)
+            elif event["event"] == "fell":
+                trial.fallen = Fall(event["state"], event["reason"])
             else:
                 trial.state, trial.reason = event["state"], event["reason"]
 

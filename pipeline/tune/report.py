@@ -20,7 +20,7 @@ from pipeline.tune.chooser import empty_study, frozen, quiet
 from pipeline.tune.confirm import Comparison
 from pipeline.tune.plots import Axis, Mark, bars, parallel, scatter
 from pipeline.tune.record import Record, Trial
-from pipeline.tune.results import best_trials, costs, shown_params
+from pipeline.tune.results import best_trials, costs, shown_params, way_of
 from pipeline.tune.trial import Task
 
 FEWEST = 4  # finished trials of which importance says anything
@@ -78,9 +78,54 @@ def _content(task: Task, record: Record) -> dict[str, Any]:
         "objectives": view.shown,
         "params": list(search.domains),
         "best": [{"number": t.number, "shown": view.values(t), "params": shown_params(t.params)} for t in best],
-        "plots": view.plots(),
+        "handovers": sum(len(trial.handovers) for trial in trials),
+        "plots": [*view.plots(), *_ways(task, record)],
         "rows": [view.row(trial) for trial in trials],
     }
+
+
+def _ways(task: Task, record: Record) -> list[Plot]:
+    """Return a plot per param of a population: what each member had from where on, and the best one's whole way."""
+    trials = list(record.trials.values())
+    if not any(trial.handovers for trial in trials):
+        return []
+    best = best_trials(trials, task.objectives)
+    x = Axis.of("images", [0, *(trial.images for trial in trials)])
+    found = []
+    for name, domain in task.search.domains.items():
+        y = _axis(name, domain)
+        lines, marks = [], []
+        for trial in trials:
+            steps = [(0, trial.first_params), *((handed.images, handed.after) for handed in trial.handovers)]
+            corners = _stairs([(at, _shown(domain, params[name])) for at, params in steps], trial.images)
+            lines.append(("pruned", corners))
+            marks += [
+                Mark(h.images, _shown(domain, h.after[name]), "finished", f"trial {h.trial} takes over from {h.donor}")
+                for h in trial.handovers
+            ]
+        for trial in best:
+            steps = [(step["images"], _shown(domain, step["params"][name])) for step in way_of(record, trial)]
+            lines.append(("best", _stairs(steps, trial.images)))
+        caption = f"{name} on the way of each member; a dot is a hand-over, the bold line the way of the best weights."
+        found.append(Plot(title=f"{name} on the way", caption=caption, svg=scatter(caption, x, y, marks, lines)))
+    return found
+
+
+def _stairs(steps: Sequence[tuple[int, Any]], end: int) -> list[tuple[int, Any]]:
+    """Return the corners of a line that keeps each value until the next one."""
+    ends = [*(at for at, _ in steps[1:]), max(end, steps[-1][0])]
+    return [point for (at, value), until in zip(steps, ends, strict=True) for point in ((at, value), (until, value))]
+
+
+def _axis(name: str, domain: Domain) -> Axis:
+    if domain.kind == "choice":
+        return Axis(label=name, choices=tuple(as_yaml(value) for value in domain.values))
+    return Axis.of(name, domain.values, log=domain.is_logarithmic)
+
+
+def _shown(domain: Domain, value: Any) -> Any:
+    """Return a value as its axis has it."""
+    return as_yaml(value) if domain.kind == "choice" else value
 
 
 class _View:
@@ -184,7 +229,7 @@ class _View:
         return [Plot(title="Importance", caption=caption, svg=svg)]
 
     def _parallel(self) -> Plot:
-        axes = [*(self._axis(name, domain) for name, domain in self.domains.items()), self.y]
+        axes = [*(_axis(name, domain) for name, domain in self.domains.items()), self.y]
         finished = sorted(
             (trial for trial in self.scored if trial.state == "finished"),
             key=lambda trial: costs(trial, self.task.objectives),
@@ -203,22 +248,15 @@ class _View:
     def _slice(self, name: str, domain: Domain) -> Plot:
         with_it = [trial for trial in self.scored if name in trial.params]
         marks = [self._mark(self._place(name, trial), trial) for trial in with_it]
-        caption = f"{self.shown[0]} by {name}."
+        last = " that it had last" if self.task.search.scheduler == "pbt" else ""
+        caption = f"{self.shown[0]} by the {name}{last}."
         if domain.when:
             wanted = (f"{key} is {' or '.join(map(str, values))}" for key, values in domain.when.items())
             caption += f" It exists only where {' and '.join(wanted)}."
-        return Plot(title=name, caption=caption, svg=scatter(caption, self._axis(name, domain), self.y, marks))
-
-    def _axis(self, name: str, domain: Domain) -> Axis:
-        if domain.kind == "choice":
-            return Axis(label=name, choices=tuple(as_yaml(value) for value in domain.values))
-        return Axis.of(name, domain.values, log=domain.is_logarithmic)
+        return Plot(title=name, caption=caption, svg=scatter(caption, _axis(name, domain), self.y, marks))
 
     def _place(self, name: str, trial: Trial) -> Any:
-        if name not in trial.params:
-            return None
-        value = trial.params[name]
-        return as_yaml(value) if self.domains[name].kind == "choice" else value
+        return _shown(self.domains[name], trial.params[name]) if name in trial.params else None
 
 
 def importance(task: Task, trials: Sequence[Trial]) -> dict[str, float]:
@@ -226,12 +264,12 @@ def importance(task: Task, trials: Sequence[Trial]) -> dict[str, float]:
 
     Args:
         task: says what was searched.
-        trials: of the record; the finished ones count, and the params that all of them have.
+        trials: of the record; the finished ones count whose params never changed, and the params that all of them have.
 
     Returns:
         Shares by param, which add up to 1.
     """
-    finished = [trial for trial in trials if trial.state == "finished"]
+    finished = [trial for trial in trials if trial.state == "finished" and not trial.handovers]
     first = task.objectives[0]
     if len(finished) < FEWEST or len({trial.last[first.name] for trial in finished}) < 2:
         return {}

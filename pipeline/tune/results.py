@@ -2,17 +2,25 @@
 
 import csv
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 
-from pipeline.files import atomic_file
-from pipeline.tracking.searches import SentSearch, SentTrial, TrialPoint
+from pipeline.files import atomic_file, atomic_folder
+from pipeline.inference.weights import save_weights
+from pipeline.storage.store import training_folder
+from pipeline.tracking.searches import SentPicture, SentSearch, SentTrial, TrialPoint
+from pipeline.training.outcome import state_at
+from pipeline.training.prepare import prepared
 from pipeline.tune.objective import Objective
+from pipeline.tune.population import member_folder, member_of
 from pipeline.tune.record import Record, Trial
-from pipeline.tune.trial import Task
+from pipeline.tune.trial import Task, picture_at
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +90,23 @@ def shown_params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in params.items())
 
 
-def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
+def as_sent(
+    task: Task, record: Record, files: Sequence[Path] = (), status: Literal["RUNNING", "FINISHED"] = "FINISHED"
+) -> SentSearch:
     """Return a search as MLflow shows it.
 
     Args:
         task: says what was searched.
         record: of the search.
         files: that belong to it.
+        status: whether it goes on.
 
     Returns:
         The search with all its trials.
     """
-    trials = list(record.trials.values())
+    trials, search = list(record.trials.values()), task.search
     best = {trial.number for trial in best_trials(trials, task.objectives)}
-    shown = {objective.name: objective.shown(task.search) for objective in task.objectives}
-    search = task.search
+    shown = [objective.shown(search) for objective in task.objectives]
     return SentSearch(
         run=task.name,
         key=task.folder.name,
@@ -105,33 +115,56 @@ def as_sent(task: Task, record: Record, files: Sequence[Path]) -> SentSearch:
             "searcher": search.searcher,
             "scheduler": search.scheduler,
             "seed": search.seed,
-            "objective": ", ".join(shown.values()),
+            "objective": ", ".join(shown),
         },
-        trials=[
-            SentTrial(
-                number=trial.number,
-                key=trial.key,
-                params=trial.params,
-                points=[
-                    TrialPoint(
-                        images=images,
-                        time=trial.times[images],
-                        values={shown[name]: value for name, value in trial.values[images].items()},
-                    )
-                    for images in sorted(trial.values)
-                ],
-                state=trial.state,
-                reason=trial.reason,
-                begun=trial.begun,
-                ended=trial.ended,
-                best=trial.number in best,
-            )
-            for trial in trials
-        ],
+        trials=[_sent_trial(task, trial, trial.number in best) for trial in trials],
         files=files,
-        objective=next(iter(shown.values())),
+        status=status,
+        objective=shown[0],
         ascending=task.objectives[0].better == "lower",
     )
+
+
+def _sent_trial(task: Task, trial: Trial, best: bool) -> SentTrial:
+    shown = {objective.name: objective.shown(task.search) for objective in task.objectives}
+    points = [
+        TrialPoint(
+            images=images,
+            time=trial.times[images],
+            values={shown[name]: value for name, value in trial.values[images].items()},
+        )
+        for images in sorted(trial.values)
+    ]
+    return SentTrial(
+        number=trial.number,
+        key=trial.key,
+        # Params in MLflow cannot change: a member's of a population are known once it has ended.
+        params=trial.params if trial.state or task.search.scheduler != "pbt" else {},
+        points=points,
+        state=trial.state,
+        reason=trial.reason,
+        begun=trial.begun,
+        ended=trial.ended,
+        best=best,
+        pictures=[
+            SentPicture(images=images, time=trial.times[images], file=str(picture))
+            for images in sorted(trial.values)
+            if (picture := _picture(task, trial, images)) is not None
+        ],
+    )
+
+
+def _picture(task: Task, trial: Trial, images: int) -> Path | None:
+    """Return the picture of a trial's samples at a rung; None where none was made."""
+    population = task.search.scheduler == "pbt"
+    for key in trial.keys:
+        if population:
+            store = Path(member_folder(task, trial.number, key))
+        else:
+            store = training_folder(task.scratch, task.name, key)
+        if (found := picture_at(store, images)).exists():
+            return found
+    return None
 
 
 def write_best(path: Path, task: Task, record: Record, compared: Mapping[str, Any] | None = None) -> None:
@@ -147,22 +180,74 @@ def write_best(path: Path, task: Task, record: Record, compared: Mapping[str, An
     trials = [
         {
             "trial": trial.number,
-            "params": trial.params,
+            "params": dict(trial.params),
             "values": {objective.shown(task.search): trial.last[objective.name] for objective in task.objectives},
             "images": trial.images,
             "key": trial.key,
+            **({"schedule": way_of(record, trial)} if trial.handovers else {}),
         }
         for trial in best
     ]
     content: dict[str, Any] = {
         "run": task.name,
         "searcher": task.search.searcher,
+        "scheduler": task.search.scheduler,
         "trials": len(record.trials),
         "best": trials,
     }
     content |= {"trained_anew": compared} if compared else {}
     with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def way_of(record: Record, trial: Trial) -> list[dict[str, Any]]:
+    """Return with which params a trial's weights were trained from where on, and as whose, from the beginning.
+
+    Args:
+        record: of the search.
+        trial: one of it; a population's member has the way of each donor behind it, up to where it took over.
+
+    Returns:
+        Entries with images, trial and params, in ascending order of images.
+    """
+    found: list[dict[str, Any]] = []
+    until = math.inf
+    while True:
+        taken = [handed for handed in trial.handovers if handed.images < until]
+        params, begin = (taken[-1].after, taken[-1].images) if taken else (trial.first_params, 0)
+        found.append({"images": begin, "trial": trial.number, "params": dict(params)})
+        if not taken:
+            return found[::-1]
+        trial, until = record.trials[taken[-1].donor], begin
+
+
+def write_weights(folder: Path, task: Task, record: Record) -> None:
+    """Write the weights of the best trials, trial-<number>.safetensors, as far as their last checkpoints are at hand.
+
+    Args:
+        folder: where to; it appears whole.
+        task: says what was searched.
+        record: of the search.
+    """
+    with atomic_folder(folder) as temporary:
+        for trial in best_trials(list(record.trials.values()), task.objectives):
+            with prepared(task.name, task.with_values(trial.params), out=task.out, scratch=task.scratch) as ready:
+                job = ready.job
+                if task.search.scheduler == "pbt":
+                    job = member_of(task, trial).job(job, task)
+                if trial.images not in job.storage.existing() or not job.storage.fetch_checkpoint(trial.images):
+                    continue
+                content = job.checkpoints.load(trial.images, torch.device("cpu"))
+                state = state_at(job, ready.dataset, content["state"])
+                save_weights(
+                    temporary / f"trial-{trial.number}.safetensors",
+                    name=job.run.method,
+                    params=asdict(job.method),
+                    spec=ready.dataset.spec,
+                    seen=state.seen,
+                    nets=state.nets,
+                    ema=state.ema,
+                )
 
 
 def write_trials(path: Path, task: Task, record: Record) -> None:

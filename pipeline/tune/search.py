@@ -18,6 +18,8 @@ from pipeline.tune.trial import Task
 # They say how long and where; all else decides what a trial is, or which comes next.
 ELSEWHERE = ("trials", "images", "seconds", "gpu_hours", "cpus_per_trial", "gpus_per_trial", "concurrent", "confirm")
 
+POPULATION = ("quantile", "factor", "resample")
+
 
 def task_of(name: str, params: Params, *, root: Path, out: Path, scratch: Path) -> Task:
     """Return what the trials of a run's search have in common, checked.
@@ -45,6 +47,10 @@ def task_of(name: str, params: Params, *, root: Path, out: Path, scratch: Path) 
         code = {**read_code(f"generate-{ready.job.run.method}"), **read_code("evaluate")}
         of: dict[str, Any] = {"run": ready.job.key, "images": ready.job.run.images, "code": code}
     of["search"] = {key: value for key, value in asdict(search).items() if key not in ELSEWHERE}
+    if search.scheduler == "pbt":
+        of["population"] = search.trials
+    else:  # what only a population has decides nothing elsewhere
+        of["search"] = {key: value for key, value in of["search"].items() if key not in POPULATION}
     folder = scratch / "search" / f"{name}-{_hash(of)}"
     return Task(
         name=name,

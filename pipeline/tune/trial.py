@@ -21,18 +21,22 @@ from typing import Any
 import torch
 
 from pipeline.config import Params, Search
-from pipeline.core.world import World, default_device
+from pipeline.core.batch import to_uint8
+from pipeline.core.world import default_device
 from pipeline.errors import UserError
-from pipeline.files import locked, write_json
+from pipeline.files import atomic_file, locked, write_json
 from pipeline.inference.diagnosis import NotFiniteError
 from pipeline.inference.weights import Trained
+from pipeline.render.grid import grid
+from pipeline.training.initial import keep_initial
 from pipeline.training.job import DivergedError, Job, Row
 from pipeline.training.memory import out_of_memory
 from pipeline.training.outcome import outcome_of, state_at
 from pipeline.training.prepare import Prepared, prepared
-from pipeline.training.trainer import train
+from pipeline.training.trainer import SNAPSHOT_GRID, fixed_batches, sample
 from pipeline.tune.objective import Judge, Objective, protocol
 from pipeline.tune.record import State
+from pipeline.tune.workers import Alone, Together, WorkerLostError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,27 @@ class Task:
         }
         raw |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return replace(self.params, runs={**self.params.runs, self.name: raw})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """Where the training of a population's member is, which is no run's: its params change on the way.
+
+    Attributes:
+        key: of its checkpoints.
+        folder: of them.
+        begin: images seen at the checkpoint that it took over; 0: it begins by itself.
+    """
+
+    key: str
+    folder: str
+    begin: int = 0
+
+    def job(self, of: Job, task: Task) -> Job:
+        """Return a run's training as this member's."""
+        url = task.params.cluster.url
+        place = url and f"{url}/searches/{task.folder.name}/{Path(self.folder).name}"
+        return replace(of, key=self.key, store=self.folder, url=place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +149,11 @@ def window_end(job: Job, seen: int) -> int:
     return min(-(-crossed // step) * step, job.finished_at)
 
 
+def picture_at(store: Path, images: int) -> Path:
+    """Return where the picture of a trial at a rung is, in the folder of its training."""
+    return store / f"samples-{images:012d}.png"
+
+
 class Trial:
     """A trial that is under way in this process.
 
@@ -131,14 +161,24 @@ class Trial:
         task: what all trials have in common.
         values: the params of this one.
         judges: those made in this process, by what they see; a trial adds its own.
+        member: where its training is, if it is one of a population.
+        workers: the processes that train it; None: this one.
     """
 
-    def __init__(self, task: Task, values: Mapping[str, Any], judges: dict[Any, Judge] | None = None) -> None:
-        self.task, self.held, self.begun = task, ExitStack(), time.monotonic()
+    def __init__(
+        self,
+        task: Task,
+        values: Mapping[str, Any],
+        judges: dict[Any, Judge] | None = None,
+        member: Member | None = None,
+        workers: Alone | Together | None = None,
+    ) -> None:
+        self.workers = workers or Alone()
+        self.task, self.held, self.begun, self.member = task, ExitStack(), time.monotonic(), member
         self.ready: Prepared = self.held.enter_context(
             prepared(task.name, task.with_values(values), out=task.out, scratch=task.scratch)
         )
-        self.job = self.ready.job
+        self.job = member.job(self.ready.job, task) if member else self.ready.job
         self.rungs = rungs_of(self.job, task.search)
         self.judge = self._judge({} if judges is None else judges)
         self.next = 0
@@ -152,11 +192,16 @@ class Trial:
 
         Returns:
             What came of it. Whatever goes wrong with this trial's params is its own end, and no error.
+
+        Raises:
+            WorkerLostError: a process that trains it is gone.
         """
         rung = self.next
         try:
             with locked(Path(self.job.store) / "lock", wait=None):
                 return replace(self._advance(self.rungs[rung]), rung=rung)
+        except WorkerLostError:
+            raise
         except (DivergedError, NotFiniteError) as error:
             return self._ended("diverged", str(error))
         except Exception as error:  # a trial that raises does not stop the search
@@ -182,13 +227,16 @@ class Trial:
 
     def _train(self, goal: int) -> Report | None:
         """Train to a rung; return a report if the trial ended or paused before it."""
-        job, world = self.job, World(device=default_device())
-        self.ready.keep_initial()
+        job = self.job
+        if self.member and self.member.begin and job.storage.newest(goal + 1) is None:
+            raise UserError(f"{job.store}: no whole checkpoint is left of what it took over at {self.member.begin:,}.")
+        keep_initial(job.initial, self.ready.weights)
         self.ready.key.write(Path(job.store))
         if goal in job.storage.existing() and job.storage.fetch_checkpoint(goal):
             return None
         until = _Until(job, goal, self._asked)
-        train(replace(job, until=None if goal == job.finished_at else self._beyond(goal)), world, until.note, until)
+        reach = replace(job, until=None if goal == job.finished_at else self._beyond(goal))
+        self.workers.train(reach, until.note, until)
         if job.storage.newest(goal + 1) == goal:
             return None
         if until.asked:
@@ -208,8 +256,17 @@ class Trial:
         state = state_at(job, self.ready.dataset, content["state"])
         state = state if default_device().type == "cpu" else self._on_device(content)
         trained = Trained.of(job.method, state, self.ready.dataset.spec)
+        self._draw(goal, trained)
         values = self.judge.score(trained, content["seconds"])
         return {"values": values, "seconds": content["seconds"] + time.monotonic() - begin}
+
+    def _draw(self, goal: int, trained: Trained) -> None:
+        """Render the latents of the run's snapshots, beside the checkpoints: a rung is no place for a snapshot."""
+        job = self.job
+        fixed = fixed_batches(job, self.ready.dataset, trained.device, processes=max(self.task.params.cluster.most, 1))
+        with atomic_file(picture_at(Path(job.store), goal)) as temporary:
+            images = [to_uint8(sample(job.method, trained.nets, batch)).cpu() for batch in fixed]
+            grid(torch.cat(images), columns=SNAPSHOT_GRID).save(temporary)
 
     def _on_device(self, content: Mapping[str, Any]) -> Any:
         from pipeline.core.state import State as Training

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,15 @@ def board_of(out: Path, *names: str, metrics: list[str] = METRICS) -> boards.Boa
 def page_of(out: Path, *names: str, metrics: list[str] = METRICS) -> str:
     report.write_page(out / "report.html", board_of(out, *names, metrics=metrics))
     return (out / "report.html").read_text()
+
+
+def test_the_page_links_the_pages_of_searches(out: Path) -> None:
+    assert "<dt>search</dt>" not in page_of(out)
+    said = "trial 7, elbo 3.9; not adopted: `genloom adopt first` takes it"
+    found = SimpleNamespace(run="first", page="tune/first/report.html", said=said)
+    report.write_page(out / "report.html", board_of(out), searches=[found])
+    page = (out / "report.html").read_text()
+    assert f'<dt>search</dt><dd><a href="tune/first/report.html">first</a>: {said}</dd>' in page
 
 
 def leaderboard_of(out: Path, *names: str, metrics: list[str] = METRICS) -> list[dict[str, str]]:

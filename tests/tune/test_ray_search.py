@@ -1,5 +1,6 @@
 """What Ray Tune asks of a search, without a cluster: the searcher's trials, and schedulers that remember the record."""
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline.config import Cluster
 from pipeline.config.search import Search
+from pipeline.errors import UserError
 from pipeline.tune.chooser import Chooser
+from pipeline.tune.driver import NEWS, room_of, tunes_environment
 from pipeline.tune.ray_search import Remembering, Scheduler, rung_time, scheduler_of, told
 from pipeline.tune.record import Record
 from pipeline.tune.trial import Report
@@ -143,3 +147,64 @@ def test_a_trial_that_pauses_or_dies_goes_on_and_not_for_ever(tmp_path: Path) ->
             later.searcher.on_trial_complete(name, error=True)
             later.searcher.suggest("e")
         assert record.trials[0].state == "failed" and "died 2 times" in record.trials[0].reason
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "concurrent", "expected"),
+    [
+        (1, {}, None, (1, 9)),
+        (0, {}, None, (1, 9)),
+        (2, {}, None, (2, 4)),
+        (2, {}, 3, (2, 3)),
+        ([2, 4], {}, None, (4, 2)),
+        ([2, 16], {}, None, (9, 1)),
+        (2, {"cpus_per_trial": 3}, None, (2, 1)),
+        (1, {"gpus_per_trial": 0.5}, None, (1, 4)),
+        (2, {"gpus_per_trial": 1}, None, (2, 1)),
+    ],
+)
+def test_room_is_what_the_nodes_have_for_all_workers_of_a_trial(
+    monkeypatch: pytest.MonkeyPatch,
+    workers: Any,
+    each: dict[str, Any],
+    concurrent: int | None,
+    expected: tuple[int, int],
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 5.0}}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    given = search("none", concurrent=concurrent, **{"gpus_per_trial": 0, **each})
+    found = room_of("vae", given, Cluster(workers=workers if isinstance(workers, int) else tuple(workers)), {})
+    assert (found.share.workers, found.concurrent) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "message"),
+    [
+        (10, {}, "a trial takes 10 processes with 1 CPUs each, and the cluster has room for 9"),
+        (2, {"cpus_per_trial": 5}, "a trial takes 2 processes with 5 CPUs each, and the cluster has room for 1"),
+        (1, {"cpus_per_trial": 6}, "search.vae.cpus_per_trial: a trial asks for 6, and no machine of the cluster has"),
+        (1, {"gpus_per_trial": 3}, "search.vae.gpus_per_trial: a trial asks for 3"),
+    ],
+)
+def test_what_no_node_can_ever_give_is_said(
+    monkeypatch: pytest.MonkeyPatch, workers: int, each: dict[str, Any], message: str
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 5.0}}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    with pytest.raises(UserError) as caught:
+        room_of("vae", search("none", **{"gpus_per_trial": 0, **each}), Cluster(workers=workers), {})
+    assert message in str(caught.value)
+
+
+def test_rays_variables_are_set_for_a_search_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_event_stats", "1")
+    before = dict(os.environ)
+    with tunes_environment(Cluster()):
+        found = dict(os.environ)
+    assert found["RAY_event_stats"] == "1", "what the user has set"
+    assert found["RAY_enable_metrics_collection"] == "0" and found["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+    assert not set(NEWS) & found.keys()
+    with tunes_environment(Cluster(address="10.0.0.1:6379")):
+        assert "RAY_enable_metrics_collection" not in os.environ
+        assert "RAY_worker_niceness" not in os.environ and "TUNE_DISABLE_SIGINT_HANDLER" in os.environ
+    assert dict(os.environ) == before

@@ -2,24 +2,30 @@
 
 import json
 import random
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+import yaml
 from browser import browser
 from mlflow import MlflowClient
+from PIL import Image
 from scipy.stats import ttest_ind
 from toy_search import project_task
 
 from pipeline.config import Tracking
-from pipeline.tracking.searches import BEST, PARENT, STATE, TRIAL, send_search
+from pipeline.storage.store import training_folder
+from pipeline.tracking.search_shipper import shipping_search
+from pipeline.tracking.searches import BEST, PARENT, STATE, TRIAL, read_search, send_search, write_search
 from pipeline.tune.confirm import Comparison, fresh_seeds
-from pipeline.tune.record import Record
+from pipeline.tune.record import Handover, Record, Trial
 from pipeline.tune.report import importance, write_report
 from pipeline.tune.results import as_sent, write_best, write_trials
-from pipeline.tune.trial import Task
+from pipeline.tune.trial import Task, picture_at
 
 SPACE = {
     "lr": {"loguniform": [1e-4, 1e-2]},
@@ -51,6 +57,14 @@ def filled(task: Task, count: int = 16) -> Record:
     record.begin({"lr": 0.001, "beta": 1.0, "net": "mlp"}, "failed")
     record.end(count, "failed", "no reason")
     return record
+
+
+def draw(task: Task, trial: Trial) -> None:
+    """Pictures of a trial at two of its three rungs."""
+    store = training_folder(task.scratch, task.name, trial.key)
+    store.mkdir(parents=True)
+    for images in (128, 640):
+        Image.new("L", (16, 16), images % 256).save(picture_at(store, images))
 
 
 def test_a_comparison_is_welchs_test() -> None:
@@ -113,6 +127,37 @@ def test_the_page_shows_all_and_loads_nothing(tmp_path: Path, monkeypatch: pytes
         assert tab.problems == [] and all(request.startswith("file:") for request in tab.requests)
 
 
+def test_the_page_of_a_population_shows_the_way_of_its_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = {"lr": {"loguniform": [1e-4, 1e-2]}, "schedule": {"choice": ["constant", "cosine"]}}
+    settings = {"scheduler": "pbt", "searcher": "random", "trials": 8}
+    task = project_task(tmp_path, monkeypatch, space=space, **settings)
+    task.folder.mkdir(parents=True)
+    record = Record(task.folder)
+    for number in range(8):
+        record.begin({"lr": 0.001 * (number + 1), "schedule": "constant"}, f"key{number}")
+        record.value(number, 128, {"elbo_bits_per_dim": 5.0 - number}, 1.0)
+    after = {"lr": 0.0001, "schedule": "cosine"}
+    record.hand(Handover(0, 7, 128, record.trials[0].params, after, "new"))
+    for number in range(8):
+        record.value(number, 640, {"elbo_bits_per_dim": 2.0 + number}, 2.0)
+        record.end(number, "finished")
+    write_report(tmp_path / "report.html", task, record)
+    page = (tmp_path / "report.html").read_text()
+    titles = re.findall("<h3>(.*?)</h3>", page)
+    assert titles[-2:] == ["lr on the way", "schedule on the way"] and "NaN" not in page
+    assert "a population (pbt) with 1 hand-overs: 8 finished" in page and "trial 0 takes over from 7" in page
+    assert "trains anew with them as constants" in page and "that it had last" in page
+    write_best(tmp_path / "best.yaml", task, record)
+    (best,) = yaml.safe_load((tmp_path / "best.yaml").read_text())["best"]
+    first = {"lr": 0.008, "schedule": "constant"}
+    assert best["params"] == after
+    assert best["schedule"] == [
+        {"images": 0, "trial": 7, "params": first},
+        {"images": 128, "trial": 0, "params": after},
+    ]
+    assert "&id" not in (tmp_path / "best.yaml").read_text(), "a person reads it"
+
+
 def test_mlflow_has_a_run_of_the_search_and_one_of_each_trial_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,9 +165,10 @@ def test_mlflow_has_a_run_of_the_search_and_one_of_each_trial_once(
     record, tracking = filled(task, 5), Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")
     path = tmp_path / "report.html"
     path.write_text("page")
-    pages = {send_search(as_sent(task, record, [path]), tracking) for _ in range(2)}
+    draw(task, record.trials[0])
+    pages = {send_search(as_sent(task, record, [path]), tracking, task.folder) for _ in range(2)}
     record.end(4, "finished")
-    pages.add(send_search(as_sent(task, record, [path]), tracking))
+    pages.add(send_search(as_sent(task, record, [path]), tracking, task.folder))
     (page,) = pages
     assert page is not None and "orderByKey=metrics.%60elbo_bits_per_dim_test16%60&orderByAsc=true" in page
     client = MlflowClient(tracking.uri)
@@ -136,9 +182,66 @@ def test_mlflow_has_a_run_of_the_search_and_one_of_each_trial_once(
     states = [trials[number].data.tags[STATE] for number in range(6)]
     assert states == ["finished", "finished", "pruned", "finished", "finished", "failed"]
     assert len(client.get_metric_history(trials[0].info.run_id, metric)) == 3
+    pictures = [item.path for item in client.list_artifacts(trials[0].info.run_id, "images")]
+    assert len(pictures) == 2 * 2 and {path.split("+")[2] for path in pictures} == {"128", "640"}, "each once"
+    assert client.list_artifacts(trials[1].info.run_id) == []
     best = [number for number, run in trials.items() if run.data.tags[BEST] == "true"]
     assert parent.data.tags[BEST] == f"trial {best[0]}" and len(best) == 1
     assert parent.data.metrics[metric] == trials[best[0]].data.metrics[metric]
     assert [item.path for item in client.list_artifacts(parent.info.run_id)] == ["report.html"]
-    assert send_search(as_sent(task, record, []), Tracking(uri="http://127.0.0.1:9")) is None
+    assert send_search(as_sent(task, record, []), Tracking(uri="http://127.0.0.1:9"), task.folder) is None
     assert "make tune RUN=vae" in caplog.text
+
+
+def test_a_search_comes_back_from_its_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = project_task(tmp_path, monkeypatch, space=SPACE)
+    record = filled(task, 5)
+    draw(task, record.trials[0])
+    search = as_sent(task, record, [tmp_path / "page"], status="RUNNING")
+    assert len(search.trials[0].pictures) == 2
+    assert read_search(tmp_path / "none.json") is None
+    write_search(tmp_path / "search.json", search)
+    assert read_search(tmp_path / "search.json") == search
+
+
+@pytest.mark.slow
+def test_mlflow_gets_trials_while_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = project_task(tmp_path, monkeypatch, space=SPACE)
+    record, tracking = filled(task, 5), Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    draw(task, record.trials[0])
+    send_search(as_sent(task, record, status="RUNNING"), tracking, task.folder)  # makes the database
+    client = MlflowClient(tracking.uri)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    assert experiment is not None
+
+    def found() -> dict[str, Any]:
+        runs = client.search_runs([experiment.experiment_id])
+        return {run.data.tags.get(TRIAL, "parent"): run for run in runs}
+
+    assert found()["parent"].info.status == "RUNNING" and found()["4"].data.tags[STATE] == "unfinished"
+    with shipping_search(task.folder, tracking) as tell:
+        record.end(4, "finished")
+        tell(as_sent(task, record, status="RUNNING"))
+        end = time.monotonic() + 90
+        while found()["4"].info.status == "RUNNING":
+            assert time.monotonic() < end, (task.folder / "shipper.log").read_text()
+            time.sleep(0.5)
+        assert found()["parent"].info.status == "RUNNING"
+    assert found()["parent"].info.status == "KILLED", "until the search says that it is finished"
+    send_search(as_sent(task, record), tracking, task.folder)
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 7 and found()["parent"].info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_mlflow_that_does_not_answer_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = project_task(tmp_path, monkeypatch, space=SPACE)
+    record = filled(task, 5)
+    begun = time.monotonic()
+    with shipping_search(task.folder, Tracking(uri="http://127.0.0.1:9")) as tell:
+        for _ in range(3):
+            tell(as_sent(task, record, status="RUNNING"))
+        assert time.monotonic() - begun < 2
+        time.sleep(6)
+    assert time.monotonic() - begun < 45
+    assert (task.folder / "shipper.log").read_text().strip()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,12 +69,12 @@ def has(folder: Path, event: str, number: int) -> bool:
     return bool(paths) and sum(e["event"] == event for e in Record(paths[0].parent).events) >= number
 
 
-def actors(parent: psutil.Process) -> list[int]:
+def actors(parent: psutil.Process, title: str = "ray::Actor") -> list[int]:
     """The ids of the processes that run trials of a search."""
     found = []
     for child in parent.children(recursive=True):
         with suppress(psutil.Error):
-            if child.cmdline()[0].startswith("ray::Actor"):
+            if child.cmdline()[0].startswith(title):
                 found.append(child.pid)
     return found
 
@@ -122,6 +123,77 @@ def test_a_search_whose_driver_and_worker_are_killed_ends_as_asked(project: Path
     assert all(len(trial.values) == 3 for trial in after.trials.values())
     assert all(after.trials[n].params == trial.params for n, trial in before.trials.items())
     assert sum(event["event"] == "ended" for event in after.events) == 4, "no finished trial is repeated"
+
+
+def test_trials_of_two_workers_one_of_which_is_killed_are_the_runs_own(project: Path) -> None:
+    with_search(project, images=25_600, scheduler="none", rungs=[6000], trials=2, cpus_per_trial=1)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["cluster"] = {**params.get("cluster", {}), "workers": 2}
+    write_params(project, params)
+    for stage in ("code", "normalize", "extractors"):
+        call(project, "dvc", "repro", stage)
+    process = start(project)
+    parent = psutil.Process(process.pid)
+    wait_for(lambda: has(project, "value", 1))
+    os.kill(wait_for(lambda: actors(parent, "ray::Helper"))[0], signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, (project / "search.log").read_text()
+    assert "its process died; it goes on" in (project / "search.log").read_text()
+    record = record_of(project)
+    assert [(trial.state, len(trial.values)) for trial in record.trials.values()] == [("finished", 2)] * 2
+    commit(project, "search")
+    call(project, "python", "-m", "pipeline", "adopt", "vae")
+    output = call(project, "dvc", "repro", "train@vae")
+    assert "this very training is finished: publishing" in output
+    train = json.loads((project / "out/runs/vae/train.json").read_text())
+    assert train["workers"] == [{"from": 0, "workers": 2}]
+
+    params["cluster"]["workers"] = 64
+    params["runs"]["vae"]["batch_size"] = 64
+    write_params(project, params)
+    (project / "search.log").unlink()
+    assert start(project).wait(timeout=60) != 0
+    assert "for each of 64 workers, but this machine has" in (project / "search.log").read_text()
+
+
+def told_of_population(record: Record) -> list[Any]:
+    """What a record says of its members, but when and how fast."""
+    return [
+        (trial.number, trial.key, trial.values, trial.handovers, trial.params, trial.state)
+        for trial in record.trials.values()
+    ]
+
+
+def test_a_population_that_is_killed_hands_over_the_same_checkpoints(project: Path) -> None:
+    """Whole, then the same once more with its driver, a worker and again its driver killed."""
+    pbt = {"scheduler": "pbt", "searcher": "random", "rungs": [2000, 4000, 6000, 8000, 10_000], "trials": 5}
+    with_search(project, images=12_800, **pbt)
+    for stage in ("code", "normalize", "extractors"):
+        call(project, "dvc", "repro", stage)
+    assert start(project).wait(timeout=300) == 0, (project / "search.log").read_text()
+    whole = record_of(project)
+    handed = [handed for trial in whole.trials.values() for handed in trial.handovers]
+    assert len(handed) >= 3 and all(trial.state == "finished" for trial in whole.trials.values())
+    best = yaml.safe_load((project / "out/tune/vae/best.yaml").read_text())["best"][0]
+    weights = (project / f"out/tune/vae/weights/trial-{best['trial']}.safetensors").read_bytes()
+    params = (project / "params.yaml").read_text()
+    shown = call(project, "python", "-m", "pipeline", "adopt", "vae")
+    (project / "params.yaml").write_text(params)
+    assert ("trains anew" in shown) == ("schedule" in best) and f"trial-{best['trial']}.safetensors" in shown
+    shutil.rmtree(project / ".genloom")
+    process = start(project)
+    wait_for(lambda: has(project, "value", 7))
+    process.kill()
+    process.wait()
+    process = start(project)
+    parent = psutil.Process(process.pid)
+    wait_for(lambda: has(project, "handed", 1))
+    os.kill(wait_for(lambda: actors(parent, "ray::Player"))[0], signal.SIGKILL)
+    wait_for(lambda: has(project, "value", 17))
+    process.kill()
+    process.wait()
+    assert start(project).wait(timeout=300) == 0, (project / "search.log").read_text()
+    assert told_of_population(record_of(project)) == told_of_population(whole)
+    assert (project / f"out/tune/vae/weights/trial-{best['trial']}.safetensors").read_bytes() == weights
 
 
 def test_trials_that_fail_or_diverge_do_not_stop_the_search_and_a_signal_does(project: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_trial_that_was_killed_is_neither_trained_nor_scored_twice(
     known = [first.advance(), first.advance()]
     first.close()
     again = Trial(of, VALUES)
-    monkeypatch.setattr("pipeline.tune.trial.train", _no_more)
+    monkeypatch.setattr("pipeline.tune.workers.train", _no_more)
     assert [again.advance(), again.advance()] == known
     assert again.advance().reason == "RuntimeError('trained')"
 
