@@ -119,7 +119,7 @@ def _immovable(name: str, params: Params) -> Iterator[str]:
         raw = {**params.runs[name], key: list(values[key]) if isinstance(values[key], tuple) else values[key]}
         run, own = general_settings({k: v for k, v in raw.items() if k != "seeds"}, prefix)
         tried.setdefault(key, {})[values[key]] = methods.configure(run, own, prefix)
-    spec = ImageSpec(channels=params.data.channels, size=params.data.size, classes=SOME_CLASSES)
+    spec = spec_of(params.data, SOME_CLASSES)
     for key, domain in domains.items():
         if domain.when:
             yield f"{PARAMS}: {prefix}{key}.when: pbt's params must exist in every trial. Leave it out."

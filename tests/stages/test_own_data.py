@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_a_flat_folder_with_rubbish_in_it_grows_and_is_pulled_elsewhere(photos: 
     assert stages_that_ran(call(photos, "dvc", "repro", "normalize")) == [LOOK]
     was = {row["name"]: row["split"] for row in read_csv(photos / "out/images/images.csv")}
 
+    told = call(photos, sys.executable, "-m", "pipeline", "lineage", "out/data/spec.json")
+    assert f"stage {LOOK}" in told and 'param data.path = "photos"' in told, "which images, and where they were"
     add(photos / "photos", range(300, 320))
     assert stages_that_ran(call(photos, "dvc", "repro", "normalize")) == [LOOK, "download", "normalize"]
     now = {row["name"]: row["split"] for row in read_csv(photos / "out/images/images.csv")}
