@@ -18,17 +18,20 @@ penalty differentiates a gradient, and its hooks belong to one forward and one b
 ``parameters_as_bucket_view`` stays off: it flattens parameters in contiguous order and so undoes channels-last memory.
 """
 
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from torch import nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
 
 
 def shard(
     make: Callable[[Iterable[nn.Parameter]], Optimizer], parameters: Iterable[nn.Parameter]
-) -> ZeroRedundancyOptimizer:
+) -> "ZeroRedundancyOptimizer":
     """Make an optimizer of which each rank keeps the state of some of the parameters.
 
     Its ``step`` is a collective operation. torch deals out whole tensors, the largest first, each to the rank that has
@@ -41,6 +44,8 @@ def shard(
     Returns:
         The optimizer; its ``param_groups`` name all parameters, and its ``optim`` holds this rank's shard.
     """
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # brings FSDP and the compiler along: a second
+
     # Annotated as a class, but called like any function: on this rank's parameter groups, and without settings.
     return ZeroRedundancyOptimizer(parameters, optimizer_class=cast(type[Optimizer], make))
 
@@ -51,7 +56,7 @@ def gather_state(optimizer: Optimizer) -> dict[str, Any]:
     Collective if the optimizer is sharded; then rank 0 gets the state, on the CPU, and all others an empty dictionary.
     While it runs, the other ranks' devices hold a serialized shard besides their own.
     """
-    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+    if not _is_sharded(optimizer):
         return optimizer.state_dict()
     optimizer.consolidate_state_dict(to=0)
     state = optimizer.state_dict() if optimizer.rank == 0 else {}
@@ -62,7 +67,7 @@ def gather_state(optimizer: Optimizer) -> dict[str, Any]:
 
 def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load a whole state, as ``gather_state`` returned it; each rank keeps its shard. Not collective."""
-    if not isinstance(optimizer, ZeroRedundancyOptimizer):
+    if not _is_sharded(optimizer):
         optimizer.load_state_dict(saved)
         return
     shared = saved | {"state": dict(saved["state"])}  # torch empties other ranks' entries of what it is given
@@ -71,3 +76,9 @@ def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     # torch 2.15 leaves step counters on the CPU, where a GPU's fused kernels cannot read them; the plain optimizer of
     # this rank's shard puts them where it wants them.
     optimizer.optim.load_state_dict(optimizer.optim.state_dict())
+
+
+def _is_sharded(optimizer: Optimizer) -> "TypeGuard[ZeroRedundancyOptimizer]":
+    """Tell a sharded optimizer without importing its class, which has been imported if there is one."""
+    module = sys.modules.get("torch.distributed.optim")
+    return module is not None and isinstance(optimizer, module.ZeroRedundancyOptimizer)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import make_grid
+from torch.nn.functional import pad
 
 from pipeline.core.batch import to_uint8
 from pipeline.files import atomic_file
@@ -34,9 +34,21 @@ def grid(images: Tensor, columns: int) -> Image.Image:
         raise ValueError(f"images must be uint8 (n, 1 or 3, h, w), got {images.dtype} {tuple(images.shape)}")
     factor = max(1, CELL // images.shape[-1])
     enlarged = images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    sheet = make_grid(enlarged, nrow=columns, padding=GAP, pad_value=PAPER)
-    # make_grid makes gray into RGB, whose three channels are equal
+    sheet = _sheet(enlarged, columns)
     return Image.fromarray(sheet[0].numpy() if images.shape[1] == 1 else sheet.permute(1, 2, 0).contiguous().numpy())
+
+
+def _sheet(images: Tensor, columns: int) -> Tensor:
+    """Lay out images (n, c, h, w) as torchvision's make_grid does, whose import costs as much as torch's own."""
+    count, channels, height, width = images.shape
+    if count == 1:
+        return images[0]
+    across = min(columns, count)
+    down = -(-count // across)
+    cells = images.new_full((down * across, channels, height + GAP, width + GAP), PAPER)
+    cells[:count, :, GAP:, GAP:] = images
+    table = cells.view(down, across, channels, height + GAP, width + GAP).permute(2, 0, 3, 1, 4)
+    return pad(table.reshape(channels, down * (height + GAP), across * (width + GAP)), (0, GAP, 0, GAP), value=PAPER)
 
 
 def panel(images: Tensor) -> Image.Image:
