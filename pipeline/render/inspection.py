@@ -25,6 +25,7 @@ from pipeline.ingest.normalize import ABOUT, QUARANTINE, summary
 from pipeline.ingest.source import LeftOut, Report, silent
 from pipeline.render.grid import grid
 from pipeline.render.samples import real_grid
+from pipeline.render.template import environment
 
 PAGE, DUPLICATES, SUMMARY = "data.html", "duplicates.csv", "summary.json"
 _SHOWN = 200  # rows of what was left out
@@ -86,16 +87,11 @@ def _page(
     names: _Names,
     said: Mapping[str, Any],
 ) -> str:
-    import jinja2
-
     here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    pages = environment(here)
     mean, deviation = _moments(dataset)
     splits = sorted(dataset.splits, reverse=True)
-    return environment.get_template("inspection.html").render(
+    return pages.get_template("inspection.html").render(
         style=(here / "report.css").read_text(),
         data=dataset.info,
         count=sum(len(split) for split in dataset.splits.values()),

@@ -23,6 +23,7 @@ from pipeline.render.curves import ON_DARK, ON_LIGHT, Theme, draw, read_history
 from pipeline.render.drawn import write_figure
 from pipeline.render.explorer import read_explored
 from pipeline.render.shown import Shown, read_list
+from pipeline.render.template import environment
 from pipeline.render.tradeoff import draw_tradeoff, tradeoffs, write_tradeoff
 
 if TYPE_CHECKING:
@@ -65,20 +66,12 @@ def write_page(
         links: addresses of MLflow's pages by their titles, where there are any.
         searches: of these runs' params, as far as their pages are there.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": _number, "spread": _spread, "duration": _duration, "bytes": _bytes}
+    pages = environment(Path(__file__).parent)
+    pages.filters |= {"number": _number, "spread": _spread, "duration": _duration, "bytes": _bytes}
     notes, here = _notes(board), Path(__file__).parent
     scripts = {place: "".join((here / name).read_text() for name in names) for place, names in SCRIPTS.items()}
     runs = [_view(run, board) for run in board.runs]
-    page = environment.get_template(TEMPLATE).render(
+    page = pages.get_template(TEMPLATE).render(
         data=board.data,
         inspected=board.inspected,
         picture=_optional_uri(board.picture),

@@ -15,6 +15,7 @@ import optuna
 
 from pipeline.config import Domain
 from pipeline.files import atomic_file
+from pipeline.render.template import environment
 from pipeline.tune.adopt import as_yaml
 from pipeline.tune.chooser import empty_study, frozen, quiet
 from pipeline.tune.confirm import Comparison
@@ -46,16 +47,8 @@ def write_report(path: Path, task: Task, record: Record, compared: Comparison | 
         record: of the search.
         compared: the best with the run's own setting, where that was done.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    content = environment.get_template("report.html").render(
+    pages = environment(Path(__file__).parent)
+    content = pages.get_template("report.html").render(
         _content(task, record), compared=compared, style=STYLE.read_text()
     )
     with atomic_file(path) as temporary:
