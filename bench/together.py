@@ -2,8 +2,9 @@
 
     python bench/together.py [--rounds 3] [--images 20000]
 
-In a copy of the project, alternating: `genloom train --jobs 2`, with a thread each, and `genloom train --jobs 1`, with
-all threads; without the download and normalization, which are done before. Prints the seconds of each and their ratio.
+In a copy of the project, alternating: `genloom train --jobs 2`, with a thread each; `genloom train --jobs 1`, with all
+threads; and the stages train one after the other, as `dvc repro` runs them, each with a Ray cluster of its own.
+Download and normalization are done before. Prints the seconds of each and the ratios.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parent.parent
+WAYS = {"2": "2 at a time", "1": "1 at a time", "stages": "as `dvc repro` trains"}
 
 
 def main() -> None:
@@ -35,19 +37,22 @@ def main() -> None:
             run["images"] = chosen.images
         (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         call(copy, "-m", "dvc", "repro", "--quiet", "normalize")
-        seconds: dict[int, list[float]] = {2: [], 1: []}
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(chosen.rounds):
-            for jobs in seconds if number % 2 == 0 else reversed(seconds):
+            for way in WAYS if number % 2 == 0 else reversed(WAYS):
                 shutil.rmtree(copy / ".genloom", ignore_errors=True)
                 begun = time.monotonic()
-                call(copy, "-m", "pipeline", "train", "--jobs", str(jobs))
-                seconds[jobs].append(time.monotonic() - begun)
-                print(f"{jobs} at a time: {seconds[jobs][-1]:.1f} s", flush=True)
-    together, alone = (statistics.median(seconds[jobs]) for jobs in (2, 1))
-    print(
-        f"{len(params['runs'])} runs of {chosen.images:,} images on {os.cpu_count()} cores, medians: 2 at a time "
-        f"{together:.1f} s, 1 at a time {alone:.1f} s: {together / alone:.2f}"
-    )
+                if way == "stages":
+                    for run in params["runs"]:
+                        call(copy, "-m", "pipeline.stages.train", run)
+                else:
+                    call(copy, "-m", "pipeline", "train", "--jobs", way)
+                seconds[way].append(time.monotonic() - begun)
+                print(f"{WAYS[way]}: {seconds[way][-1]:.1f} s", flush=True)
+    print(f"{len(params['runs'])} runs of {chosen.images:,} images on {os.cpu_count()} cores, medians:")
+    together, *others = (statistics.median(seconds[way]) for way in WAYS)
+    for name, other in zip(list(WAYS.values())[1:], others, strict=True):
+        print(f"  2 at a time {together:.1f} s, {name} {other:.1f} s: {together / other:.2f}")
 
 
 def call(folder: Path, *arguments: str) -> None:
