@@ -3,11 +3,14 @@
     python bench/data.py normalize [--images 10000] [--side 512] [--size 64] [--turns 5]
     python bench/data.py memory [--images 10000 100000]
     python bench/data.py feed [--turns 5]
+    python bench/data.py wait [--images 250000] [--size 64]
 
 normalize: a folder of JPEGs, by the stages' own functions and by a loop of one process that opens, converts and
 resizes each with Pillow, in turn; a part of the images at each turn. memory: the peak of a process that normalizes so
 many small images, and what lies on the disk then. feed: batches of 64 of 32 x 32 images, by data/stream.py and by a
-DataLoader over torchvision's dataset, without a worker and with two.
+DataLoader over torchvision's dataset, without a worker and with two. wait: the share of the time that the training of a
+small DCGAN waits for images, of a dataset that is memory-mapped; under a limit of memory smaller than the dataset it
+shows what reading ahead is worth.
 """
 
 import argparse
@@ -28,6 +31,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
+from pipeline import methods
+from pipeline.config import Run
 from pipeline.core.batch import ImageSpec
 from pipeline.core.world import World
 from pipeline.data.dataset import NewSplit, open_dataset, write_dataset
@@ -38,6 +43,8 @@ from pipeline.ingest.originals import list_files
 from pipeline.ingest.shards import Work
 from pipeline.ingest.source import Origin
 from pipeline.ingest.sources.image_folder import SOURCE
+from pipeline.training import trainer as training
+from pipeline.training.job import Job
 
 
 def photographs(folder: Path, count: int, side: int) -> None:
@@ -172,9 +179,29 @@ def bench_feed(turns: int, batch: int = 64, count: int = 20_000) -> None:
             in_turn(turns, ours, theirs)
 
 
+def bench_wait(count: int, size: int, shown: int = 20_000) -> None:
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        spec = ImageSpec(channels=3, size=size, classes=1)
+        blocks = (random.integers(0, 256, (2500, size, size, 3), dtype=np.uint8) for _ in range(count // 2500))
+        train = NewSplit(labels=np.zeros(count // 2500 * 2500, dtype=np.int64), blocks=blocks)
+        write_dataset(Path(folder, "data"), source="random", spec=spec, classes=["a"], splits={"train": train})
+        images = size * size * 3 * count
+        run = Run(method="dcgan", images=shown, batch_size=64, watch_every=0, log_every=shown, snapshot_every=shown)
+        job = Job(
+            key="bench", run=run, method=methods.load("dcgan", width=16), data=f"{folder}/data", store=f"{folder}/store"
+        )
+        training.train(job, World(0, 1), report=lambda rows: None)
+        content = job.checkpoints.load(job.goal, torch.device("cpu"))
+        print(
+            f"{count:,} images of {size} px, {images / 2**30:.2f} GiB: {shown:,} shown in {content['seconds']:.1f} s, "
+            f"waiting for images {100 * content['waited'] / content['seconds']:.2f}% of it"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("normalize", "memory", "feed", "one"))
+    parser.add_argument("what", choices=("normalize", "memory", "feed", "wait", "one"))
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000])
     parser.add_argument("--side", type=int, default=512)
@@ -187,5 +214,7 @@ if __name__ == "__main__":
         bench_memory(given.images)
     elif given.what == "feed":
         bench_feed(given.turns)
+    elif given.what == "wait":
+        bench_wait(given.images[0], given.size)
     else:
         one(given.folder)
