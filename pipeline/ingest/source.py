@@ -69,7 +69,7 @@ class Origin:
     Attributes:
         paths: ``data.path``, for a dataset of the user's own: local paths or URLs; relative ones count from ``folder``.
         folder: the project's.
-        listing: what the stage list found at ``paths``, see ``listing.py``.
+        listing: what the stage own found at ``paths``, see ``listing.py``.
         labels: ``data.labels``, where a user's own images have their labels.
         mirror: ``data.mirror``, a directory or URL prefix to use instead of the publisher's URLs.
         downloads: folder that keeps downloaded files, complete ones and parts.
@@ -142,7 +142,7 @@ class Source(ABC):
     """A dataset that can be chosen as ``data.source``.
 
     Attributes:
-        own: the data are the user's own, at ``data.path``: the stage list looks at them at every ``dvc repro``.
+        own: the data are the user's own, at ``data.path``: the stage own looks at them at every ``dvc repro``.
         gray: all images are gray, so they are trained on with one channel unless params.yaml says otherwise.
     """
 
