@@ -1,9 +1,9 @@
 """What lies at ``data.path``: each file with its size and the hash of its content.
 
 DVC is not asked to look at a user's own images: it ends with an error, or not at all, at what is no regular file (dvc
-3.67). The listing is made by the stage own (data/dvc.yaml), at every ``dvc repro``; what has not changed since is not read again.
-Only regular files are opened. URLs are listed by the version that their server states, and downloaded by the stage
-download.
+3.67). The listing is made by the stage own (data/dvc.yaml), at every ``dvc repro``; what has not changed since is not
+read again. Only regular files are opened. URLs are listed by the version that their server states, and downloaded by
+the stage download.
 
     listing.csv, files.csv    path (its number in data.path), name, bytes, sha256, version, problem
 """
