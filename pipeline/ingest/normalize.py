@@ -12,7 +12,7 @@ An image that can't be read is left out and written down in quarantine.csv.
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipeline.data.dataset import NewSplit, write_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_csv
 from pipeline.ingest.decode import in_srgb
-from pipeline.ingest.shards import Made, Work, make_shards
+from pipeline.ingest.shards import Made, Make, Work, make_shards
 from pipeline.ingest.source import LeftOut, RawDataset, RawSplit, Report, silent
 
 logger = logging.getLogger(__name__)
@@ -173,6 +173,7 @@ def normalize(
     most_bad: float = 0.01,
     work: Work,
     report: Report = silent,
+    elsewhere: Callable[[Make], Make] = lambda here: here,
 ) -> dict[str, Any]:
     """Normalize all images and write them in the format of data/dataset.py.
 
@@ -186,6 +187,7 @@ def normalize(
         most_bad: share of all images that may be left out.
         work: where finished shards are kept, so that killed work goes on and equal shards are not made again.
         report: called with the progress.
+        elsewhere: see ``shards.make_shards``.
 
     Returns:
         The content of spec.json.
@@ -200,7 +202,7 @@ def normalize(
     splits = with_test_split(raw, test_fraction)
     with work.locked(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of odd tags and large images
-        made = {name: make_shards(split, name, normalization, spec, work, report) for name, split in splits.items()}
+        made = make_shards(splits, normalization, spec, work, report, elsewhere)
         left_out = _check(made, raw.left_out, most_bad, normalization, quarantine)
         new = {name: NewSplit(labels=split.labels, files=split.files) for name, split in made.items()}
         info = write_dataset(
