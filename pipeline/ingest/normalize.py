@@ -209,9 +209,7 @@ def normalize(
             folder, source=source, spec=spec, classes=raw.classes, splits=new, normalization=str(normalization)
         )
         work.clear(file for split in made.values() for file in split.files)
-    with atomic_folder(about) as temporary:
-        write_left_out(temporary / QUARANTINE, left_out)
-        _write_about(temporary / ABOUT, made)
+    _write_about(about, made, left_out)
     return info
 
 
@@ -285,8 +283,8 @@ def _warn(left_out: Sequence[LeftOut], total: int, made: Iterable[Made], normali
         )
 
 
-def _write_about(path: Path, made: Mapping[str, Made]) -> None:
-    """Write images.csv: each image's split, number, name, label, width and height as they were, hash of its file."""
+def _write_about(folder: Path, made: Mapping[str, Made], left_out: Iterable[LeftOut]) -> None:
+    """Write quarantine.csv, and images.csv: split, number, name, label, width and height as they were, file's hash."""
     rows = (
         (name, number, image, label, width, height, digest)
         for name, split in made.items()
@@ -294,4 +292,6 @@ def _write_about(path: Path, made: Mapping[str, Made]) -> None:
             zip(split.names, split.labels, split.sizes, split.digests, strict=True)
         )
     )
-    write_csv(path, ("split", "number", "name", "label", "width", "height", "sha256"), rows)
+    with atomic_folder(folder) as temporary:
+        write_left_out(temporary / QUARANTINE, left_out)
+        write_csv(temporary / ABOUT, ("split", "number", "name", "label", "width", "height", "sha256"), rows)
