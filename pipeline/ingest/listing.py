@@ -13,7 +13,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -27,7 +27,7 @@ from pipeline.ingest.source import Report, silent
 
 LISTING = Path("out/listing")  # a file for each source
 FILES = "files.csv"
-_THREADS = 8  # hashing leaves Python's lock; more than the cores hide a disk's waiting
+_THREADS = min(8, os.cpu_count() or 1)  # hashing leaves Python's lock, but for small files more threads fight for it
 _MANY = 256  # files between two reports of progress
 
 
@@ -185,6 +185,9 @@ class _Entry:
         return _Entry(self.place, self.size, self.changed, self.inode, sha256)
 
 
+_STORED = attrgetter(*(column.name for column in fields(_Entry)))
+
+
 class _Hashes:
     """Remembers hashes of files in a SQLite database, which several processes may use at once."""
 
@@ -208,7 +211,7 @@ class _Hashes:
         """Remember a file's hash once ``close`` is called."""
         if entry and not self.find(entry):
             with self.lock:
-                self.database.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", astuple(entry))
+                self.database.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", _STORED(entry))
 
     def close(self) -> None:
         """Write what was kept."""

@@ -9,6 +9,7 @@ The images stay where they are. The stage download writes down which there are, 
 
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ from pipeline.ingest.parallel import in_threads
 from pipeline.ingest.source import LeftOut, Origin, RawDataset, RawSplit, Source, UnreadableError, unusable
 
 _IMAGES, _CLASSES = "images.csv", "classes.json"
-_THREADS = 8
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
