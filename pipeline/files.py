@@ -72,6 +72,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def write_packed_json(path: Path, value: Any) -> None:
+    """Write a large value as JSON for programs alone, atomically: in one line."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, separators=(",", ":"), sort_keys=True))
+
+
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a table atomically; names of files that are no UTF-8 keep their bytes."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", **_TEXT) as file:

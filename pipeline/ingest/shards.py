@@ -28,7 +28,7 @@ from PIL import Image
 
 from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import SHARD_BYTES, new_array
-from pipeline.files import atomic_file, link_or_copy, locked
+from pipeline.files import atomic_file, link_or_copy, locked, write_packed_json
 from pipeline.ingest.source import LeftOut, RawSplit, Report, UnreadableError
 
 _MEAN_BYTES = 16 * 2**20  # of a shard of a dataset that may grow
@@ -374,8 +374,7 @@ def _write(file: Path, pieces: Sequence[Piece], parts: Sequence[Part]) -> _Shard
         "left_out": shard.left_out,
         "sizes": shard.sizes.reshape(-1).tolist(),
     }
-    with atomic_file(file.with_suffix(".json")) as temporary:  # last: with it the shard is whole
-        temporary.write_text(json.dumps(about, separators=(",", ":")))
+    write_packed_json(file.with_suffix(".json"), about)  # last: with it the shard is whole
     return shard
 
 
