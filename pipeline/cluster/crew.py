@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -100,7 +100,7 @@ class Crew(Generic[ChunkT, PartT]):
         self._lost, self._unfit = 0, Unfit("")
         self._heard = time.monotonic()
 
-    def run(self, chunks: Sequence[ChunkT]) -> Iterator[PartT | Unfit]:
+    def run(self, chunks: Sequence[ChunkT]) -> Generator[PartT | Unfit, None, None]:
         """Have chunks worked on; blocks until a part is there.
 
         Args:

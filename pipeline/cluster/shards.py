@@ -4,9 +4,9 @@ Each worker opens the source once, as the stage normalize does, and makes the pi
 them in order and writes the shards. So a lost worker costs the pieces that it had, a lost driver the shards that it has
 not written, and however large the dataset is, only some pieces of at most 16 MiB are under way at a time.
 
-Plain actors, not Ray Data: an open source is dear (the list of all images, the tables of archives' members), so it
-should outlive a block; a piece should come back in order, and a hung or lost worker be replaced as everywhere else
-here. Ray Data's pool of actors would give the stream and its backpressure, but neither of these.
+Actors of a crew, not Ray Data: its pools of actors would give the stream and its backpressure too, but not that a hung
+worker is replaced, a worker whose node turns out unfit leaves its piece to others, and pixels come as arrays in shared
+memory, without a passage through Arrow's blocks. The crew does, for samples and features already.
 """
 
 import logging
@@ -213,11 +213,7 @@ def on_nodes(cluster: Cluster, job: Job) -> Callable[[Make], Make]:
 
 
 def _make(cluster: Cluster, job: Job, here: Make, pieces: Sequence[Piece], tell: Tell) -> Generator[Part, None, None]:
-    """Make pieces, in order; those that no node can make are made here.
-
-    Raises:
-        UserError: the cluster does not answer, or workers were lost too often.
-    """
+    """Make pieces, in order; those that no node can make are made here."""
     if cluster.address is None or not cluster.most or sum(len(piece.members) for piece in pieces) < WORTH:
         yield from here(pieces, tell)
         return
@@ -234,11 +230,11 @@ def _make(cluster: Cluster, job: Job, here: Make, pieces: Sequence[Piece], tell:
         size = min(sum(count // threads for count in cpus.values()), _AHEAD)
         crew = Crew[Piece, Part](partial(_start, ray.put(sent), threads, list(cpus)), size, cluster, _AHEAD)
         try:
-            for piece, part in zip(pieces, crew.run(pieces), strict=True):
-                if isinstance(part, Unfit):  # if the images themselves have changed, this says so
-                    part = _alone(here, piece)
-                tell(piece.split, len(piece.members))
-                yield part
+            with closing(crew.run(pieces)) as parts:
+                for piece, part in zip(pieces, parts, strict=True):
+                    tell(piece.split, len(piece.members))
+                    # If the images themselves have changed, making it here says so.
+                    yield _alone(here, piece) if isinstance(part, Unfit) else part
         except MemoryError as error:
             raise UserError(
                 f"a node has too little memory to normalize {threads} images at a time ({error}). Lower "

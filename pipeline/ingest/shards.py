@@ -33,10 +33,11 @@ from pipeline.ingest.source import LeftOut, RawSplit, Report, UnreadableError
 
 _MEAN_BYTES = 16 * 2**20  # of a shard of a dataset that may grow
 _MOST_BYTES = 64 * 2**20
-_PIECE_BYTES, _PIECE_IMAGES = 16 * 2**20, 4096
+_PIECE_BYTES = 16 * 2**20
+_PIECE_IMAGES = 512  # done before a worker counts as hung (cluster.stall_seconds), though each may take a second
 MOST_THREADS = 8  # a decoded photograph may take some hundred MB in each
-_STEP = 64  # images that a thread does before it turns to the next
-_AHEAD = 1  # pieces that are begun while one is written
+_STEP = 32  # images that a thread does before it turns to the next
+_AHEAD = 2  # pieces that are begun while one is written
 
 Normalize = Callable[[Image.Image], NDArray[np.uint8]]
 
@@ -228,7 +229,7 @@ def make_here(splits: Mapping[str, RawSplit], normalize: Normalize, spec: ImageS
         threads: how many.
 
     Returns:
-        The function. It has at most two pieces in memory.
+        The function. It has at most three pieces in memory, and its caller those of a shard.
     """
 
     def fill(split: RawSplit, members: NDArray[np.int64], images: NDArray[np.uint8]) -> list[_Outcome]:
