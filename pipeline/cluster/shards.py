@@ -36,7 +36,7 @@ from pipeline.ingest.originals import originals
 from pipeline.ingest.shards import MOST_THREADS, Make, Part, Piece, Tell, content_of, make_here
 from pipeline.ingest.source import Origin, RawSplit, silent
 
-WORTH = 20_000  # images; Ray takes some ten seconds to start workers on all nodes, one process makes thousands in them
+ALONE_SECONDS = 30.0  # of this process's own, before it asks the cluster, whose workers need as long to start
 PACKAGES = ("numpy", "pillow")  # decide the pixels
 _AHEAD = 64  # pieces that wait for one before them
 _WITNESSES = 64  # files by which a node is asked whether it sees the images
@@ -203,7 +203,8 @@ def on_nodes(cluster: Cluster, job: Job) -> Callable[[Make], Make]:
     """Return what gives the making of shards to the nodes of a running cluster, where that pays.
 
     Args:
-        cluster: where. Without an address, with no workers or for less than ``WORTH`` images this process makes them.
+        cluster: where. Without an address or with no workers this process makes all, else what it can in
+            ``ALONE_SECONDS``.
         job: what is to be normalized.
 
     Returns:
@@ -214,9 +215,16 @@ def on_nodes(cluster: Cluster, job: Job) -> Callable[[Make], Make]:
 
 def _make(cluster: Cluster, job: Job, here: Make, pieces: Sequence[Piece], tell: Tell) -> Generator[Part, None, None]:
     """Make pieces, in order; those that no node can make are made here."""
-    if cluster.address is None or not cluster.most or sum(len(piece.members) for piece in pieces) < WORTH:
-        yield from here(pieces, tell)
+    begin, done = time.monotonic(), 0
+    with closing(here(pieces, tell)) as alone:
+        for part in alone:
+            yield part
+            done += 1
+            if cluster.address and cluster.most and time.monotonic() - begin > ALONE_SECONDS:
+                break
+    if done == len(pieces):
         return
+    pieces = pieces[done:]
     with rays_environment(cluster), connect(cluster):
         import ray
 
@@ -231,10 +239,10 @@ def _make(cluster: Cluster, job: Job, here: Make, pieces: Sequence[Piece], tell:
         crew = Crew[Piece, Part](partial(_start, ray.put(sent), threads, list(cpus)), size, cluster, _AHEAD)
         try:
             with closing(crew.run(pieces)) as parts:
-                for piece, part in zip(pieces, parts, strict=True):
+                for piece, found in zip(pieces, parts, strict=True):
                     tell(piece.split, len(piece.members))
                     # If the images themselves have changed, making it here says so.
-                    yield _alone(here, piece) if isinstance(part, Unfit) else part
+                    yield _alone(here, piece) if isinstance(found, Unfit) else found
         except MemoryError as error:
             raise UserError(
                 f"a node has too little memory to normalize {threads} images at a time ({error}). Lower "

@@ -72,6 +72,12 @@ def normalized(job: Job, folder: Path, elsewhere: Callable[[Make], Make] = lambd
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def token() -> Iterator[None]:
+    with one_token():
+        yield
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("job")
@@ -145,12 +151,11 @@ def test_a_worker_whose_images_are_others_refuses(job: Job, tmp_path: Path, monk
 
 def test_little_is_made_in_this_process(job: Job, here: dict[str, bytes], tmp_path: Path) -> None:
     """No cluster is asked, so it may as well not be there."""
-    assert COUNT < shards.WORTH
     assert normalized(job, tmp_path, on_nodes(joined(address="127.0.0.1:1"), job)) == here
 
 
 def test_a_cluster_that_does_not_answer_is_said(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "WORTH", COUNT // 2)
+    monkeypatch.setattr(shards, "ALONE_SECONDS", 0.0)
     with pytest.raises(UserError, match="cannot join"):
         normalized(job, tmp_path, on_nodes(joined(address="127.0.0.1:1"), job))
 
@@ -160,14 +165,14 @@ def test_a_cluster_that_does_not_answer_is_said(job: Job, tmp_path: Path, monkey
 
 @pytest.fixture(scope="module")
 def ray_node() -> Iterator[psutil.Process]:
-    with one_token(), one_node(PORT) as node:
+    with one_node(PORT) as node:
         yield node
 
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few images count as many."""
-    monkeypatch.setattr(shards, "WORTH", COUNT // 2)
+    """This process makes one piece alone."""
+    monkeypatch.setattr(shards, "ALONE_SECONDS", 0.0)
 
 
 def disturbed(elsewhere: Callable[[Make], Make], disturb: Callable[[int], None]) -> Callable[[Make], Make]:
@@ -191,7 +196,7 @@ def test_three_workers_make_the_bytes_of_one_process(
     def wait(number: int) -> None:
         """The pieces are few, so until more than one worker is there."""
         deadline = time.monotonic() + 120
-        while not number and len(workers_of(ray_node, "Normalizer")) < 2:
+        while number == 1 and len(workers_of(ray_node, "Normalizer")) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
@@ -204,7 +209,7 @@ def test_pieces_of_a_killed_worker_are_made_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     def kill(number: int) -> None:
-        if number == 1:
+        if number == 2:
             workers_of(ray_node, "Normalizer")[0].kill()
 
     assert normalized(job, tmp_path, disturbed(on_nodes(joined(), job), kill)) == here
@@ -253,11 +258,11 @@ sys.path[:0] = sys.argv[2].split(os.pathsep)
 import test_shards
 from pipeline.cluster import shards
 logging.basicConfig()
-shards.WORTH = 10
+shards.ALONE_SECONDS = 0.0
 cluster, job, folder, dies = pickle.loads(Path(sys.argv[1]).read_bytes())
 
 def wait(number):
-    if dies and number == 1:
+    if dies and number == 2:
         (folder / "ready").touch()
         while not (folder / "killed").exists():
             time.sleep(0.1)
@@ -286,8 +291,10 @@ def test_nodes_that_share_no_folder(tmp_path: Path, here: dict[str, bytes], case
             inside=nodes.inside(0), stderr=subprocess.PIPE,
         )  # fmt: skip
         if case == "a node dies":
-            while not (folder / "ready").exists() and driver.poll() is None:
-                time.sleep(0.1)
+            while driver.poll() is None:
+                if (folder / "ready").exists() and nodes.processes(1, "ray::Normalizer"):
+                    break
+                time.sleep(0.2)
             nodes.kill(1)
             (folder / "killed").touch()
         said = driver.communicate(timeout=400)[1]
