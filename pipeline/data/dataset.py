@@ -341,7 +341,7 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Binar
 
 def _histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count how often each channel has each value: int64 (c, 256)."""
-    channels = np.moveaxis(images, -1, 0)
+    channels = [np.ascontiguousarray(images[..., number]) for number in range(images.shape[-1])]
     return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
 

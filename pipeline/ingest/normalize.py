@@ -56,7 +56,8 @@ class Normalization:
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Convert an image in any 8-bit PIL mode to uint8 (size, size, channels)."""
         image = in_srgb(image) if self.profile == "srgb" else image
-        image = _opaque(image, self.background).convert("L" if self.channels == 1 else "RGB")
+        image, mode = _opaque(image, self.background), "L" if self.channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)  # which would copy it
         square = _square(image, self.fit, self.background)
         resized = square.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(resized).reshape(self.size, self.size, self.channels)
