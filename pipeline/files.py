@@ -72,6 +72,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def write_packed_json(path: Path, value: Any) -> None:
+    """Write a large value as JSON for programs alone, atomically: in one line."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, separators=(",", ":"), sort_keys=True))
+
+
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a table atomically; names of files that are no UTF-8 keep their bytes."""
     with atomic_file(path) as temporary, temporary.open("w", newline="", **_TEXT) as file:
@@ -82,11 +88,16 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read what ``write_csv`` wrote, a dictionary for each row; ValueError for a row that is too short or too long."""
+    return list(rows_of(path))
+
+
+def rows_of(path: Path) -> Iterator[dict[str, str]]:
+    """Yield what ``read_csv`` returns, one row at a time."""
     with path.open(newline="", **_TEXT) as file:
-        rows = list(csv.DictReader(file, strict=True))
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError("a row with another number of columns than the header")
-    return rows
+        for row in csv.DictReader(file, strict=True):
+            if None in row or None in row.values():
+                raise ValueError("a row with another number of columns than the header")
+            yield row
 
 
 def sha256_of(path: Path) -> str:

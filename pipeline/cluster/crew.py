@@ -1,12 +1,15 @@
-"""Ray workers that examine chunks, one process each, and what becomes of a chunk whose worker is lost."""
+"""Ray workers that a list of chunks is handed to, one process each, and what becomes of a chunk whose worker is lost.
+
+An actor of a crew has a method ``run`` of a chunk, which returns what is found in it.
+"""
 
 import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.cluster import nodes
 from pipeline.config import Cluster
@@ -24,8 +27,23 @@ AT_ONCE = 2  # chunks that a worker has: while it examines one, the next is on i
 _log = logging.getLogger(__name__)
 
 
+ChunkT = TypeVar("ChunkT")
+PartT = TypeVar("PartT")
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """What a worker returns in the place of a part, or when it starts: its node can't do this, others may.
+
+    Attributes:
+        reason: why not, with the node's name.
+    """
+
+    reason: str
+
+
 class Worker:
-    """Runs in a process that Ray starts, and keeps weights and extractors from one chunk to the next."""
+    """Examines chunks in a process that Ray starts, and keeps weights and extractors from one chunk to the next."""
 
     def prepare(self, parcel: "Parcel", threads: int, on_gpu: bool, driver: dict[str, str]) -> None:
         """Load everything.
@@ -49,7 +67,7 @@ class Worker:
         with parcel.opened(host, ray.get) as (materials, elsewhere):
             self.examiner = materials.examiner(torch.device("cuda" if on_gpu else "cpu"), elsewhere)
 
-    def examine(self, chunk: "Chunk") -> "Part":
+    def run(self, chunk: "Chunk") -> "Part":
         """Return what is found in a chunk."""
         return self.examiner.examine(chunk)
 
@@ -64,43 +82,50 @@ class _Hand:
     chunks: dict[Any, int | None] = field(default_factory=dict)
 
 
-class Crew:
+class Crew(Generic[ChunkT, PartT]):
     """Hands chunks to workers, and gives those of a lost worker to others.
 
     Args:
         start: starts a worker and returns it with a reference that is ready when the worker is.
         size: how many.
         cluster: how many may be lost, and how long one may say nothing.
+        ahead: chunks that may be begun before the first one of them is taken; None: any number.
     """
 
-    def __init__(self, start: Callable[[], tuple[Any, Any]], size: int, cluster: Cluster) -> None:
-        self._start, self._size, self._cluster = start, size, cluster
+    def __init__(
+        self, start: Callable[[], tuple[Any, Any]], size: int, cluster: Cluster, ahead: int | None = None
+    ) -> None:
+        self._start, self._size, self._cluster, self._ahead = start, size, cluster, ahead
         self._hands: list[_Hand] = []
-        self._lost = 0
+        self._lost, self._unfit = 0, Unfit("")
         self._heard = time.monotonic()
 
-    def examine(self, chunks: Sequence["Chunk"]) -> Iterator["Part"]:
-        """Have chunks examined; blocks until a part is there.
+    def run(self, chunks: Sequence[ChunkT]) -> Generator[PartT | Unfit, None, None]:
+        """Have chunks worked on; blocks until a part is there.
 
         Args:
-            chunks: of the subject that the workers have loaded.
+            chunks: of what the workers have loaded.
 
         Yields:
-            What was found in each, in order.
+            What was found in each, in order; why not where the worker said so, or no worker is left. A worker that
+            said so gets no other chunk.
 
         Raises:
             UserError: more workers were lost than cluster.max_failures, none starts, or one was told what is wrong.
             MemoryError: a worker ran out of memory.
         """
-        waiting, found, following = deque(range(len(chunks))), dict[int, "Part"](), 0
+        waiting, found, following = deque(range(len(chunks))), dict[int, PartT | Unfit](), 0
         try:
             while following < len(chunks):
                 while len(self._hands) < min(self._size, len(chunks) - following):
                     self._add()
-                self._hand_out(waiting, chunks)
+                self._hand_out(waiting, chunks, following)
                 for hand, reference in self._finished():
-                    self._take(hand, reference, waiting, found)
+                    if hand in self._hands:  # not lost or retired since
+                        self._take(hand, reference, waiting, found)
                 self._replace_hung(waiting)
+                if not self._size:
+                    found |= dict.fromkeys(waiting, self._unfit)
                 while following in found:
                     yield found.pop(following)
                     following += 1
@@ -112,21 +137,25 @@ class Crew:
         actor, ready = self._start()
         self._hands.append(_Hand(actor, time.monotonic(), chunks={ready: None}))
 
-    def _hand_out(self, waiting: deque[int], chunks: Sequence["Chunk"]) -> None:
+    def _hand_out(self, waiting: deque[int], chunks: Sequence[ChunkT], following: int) -> None:
+        end = len(chunks) if self._ahead is None else following + self._ahead
         for depth in range(1, AT_ONCE + 1):  # each gets one before any gets two
             for hand in self._hands:
-                if waiting and hand.ready and len(hand.chunks) < depth:
+                if waiting and waiting[0] < end and hand.ready and len(hand.chunks) < depth:
                     number = waiting.popleft()
-                    hand.chunks[hand.actor.examine.remote(chunks[number])] = number
+                    hand.heard = hand.heard if hand.chunks else time.monotonic()
+                    hand.chunks[hand.actor.run.remote(chunks[number])] = number
 
     def _finished(self) -> list[tuple[_Hand, Any]]:
         import ray
 
         by_reference = {reference: hand for hand in self._hands for reference in hand.chunks}
-        done, _ = ray.wait(list(by_reference), num_returns=1, timeout=POLL_SECONDS)
+        ray.wait(list(by_reference), num_returns=1, timeout=POLL_SECONDS)
+        # All of them: whoever takes the parts may have taken long, and a worker whose part lies here is not hung.
+        done, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=0)
         return [(by_reference[reference], reference) for reference in done]
 
-    def _take(self, hand: _Hand, reference: Any, waiting: deque[int], found: dict[int, "Part"]) -> None:
+    def _take(self, hand: _Hand, reference: Any, waiting: deque[int], found: dict[int, PartT | Unfit]) -> None:
         import ray
 
         try:
@@ -140,16 +169,27 @@ class Crew:
             return
         hand.heard = self._heard = time.monotonic()
         number = hand.chunks.pop(reference)
-        if number is None:
-            hand.ready = True
-        else:
+        if number is not None:
             found[number] = part
+        if isinstance(part, Unfit):
+            self._retire(hand, waiting, part)
+        else:
+            hand.ready = True
 
-    def _lose(self, hand: _Hand, waiting: deque[int], why: BaseException | str) -> None:
-        """Take a worker's chunks back; another one is started in its place."""
+    def _retire(self, hand: _Hand, waiting: deque[int], why: Unfit) -> None:
+        """Take a worker's chunks back and start none in its place."""
+        self._release(hand, waiting)
+        self._size, self._unfit = self._size - 1, why
+        _log.warning("a worker is not used: %s", why.reason)
+
+    def _release(self, hand: _Hand, waiting: deque[int]) -> None:
         _kill(hand)
         self._hands.remove(hand)
         waiting.extendleft(sorted((n for n in hand.chunks.values() if n is not None), reverse=True))
+
+    def _lose(self, hand: _Hand, waiting: deque[int], why: BaseException | str) -> None:
+        """Take a worker's chunks back; another one is started in its place."""
+        self._release(hand, waiting)
         self._lost += 1
         reason = str(why).strip().splitlines()[-1].strip()[:300]
         if self._lost <= self._cluster.max_failures:

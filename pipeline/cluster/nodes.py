@@ -78,9 +78,9 @@ def inspect(address: str, cpus: int, store: str, url: str | None, token: str, co
     )
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Return the versions here, by package, and of Python."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def cache() -> Path:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from pipeline.cluster.connect import Share, check_cpus, connect, share_of
 from pipeline.cluster.crew import Crew, Worker
@@ -81,7 +81,8 @@ def examine_on_ray(cluster: Cluster, materials: Materials, chunks: Sequence[Chun
             parcel = parcel.sending(ray.put, start_image_server(str(parcel.materials.data)))
         # Once for all workers, not with each: it holds the method's params and many references.
         reference = ray.put(parcel)
-        yield from Crew(partial(_start, share, reference), size, cluster).examine(chunks)
+        crew = Crew[Chunk, Part](partial(_start, share, reference), size, cluster)
+        yield from cast(Iterator[Part], crew.run(chunks))  # none of its workers calls itself unfit
 
 
 def _start(share: Share, parcel: Any) -> tuple[Any, Any]:

@@ -265,7 +265,7 @@ def write_dataset(
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write a .npy file with plain writes, so that a full disk raises ENOSPC; numpy.save reports only a short write."""
-    with _new_array(path, array.shape, array.dtype) as file:
+    with new_array(path, array.shape, array.dtype) as file:
         file.write(np.ascontiguousarray(array).data)
 
 
@@ -298,7 +298,7 @@ def _written(
     for start in range(0, count, per_shard):
         files.append(_shard_name(name, len(files)))
         length = min(per_shard, count - start)
-        with _new_array(folder / files[-1], (length, *shape), np.dtype(np.uint8)) as file:
+        with new_array(folder / files[-1], (length, *shape), np.dtype(np.uint8)) as file:
             while length > 0:
                 piece = next(pieces)
                 length -= len(piece)
@@ -331,7 +331,7 @@ def _cut(blocks: Iterable[NDArray[np.uint8]], per_shard: int) -> Iterator[NDArra
             yield piece
 
 
-def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> BinaryIO:
+def new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> BinaryIO:
     """Create a .npy file of this shape and return it open after the header."""
     file = path.open("wb")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -341,7 +341,7 @@ def _new_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Bina
 
 def _histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count how often each channel has each value: int64 (c, 256)."""
-    channels = np.moveaxis(images, -1, 0)
+    channels = [np.ascontiguousarray(images[..., number]) for number in range(images.shape[-1])]
     return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])
 
 

@@ -96,6 +96,8 @@ _ORIENTATION = 0x0112
 def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says; one whose EXIF can't be read stays as it is."""
     try:
+        if image.getexif().get(_ORIENTATION, 1) == 1:
+            return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except Exception:
         return image

@@ -12,24 +12,26 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from threading import Lock
 
 from pipeline.errors import UserError
-from pipeline.files import read_csv, sha256_of, write_csv
+from pipeline.files import rows_of, sha256_of, write_csv
+from pipeline.ingest.parallel import in_threads
 from pipeline.ingest.patterns import split_pattern
 from pipeline.ingest.source import Report, silent
 
 LISTING = Path("out/listing")  # a file for each source
 FILES = "files.csv"
-_THREADS = 8  # hashing leaves Python's lock; more than the cores hide a disk's waiting
+_THREADS = min(8, os.cpu_count() or 1)  # hashing leaves Python's lock, but for small files more threads fight for it
 _MANY = 256  # files between two reports of progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A file that was found.
 
@@ -87,12 +89,12 @@ def list_local(
     Returns:
         The files by name; those that are no regular files have a problem in the place of a version.
     """
-    found = sorted(_walk(place)) if place.is_dir() else [(place.name, place)]
+    found = sorted(_walk(place)) if place.is_dir() else [(place.name, os.path.realpath(place))]
     found = found if wanted is None else [one for one in found if wanted(one[0])]
     hashes.parent.mkdir(parents=True, exist_ok=True)
-    with closing(_Hashes(hashes)) as known, ThreadPoolExecutor(_THREADS) as pool:
+    with closing(_Hashes(hashes)) as known:
         listed = []
-        for one in pool.map(partial(_list_one, number, known), found):
+        for one in in_threads(partial(_list_one, number, known), found, _THREADS):
             listed.append(one[0])
             known.keep(one[1])
             if len(listed) % _MANY == 0 or len(listed) == len(found):
@@ -120,7 +122,7 @@ def regular_problem(path: Path) -> str:
 
 def write_listing(path: Path, files: Iterable[Listed]) -> None:
     """Write files in the order of their paths and names, atomically; equal files make equal bytes."""
-    write_csv(path, _COLUMNS, map(astuple, sorted(files, key=lambda file: (file.path, file.name))))
+    write_csv(path, _COLUMNS, map(attrgetter(*_COLUMNS), sorted(files, key=attrgetter("path", "name"))))
 
 
 def read_listing(path: Path) -> list[Listed]:
@@ -128,13 +130,14 @@ def read_listing(path: Path) -> list[Listed]:
     try:
         return [
             Listed(int(row["path"]), row["name"], int(row["bytes"]), row["sha256"], row["version"], row["problem"])
-            for row in read_csv(path)
+            for row in rows_of(path)
         ]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no readable listing of files ({error!r}). Run `dvc repro` to make it.") from error
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+def _walk(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield each file's relative path with slashes, and its place in a real directory."""
     seen: set[str] = set()
     for place, directories, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
@@ -142,22 +145,24 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
             continue
         seen.add(real)
         directories[:] = sorted(name for name in directories if not _is_hidden(name))
+        inside = Path(place).relative_to(folder).as_posix()
         for name in files:
             if not _is_hidden(name):
-                yield (Path(place) / name).relative_to(folder).as_posix(), Path(place) / name
+                yield name if inside == "." else f"{inside}/{name}", f"{real}/{name}"
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _list_one(number: int, known: "_Hashes", found: tuple[str, Path]) -> "tuple[Listed, _Entry | None]":
-    name, path = found
+def _list_one(number: int, known: "_Hashes", found: tuple[str, str]) -> "tuple[Listed, _Entry | None]":
+    name, path = found[0], Path(found[1])
     if problem := regular_problem(path):
         return Listed(number, name, problem=problem), None
     try:
         seen = path.stat()
-        key = _Entry(os.fsencode(os.path.realpath(path)), seen.st_size, seen.st_mtime_ns, seen.st_ino)
+        real = os.path.realpath(path) if path.is_symlink() else found[1]  # of its directory it is known
+        key = _Entry(os.fsencode(real), seen.st_size, seen.st_mtime_ns, seen.st_ino)
         digest = known.find(key) or sha256_of(path)
     except OSError as error:
         return Listed(number, name, problem=_reason(error)), None
@@ -168,7 +173,7 @@ def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     place: bytes  # a name on the disk need not be UTF-8
     size: int
@@ -178,6 +183,9 @@ class _Entry:
 
     def having(self, sha256: str) -> "_Entry":
         return _Entry(self.place, self.size, self.changed, self.inode, sha256)
+
+
+_STORED = attrgetter(*(column.name for column in fields(_Entry)))
 
 
 class _Hashes:
@@ -190,19 +198,20 @@ class _Hashes:
             "CREATE TABLE IF NOT EXISTS hashes (place BLOB PRIMARY KEY, size INTEGER, changed INTEGER, inode INTEGER, "
             "sha256 TEXT) WITHOUT ROWID"
         )
-        rows = self.database.execute("SELECT place, size, changed, inode, sha256 FROM hashes")
-        self.known = {row[0]: _Entry(*row) for row in rows}
+        self.lock = Lock()
 
     def find(self, key: _Entry) -> str:
         """Return the hash of a file that is as it was; empty if it is not known."""
-        entry = self.known.get(key.place)
+        with self.lock:
+            row = self.database.execute("SELECT * FROM hashes WHERE place = ?", [key.place]).fetchone()
+        entry = row and _Entry(*row)
         return entry.sha256 if entry and entry == key.having(entry.sha256) else ""
 
     def keep(self, entry: _Entry | None) -> None:
         """Remember a file's hash once ``close`` is called."""
-        if entry and self.known.get(entry.place) != entry:
-            self.known[entry.place] = entry
-            self.database.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", astuple(entry))
+        if entry and not self.find(entry):
+            with self.lock:
+                self.database.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", _STORED(entry))
 
     def close(self) -> None:
         """Write what was kept."""

@@ -12,7 +12,7 @@ An image that can't be read is left out and written down in quarantine.csv.
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipeline.data.dataset import NewSplit, write_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_csv
 from pipeline.ingest.decode import in_srgb
-from pipeline.ingest.shards import Made, Work, make_shards
+from pipeline.ingest.shards import Made, Make, Work, make_shards
 from pipeline.ingest.source import LeftOut, RawDataset, RawSplit, Report, silent
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class Normalization:
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Convert an image in any 8-bit PIL mode to uint8 (size, size, channels)."""
         image = in_srgb(image) if self.profile == "srgb" else image
-        image = _opaque(image, self.background).convert("L" if self.channels == 1 else "RGB")
+        image, mode = _opaque(image, self.background), "L" if self.channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)  # which would copy it
         square = _square(image, self.fit, self.background)
         resized = square.resize((self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(resized).reshape(self.size, self.size, self.channels)
@@ -173,6 +174,7 @@ def normalize(
     most_bad: float = 0.01,
     work: Work,
     report: Report = silent,
+    elsewhere: Callable[[Make], Make] = lambda here: here,
 ) -> dict[str, Any]:
     """Normalize all images and write them in the format of data/dataset.py.
 
@@ -186,6 +188,7 @@ def normalize(
         most_bad: share of all images that may be left out.
         work: where finished shards are kept, so that killed work goes on and equal shards are not made again.
         report: called with the progress.
+        elsewhere: see ``shards.make_shards``.
 
     Returns:
         The content of spec.json.
@@ -200,16 +203,14 @@ def normalize(
     splits = with_test_split(raw, test_fraction)
     with work.locked(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of odd tags and large images
-        made = {name: make_shards(split, name, normalization, spec, work, report) for name, split in splits.items()}
+        made = make_shards(splits, normalization, spec, work, report, elsewhere)
         left_out = _check(made, raw.left_out, most_bad, normalization, quarantine)
         new = {name: NewSplit(labels=split.labels, files=split.files) for name, split in made.items()}
         info = write_dataset(
             folder, source=source, spec=spec, classes=raw.classes, splits=new, normalization=str(normalization)
         )
         work.clear(file for split in made.values() for file in split.files)
-    with atomic_folder(about) as temporary:
-        write_left_out(temporary / QUARANTINE, left_out)
-        _write_about(temporary / ABOUT, made)
+    _write_about(about, made, left_out)
     return info
 
 
@@ -283,8 +284,8 @@ def _warn(left_out: Sequence[LeftOut], total: int, made: Iterable[Made], normali
         )
 
 
-def _write_about(path: Path, made: Mapping[str, Made]) -> None:
-    """Write images.csv: each image's split, number, name, label, width and height as they were, hash of its file."""
+def _write_about(folder: Path, made: Mapping[str, Made], left_out: Iterable[LeftOut]) -> None:
+    """Write quarantine.csv, and images.csv: split, number, name, label, width and height as they were, file's hash."""
     rows = (
         (name, number, image, label, width, height, digest)
         for name, split in made.items()
@@ -292,4 +293,6 @@ def _write_about(path: Path, made: Mapping[str, Made]) -> None:
             zip(split.names, split.labels, split.sizes, split.digests, strict=True)
         )
     )
-    write_csv(path, ("split", "number", "name", "label", "width", "height", "sha256"), rows)
+    with atomic_folder(folder) as temporary:
+        write_left_out(temporary / QUARANTINE, left_out)
+        write_csv(temporary / ABOUT, ("split", "number", "name", "label", "width", "height", "sha256"), rows)

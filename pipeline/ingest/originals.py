@@ -7,6 +7,7 @@ says so if they are not what was listed.
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.ingest.source import Origin, Report, silent
 _BARS = 8  # of progress; more files have one together
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Original:
     """A file of the user's own.
 
@@ -89,20 +90,20 @@ def keep_listing(origin: Origin, raw: Path, wanted: Callable[[str], bool] = bool
     done: list[str] = []
 
     def at_hand(one: Listed) -> Listed:
-        if one not in remote:
-            return one
         here = _downloaded(one, each)
         done.append(one.name)
         if each is not origin:
             origin.report("downloading files", len(done), len(remote))
         return here
 
-    write_listing(raw / FILES, obtain_all(at_hand, kept))
+    here = iter(obtain_all(at_hand, [one for one in kept if one in remote]))
+    write_listing(raw / FILES, (next(here) if one in remote else one for one in kept))
 
 
 def originals(raw: Path, origin: Origin) -> list[Original]:
     """Return the files that ``keep_listing`` wrote down, in order; missing downloads are fetched anew."""
-    return [_original(one, origin) for one in read_listing(raw / FILES)]
+    place_of = cache(lambda path: _place(origin.paths[path], origin))
+    return [_original(one, origin, place_of(one.path)) for one in read_listing(raw / FILES)]
 
 
 def read(original: Original) -> bytes:
@@ -127,15 +128,21 @@ def _changed(original: Original) -> UserError:
     return UserError(f"{original.file}: has changed since it was listed. Run `dvc repro` to list the images anew.")
 
 
-def _original(one: Listed, origin: Origin) -> Original:
-    given = origin.paths[one.path]
-    if is_url(given):
+def _place(path: str, origin: Origin) -> tuple[Path, bool] | None:
+    """Return where a local path is and whether that is a folder; None for a URL."""
+    if is_url(path):
+        return None
+    place = local(path, origin.folder)
+    return place, place.is_dir()
+
+
+def _original(one: Listed, origin: Origin, place: tuple[Path, bool] | None) -> Original:
+    if place is None:
         file = _target(one, origin)
         if not one.problem and not file.exists():
             _downloaded(one, origin)
     else:
-        place = local(given, origin.folder)
-        file = place / one.name if place.is_dir() else place
+        file = place[0] / one.name if place[1] else place[0]
     return Original(path=one.path, name=one.name, file=file, bytes=one.bytes, sha256=one.sha256, problem=one.problem)
 
 

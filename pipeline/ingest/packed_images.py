@@ -12,7 +12,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import write_json, write_packed_json
 from pipeline.ingest.download import obtain_all
 from pipeline.ingest.originals import Original, check, keep_listing, originals
 from pipeline.ingest.source import UNLABELED, LeftOut, Origin, RawDataset, RawSplit, Source
@@ -165,7 +165,7 @@ class PackedImages(Source):
             index = self.index(check(file), origin.labels, origin.downloads)
         except UserError as error:
             raise UserError(f"{file.file}: {error}") from error
-        write_json(kept, asdict(index))
+        write_packed_json(kept, vars(index))
         return index
 
 
@@ -185,7 +185,7 @@ def split_named(name: str) -> str:
     return "test" if _TEST.search(name.lower()) else "train"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _One:
     name: str
     digest: str

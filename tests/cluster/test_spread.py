@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ import pytest
 import torch
 from examinations import contents, materials
 from namespaces import PORT as NODES_PORT
-from namespaces import QUIET, RAY, TOKEN, Namespaces, python, reason_not
+from namespaces import Namespaces, python, reason_not
+from ray_node import one_node, one_token, workers_of
 from toy_data import ROOT
 
 from pipeline.cluster import nodes, spread
@@ -30,14 +30,9 @@ PORT = 6391
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_token() -> Iterator[None]:
-    """For all clusters of this process: Ray reads it once, and a cluster of this machine alone would make its own."""
-    own = {**QUIET, **TOKEN}
-    before = {name: os.environ.get(name) for name in own}
-    os.environ |= own
-    yield
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+def token() -> Iterator[None]:
+    with one_token():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -158,38 +153,12 @@ def test_two_workers_of_this_machine_find_what_one_process_finds(
 
 @pytest.fixture(scope="module")
 def ray_node() -> Iterator[psutil.Process]:
-    """One node of three CPUs, however many this machine has."""
-    ray = [RAY, "start", "--head", "--block", f"--port={PORT}", "--num-cpus=3", "--include-dashboard=false"]
-    node = subprocess.Popen([*ray, "--node-ip-address=127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not listening():
-            assert node.poll() is None
-            time.sleep(0.5)
-        yield psutil.Process(node.pid)
-    finally:
-        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-            process.kill()
-        node.wait()
-
-
-def listening() -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", PORT)) == 0
+    with one_node(PORT) as node:
+        yield node
 
 
 def joined(**settings: Any) -> Cluster:
     return Cluster(**{"address": f"127.0.0.1:{PORT}", "cpus_per_worker": 1, "workers": 3} | settings)
-
-
-def workers_of(node: psutil.Process) -> list[psutil.Process]:
-    found = []
-    for process in node.children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker"):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            pass
-    return found
 
 
 def disturbed(cluster: Cluster, disturb: Callable[[int], None]) -> Any:

@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_the_old_dataset_and_names_the_folder(
         def write(self, content: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shards, "_new_array", lambda path, *_: Full(path, "w"))
+    monkeypatch.setattr(shards, "new_array", lambda path, *_: Full(path, "w"))
     with pytest.raises(OSError) as caught:
         write(tmp_path / "data", 255 - toy[0], toy[1])
     assert caught.value.filename == str(tmp_path / "data")

@@ -9,12 +9,14 @@ The images stay where they are. The stage download writes down which there are, 
 
 import hashlib
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -22,20 +24,21 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.files import read_csv, write_csv, write_json
+from pipeline.files import rows_of, write_csv, write_json
 from pipeline.ingest.archives import Archive, is_archive, open_archive
 from pipeline.ingest.decode import SUFFIXES, decode
 from pipeline.ingest.labels import read_table
 from pipeline.ingest.layout import Layout, arrange
 from pipeline.ingest.listing import is_url, list_names, local
 from pipeline.ingest.originals import Original, check, keep_listing, originals, read
+from pipeline.ingest.parallel import in_threads
 from pipeline.ingest.source import LeftOut, Origin, RawDataset, RawSplit, Source, UnreadableError, unusable
 
 _IMAGES, _CLASSES = "images.csv", "classes.json"
-_THREADS = 8
+_THREADS = min(8, os.cpu_count() or 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     """An image of images.csv; a problem stands in the place of label and split."""
 
@@ -49,7 +52,7 @@ class _Row:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Found:
     """A file or an archive's member: how to read it, and why not."""
 
@@ -169,15 +172,14 @@ def _rows(found: Sequence[_Found], layout: Layout, origin: Origin) -> list[_Row]
     left_out = {one.name: one for one in layout.left_out}
     images = [one for one in found if looks_like_image(one.name)]
     rows = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for done, (one, hashed) in enumerate(zip(images, pool.map(_hashed, images), strict=True), start=1):
-            sha256, kind, detail = hashed
-            if not kind and one.name in left_out:
-                kind, detail = left_out[one.name].kind, left_out[one.name].detail
-            split, label = ("", -1) if kind else (layout.splits[one.name], layout.labels[one.name])
-            rows.append(_Row(one.name, one.file, one.member, sha256, label, split, kind, detail))
-            if done % 256 == 0 or done == len(images):
-                origin.report("reading the archive" if one.member else "listing images", done, len(images))
+    hashed = in_threads(_hashed, images, _THREADS)
+    for done, (one, (sha256, kind, detail)) in enumerate(zip(images, hashed, strict=True), start=1):
+        if not kind and one.name in left_out:
+            kind, detail = left_out[one.name].kind, left_out[one.name].detail
+        split, label = ("", -1) if kind else (layout.splits[one.name], layout.labels[one.name])
+        rows.append(_Row(one.name, one.file, one.member, sha256, label, split, kind, detail))
+        if done % 256 == 0 or done == len(images):
+            origin.report("reading the archive" if one.member else "listing images", done, len(images))
     return rows
 
 
@@ -205,7 +207,8 @@ def _split(rows: Sequence[_Row], files: Sequence[Original], archives: dict[int, 
 
 
 def _write(path: Path, rows: Sequence[_Row]) -> None:
-    write_csv(path, [column.name for column in fields(_Row)], map(astuple, sorted(rows, key=lambda row: row.name)))
+    columns = [column.name for column in fields(_Row)]
+    write_csv(path, columns, map(attrgetter(*columns), sorted(rows, key=attrgetter("name"))))
 
 
 def _read(path: Path) -> list[_Row]:
@@ -213,14 +216,14 @@ def _read(path: Path) -> list[_Row]:
         _Row(
             name=row["name"],
             file=int(row["file"]),
-            member=row["member"],
+            member=row["name"] if row["member"] == row["name"] else row["member"],  # one string, not two
             sha256=row["sha256"],
             label=int(row["label"]),
-            split=row["split"],
+            split=sys.intern(row["split"]),
             problem=row["problem"],
             detail=row["detail"],
         )
-        for row in read_csv(path)
+        for row in rows_of(path)
     ]
 
 
