@@ -8,32 +8,33 @@
 normalize: a folder of JPEGs, by the stages' own functions and by a loop of one process that opens, converts and
 resizes each with Pillow, in turn; a part of the images at each turn. memory: the peak of a process that normalizes so
 many small images, and what lies on the disk then. feed: batches of 64 of 32 x 32 images, by data/stream.py and by a
-DataLoader over torchvision's dataset, without a worker and with two. wait: the share of the time that the training of a
-small DCGAN waits for images, of a dataset that is memory-mapped; under a limit of memory smaller than the dataset it
-shows what reading ahead is worth.
+DataLoader over torchvision's ImageFolder and MNIST, without a worker and with two. wait: the share of the time that the
+training of a small DCGAN waits for images, of a dataset that is memory-mapped; under a limit of memory smaller than the
+dataset it shows what reading ahead is worth.
 """
 
 import argparse
 import json
 import resource
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import ToTensor
+from torchvision.datasets import MNIST, ImageFolder
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from pipeline import methods
 from pipeline.config import Run
-from pipeline.core.batch import ImageSpec
+from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.world import World
 from pipeline.data.dataset import NewSplit, open_dataset, write_dataset
 from pipeline.data.stream import batches
@@ -146,37 +147,48 @@ def one(folder: str) -> None:
 
 
 def bench_feed(turns: int, batch: int = 64, count: int = 20_000) -> None:
+    """In turn: our stream, and a DataLoader over ImageFolder (PNGs of that size) and over MNIST (28 px, resized)."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        spec = ImageSpec(channels=3, size=32, classes=1)
-        train = NewSplit(labels=np.zeros(count, dtype=np.int64), blocks=[images])
-        write_dataset(Path(folder, "data"), source="random", spec=spec, classes=["a"], splits={"train": train})
         (files := Path(folder, "files", "a")).mkdir(parents=True)
-        for number, image in enumerate(images[:4000]):
-            Image.fromarray(image).save(files / f"{number:05}.png")
-        stream = batches(
-            open_dataset(Path(folder, "data")).splits["train"], seed=0, batch_size=batch, world=World(0, 1)
-        )
-        for workers in (0, 2):
-            loader = DataLoader(
-                ImageFolder(files.parent, ToTensor()), batch, shuffle=True, drop_last=True, num_workers=workers,
-                persistent_workers=workers > 0,
-            )  # fmt: skip
+        for number in range(4000):
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(files / f"{number:05}.png")
+        digits = random.integers(0, 256, (4000, 28, 28), dtype=np.uint8)
+        (raw := Path(folder, "MNIST", "raw")).mkdir(parents=True)
+        for split in ("train", "t10k"):
+            header = struct.pack(">4i", 0x803, len(digits), 28, 28)
+            (raw / f"{split}-images-idx3-ubyte").write_bytes(header + digits.tobytes())
+            (raw / f"{split}-labels-idx1-ubyte").write_bytes(
+                struct.pack(">2i", 0x801, len(digits)) + bytes(len(digits))
+            )
+        as_people_do = Compose([Resize(32), ToTensor(), Normalize(0.5, 0.5)])
+        others = {
+            ("ImageFolder of 32 x 32 PNGs", 3): ImageFolder(files.parent, Compose([ToTensor(), Normalize(0.5, 0.5)])),
+            ("MNIST resized to 32 x 32", 1): MNIST(folder, transform=as_people_do),
+        }
+        for (name, channels), dataset in others.items():
+            images = random.integers(0, 256, (count, 32, 32, channels), dtype=np.uint8)
+            spec = ImageSpec(channels=channels, size=32, classes=1)
+            train = NewSplit(labels=np.zeros(count, dtype=np.int64), blocks=[images])
+            write_dataset(Path(folder, "data"), source="random", spec=spec, classes=["a"], splits={"train": train})
+            split_of = open_dataset(Path(folder, "data")).splits["train"]
+            stream = batches(split_of, seed=0, batch_size=batch, world=World(0, 1))
 
-            def ours() -> float:
+            def ours(stream: Iterator[Batch] = stream) -> float:
                 """Seconds for 10,000 images."""
                 return timed(lambda: [next(stream) for _ in range(count // batch)]) * 10_000 / count
 
-            def theirs(loader: DataLoader[torch.Tensor] = loader) -> float:
-                number = len(loader) * batch
-                return timed(lambda: [(images * 2 - 1) for images, _ in loader]) * 10_000 / number
+            for workers in (0, 2):
+                loader = DataLoader(
+                    dataset, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+                )
 
-            print(
-                f"batches of {batch} of 32 x 32 x 3 in [-1, 1], DataLoader with {workers} workers, s for 10,000 images"
-            )
-            theirs()
-            in_turn(turns, ours, theirs)
+                def theirs(loader: DataLoader[torch.Tensor] = loader) -> float:
+                    return timed(lambda: list(loader)) * 10_000 / (len(loader) * batch)
+
+                print(f"batches of {batch} in [-1, 1], DataLoader over {name}, {workers} workers, s for 10,000 images")
+                theirs(), ours()
+                in_turn(turns, ours, theirs)
 
 
 def bench_wait(count: int, size: int, shown: int = 20_000) -> None:

@@ -112,6 +112,9 @@ class _Order:
         self.shuffles: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        first, last = int(positions[0]) // self.count, int(positions[-1]) // self.count
+        if first == last:  # nearly always: positions are consecutive
+            return self._shuffle(first)[positions % self.count]
         epochs = positions // self.count
         rows = np.empty_like(positions)
         for epoch in np.unique(epochs):
