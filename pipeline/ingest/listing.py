@@ -8,7 +8,9 @@ the stage download.
     listing.csv, files.csv    path (its number in data.path), name, bytes, sha256, version, problem
 """
 
+import json
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +22,13 @@ from pathlib import Path
 from threading import Lock
 
 from pipeline.errors import UserError
-from pipeline.files import rows_of, sha256_of, write_csv
+from pipeline.files import rows_of, sha256_of, write_csv, write_json
 from pipeline.ingest.parallel import in_threads
 from pipeline.ingest.patterns import split_pattern
 from pipeline.ingest.source import Report, silent
 
 LISTING = Path("out/listing")  # a file for each source
-FILES = "files.csv"
+FILES, LISTED, PATHS = "files.csv", "listed.csv", "paths.json"  # in out/raw
 _THREADS = min(8, os.cpu_count() or 1)  # hashing leaves Python's lock, but for small files more threads fight for it
 _MANY = 256  # files between two reports of progress
 
@@ -70,6 +72,21 @@ def pattern_of(path: str, folder: Path) -> str:
     """Return the pattern of a path in the folder that ``local`` returns; empty if it is none."""
     whole = folder / Path(path).expanduser()
     return "" if whole.exists() else split_pattern(str(whole))[1]
+
+
+def note_listing(raw: Path, listing: Path, paths: Iterable[str]) -> None:
+    """Keep a listing in out/raw, with the paths that it is of, for a clone that has none of the files."""
+    shutil.copyfile(listing, raw / LISTED)
+    write_json(raw / PATHS, list(paths))
+
+
+def listed_before(raw: Path, paths: Iterable[str]) -> Path | None:
+    """Return the listing that out/raw has of these very paths, as after `dvc pull`; None if it has none."""
+    try:
+        same = json.loads((raw / PATHS).read_text()) == list(paths)
+    except (OSError, ValueError):
+        return None
+    return raw / LISTED if same and (raw / LISTED).exists() else None
 
 
 def list_local(

@@ -14,7 +14,16 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.ingest.download import DownloadError, download, file_system, obtain_all, version_of
-from pipeline.ingest.listing import FILES, Listed, is_url, list_local, local, pattern_of, read_listing, write_listing
+from pipeline.ingest.listing import (
+    FILES,
+    Listed,
+    is_url,
+    list_local,
+    local,
+    pattern_of,
+    read_listing,
+    write_listing,
+)
 from pipeline.ingest.patterns import expand_braces, matcher, refuse_missing, split_pattern
 from pipeline.ingest.source import Origin, Report, silent
 

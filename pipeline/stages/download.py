@@ -7,6 +7,7 @@ from pipeline.console import progress
 from pipeline.errors import run
 from pipeline.files import atomic_folder
 from pipeline.ingest import sources
+from pipeline.ingest.listing import note_listing
 from pipeline.stages.common import origin_of
 from pipeline.stages.paths import RAW
 
@@ -20,7 +21,10 @@ def main() -> None:
     params = read_params()
     source = sources.find(params.data.source)
     with progress(in_bytes=not source.own) as report, atomic_folder(RAW) as raw:
-        source.download(origin_of(params, report), raw)
+        origin = origin_of(params, report)
+        source.download(origin, raw)
+        if source.own and origin.listing:
+            note_listing(raw, origin.listing, origin.paths)
 
 
 if __name__ == "__main__":

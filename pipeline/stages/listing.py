@@ -9,7 +9,7 @@ from pipeline.console import progress
 from pipeline.errors import UserError, run
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.ingest.listing import FILES, LISTING, read_listing, write_listing
+from pipeline.ingest.listing import LISTING, listed_before, read_listing, write_listing
 from pipeline.stages.common import origin_of, scratch
 from pipeline.stages.paths import RAW
 
@@ -32,17 +32,17 @@ def main(names: list[str]) -> None:
 def _list(params: Params) -> None:
     from pipeline.ingest.originals import list_files
 
-    target = LISTING / f"{params.data.source}.csv"
+    paths = origin_of(params).paths
     try:
         with progress() as report:
-            files = list_files(origin_of(params).paths, project_root(), scratch(params) / "hashes.sqlite", report)
+            files = list_files(paths, project_root(), scratch(params) / "hashes.sqlite", report)
     except UserError as error:
-        before = next((path for path in (target, RAW / FILES) if path.exists()), None)
+        before = listed_before(RAW, paths)
         if before is None:
             raise
         logger.warning("%s The listing of the last time stands.", error)
         files = read_listing(before)
-    write_listing(target, files)
+    write_listing(LISTING / f"{params.data.source}.csv", files)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pipeline.evaluate.extractors import classifier
 from pipeline.evaluate.prepared import missing_files
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.ingest.listing import FILES, is_url, local
+from pipeline.ingest.listing import is_url, listed_before, local
 from pipeline.ingest.patterns import split_pattern
 from pipeline.ingest.source import Origin
 from pipeline.tracking.target import resolve
@@ -60,14 +60,14 @@ def check_params() -> Params:
 
 def _check_data(data: Data) -> None:
     source = sources.find(data.source)
-    listed = Path("out/raw", FILES)  # in a clone after `dvc pull` the images themselves are not at hand
     places = {path: split_pattern(source.address(path))[0] for path in data.paths}
     missing = [
         path
         for path, begin in places.items()
         if not is_url(begin) and not any(local(some, project_root()).exists() for some in (path, begin))
     ]
-    if source.own and missing and not listed.exists():
+    # In a clone after `dvc pull` the images themselves are not at hand.
+    if source.own and missing and not listed_before(Path("out/raw"), map(source.address, data.paths)):
         raise UserError(f"{PARAMS}: data.path: there is no '{missing[0]}'. Name a folder or an archive of images.")
     if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():
         raise UserError(f"{PARAMS}: data.mirror: '{data.mirror}' is no directory. Name one, a URL prefix, or null.")

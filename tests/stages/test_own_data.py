@@ -66,6 +66,8 @@ def test_a_flat_folder_with_rubbish_in_it_grows_and_is_pulled_elsewhere(photos: 
     output = call(clone, "dvc", "repro", "normalize")
     assert set(stages_that_ran(output)) <= {LOOK, "code"} and "The listing of the last time stands" in output
     params = yaml.safe_load((clone / "params.yaml").read_text())
+    write_params(clone, params | {"data": params["data"] | {"path": "fotos"}})
+    assert "data.path: there is no 'fotos'" in call(clone, "dvc", "repro", "normalize", ok=False), "not another listing"
     params["data"]["size"] = 16
     write_params(clone, params)
     assert "Run `dvc repro` to list the images anew" in call(clone, "dvc", "repro", "normalize", ok=False)
