@@ -70,7 +70,10 @@ def test_fifteen_images_train_and_give_pictures_and_the_metric_says_what_it_lack
     call(folder, "dvc", "repro")
     assert (folder / "out/runs/fine/samples.png").exists()
     page = (folder / "out/report.html").read_text()
-    assert "no FID efficientnet_lite0: 12 real images to compare with; at least 20 are needed. Add images" in page
+    lacking = re.search(
+        r"no FID efficientnet_lite0: (\d+) real images to compare with; at least 20 are needed. Add", page
+    )
+    assert lacking and 1 <= int(lacking[1]) < 15, "their content decides how many are held out"
     with (folder / "out/leaderboard.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["failed"] == "" and float(row["is_efficientnet_lite0"]) >= 1
