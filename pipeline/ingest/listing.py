@@ -106,8 +106,7 @@ def list_local(
     Returns:
         The files by name; those that are no regular files have a problem in the place of a version.
     """
-    found = sorted(_walk(place)) if place.is_dir() else [(place.name, os.path.realpath(place))]
-    found = found if wanted is None else [one for one in found if wanted(one[0])]
+    found = files_at(place, wanted)
     hashes.parent.mkdir(parents=True, exist_ok=True)
     with closing(_Hashes(hashes)) as known:
         listed = []
@@ -119,9 +118,10 @@ def list_local(
     return listed
 
 
-def list_names(folder: Path) -> list[str]:
-    """List the relative paths of all files in a folder and below, as ``list_local`` does, without opening them."""
-    return sorted(name for name, _ in _walk(folder))
+def files_at(place: Path, wanted: Callable[[str], bool] | None = None) -> list[tuple[str, str]]:
+    """Return name and real place of a file, or of all files in a directory and below, by name; none is opened."""
+    found = sorted(_walk(place)) if place.is_dir() else [(place.name, os.path.realpath(place))]
+    return found if wanted is None else [one for one in found if wanted(one[0])]
 
 
 def regular_problem(path: Path) -> str:

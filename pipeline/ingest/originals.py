@@ -17,15 +17,17 @@ from pipeline.ingest.download import DownloadError, download, file_system, obtai
 from pipeline.ingest.listing import (
     FILES,
     Listed,
+    files_at,
     is_url,
     list_local,
     local,
     pattern_of,
     read_listing,
+    regular_problem,
     write_listing,
 )
 from pipeline.ingest.patterns import expand_braces, matcher, refuse_missing, split_pattern
-from pipeline.ingest.source import Origin, Report, silent
+from pipeline.ingest.source import Origin, Report, UnreadableError, silent
 
 _BARS = 8  # of progress; more files have one together
 
@@ -113,6 +115,23 @@ def originals(raw: Path, origin: Origin) -> list[Original]:
     """Return the files that ``keep_listing`` wrote down, in order; missing downloads are fetched anew."""
     place_of = cache(lambda path: _place(origin.paths[path], origin))
     return [_original(one, origin, place_of(one.path)) for one in read_listing(raw / FILES)]
+
+
+def unlisted(origin: Origin) -> list[Original]:
+    """Return the files at the local paths of ``data.path`` as they are found, without their sizes and hashes."""
+    found: list[Original] = []
+    for number, path in enumerate(origin.paths):
+        pattern = pattern_of(path, origin.folder)
+        inside = files_at(local(path, origin.folder), matcher(pattern) if pattern else None)
+        found += [Original(path=number, name=name, file=Path(place), bytes=0, sha256="") for name, place in inside]
+    return found
+
+
+def read_unlisted(original: Original) -> bytes:
+    """Read a whole file whose hash is not known; UnreadableError if it is no regular file."""
+    if problem := regular_problem(original.file):
+        raise UnreadableError(problem)
+    return original.file.read_bytes()
 
 
 def read(original: Original) -> bytes:

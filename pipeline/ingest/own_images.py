@@ -24,7 +24,7 @@ from pipeline.core.batch import ImageSpec
 from pipeline.errors import UserError
 from pipeline.ingest.archives import Archive, is_archive, open_archive
 from pipeline.ingest.decode import decode
-from pipeline.ingest.listing import list_names, regular_problem
+from pipeline.ingest.listing import files_at, regular_problem
 from pipeline.ingest.normalize import to_square
 from pipeline.ingest.source import UnreadableError
 from pipeline.ingest.sources.image_folder import looks_like_image
@@ -123,7 +123,7 @@ def _prefixes(paths: Sequence[Path]) -> list[PurePosixPath]:
 def _images_at(path: Path, stack: ExitStack) -> Iterator[tuple[str, Callable[[], bytes], str]]:
     """Yield name, reader and place of the images of one path."""
     if path.is_dir():
-        for name in filter(looks_like_image, list_names(path)):
+        for name in filter(looks_like_image, (name for name, _ in files_at(path))):
             yield name, partial(_read, path / name), str(path / name)
     elif is_archive(path) or path.suffix.lower() in (".zip", ".tar"):
         archive = stack.enter_context(open_archive(path, Path(stack.enter_context(tempfile.TemporaryDirectory()))))

@@ -152,19 +152,8 @@ class _Shard:
     left_out: Sequence[tuple[int, str, str]]
 
 
-def fingerprint(raw: Path, *, whole: bool) -> str:
-    """Identify the files of out/raw for the names of shards.
-
-    Args:
-        raw: the folder.
-        whole: published files, which are checked when they are downloaded: by their names and sizes. Otherwise each
-            image's own hash is part of the shard's name, and nothing is needed.
-
-    Returns:
-        The hash; empty where nothing is needed.
-    """
-    if not whole:
-        return ""
+def fingerprint(raw: Path) -> str:
+    """Hash the names and sizes of published files, which were checked when they were downloaded, to name shards by."""
     files = sorted((path.relative_to(raw).as_posix(), path.stat().st_size) for path in raw.rglob("*") if path.is_file())
     return hashlib.sha256(repr(files).encode()).hexdigest()
 

@@ -9,7 +9,6 @@ from pipeline.config import Params, read_run
 from pipeline.errors import UserError
 from pipeline.files import project_root
 from pipeline.ingest import sources
-from pipeline.ingest.listing import LISTING
 from pipeline.ingest.source import Origin, Report, silent
 from pipeline.render.failures import forget_failure, note_failure
 from pipeline.stages.paths import run_folder
@@ -77,17 +76,7 @@ def origin_of(params: Params, report: Report = silent) -> Origin:
 
     That is so in a temporary workspace of DVC's too, which has none of the files that Git does not hold.
     """
-    data, root = params.data, project_root()
-    mirror = data.mirror if data.mirror is None or "://" in data.mirror else str(root / data.mirror)
-    return Origin(
-        paths=tuple(map(sources.find(data.source).address, data.paths)),
-        folder=root,
-        listing=LISTING / f"{data.source}.csv",
-        labels=data.labels,
-        mirror=mirror,
-        downloads=scratch(params) / "downloads" / data.source,
-        report=report,
-    )
+    return sources.origin_of(params.data, project_root(), scratch(params), report)
 
 
 def scratch(params: Params) -> Path:

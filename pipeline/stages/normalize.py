@@ -34,8 +34,8 @@ def main() -> None:
     params = read_params()
     data, code = params.data, CODE / f"normalize-{params.data.source}.json"
     source = sources.find(data.source)
-    # By itself the stage is not under DVC, which compares the code.
-    identity = (sha256_of(code) if code.exists() else "") + fingerprint(RAW, whole=not source.own)
+    # By itself the stage is not under DVC, which compares the code. Shards of own images are named by their hashes.
+    identity = (sha256_of(code) if code.exists() else "") + ("" if source.own else fingerprint(RAW))
     normalization = Normalization(
         channels=source.channels(data.channels),
         size=data.size,

@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Tracking
-from pipeline.files import project_root
 from pipeline.tracking.searches import OTHER_SENDER_SECONDS, SearchSender, SentSearch, read_search, write_search
 from pipeline.tracking.shipped import sole_sender
-from pipeline.tracking.shipper import LOG, log_to_stderr, take_over_messages, wait_for_end
+from pipeline.tracking.shipper import log_to_stderr, start_sender, take_over_messages, wait_for_end
 from pipeline.tracking.target import Target, connect, find_or_create_experiment, find_outage, prepare, reason, resolve
 
 STATE = "mlflow.json"
@@ -45,7 +44,10 @@ def shipping_search(folder: Path, tracking: Tracking) -> Iterator[Callable[[Sent
     def tell(search: SentSearch) -> None:
         write_search(folder / STATE, search)
         if not processes and any(trial.state for trial in search.trials):
-            processes.extend(_started(folder, resolve(tracking)))
+            try:
+                processes.append(start_sender("pipeline.tracking.search_shipper", folder, resolve(tracking)))
+            except OSError as error:
+                _logger.warning("tracking: %s; this search is sent at its end", error)
 
     try:
         yield tell
@@ -57,26 +59,6 @@ def shipping_search(folder: Path, tracking: Tracking) -> Iterator[Callable[[Sent
                 process.wait(WAIT_SECONDS)
             except subprocess.TimeoutExpired:  # it may be making a database, which must not be left half made
                 _logger.warning("tracking: MLflow is slow; this search is still being sent")
-
-
-def _started(folder: Path, target: Target) -> "Iterator[subprocess.Popen[bytes]]":
-    # MLflow's own variables, not arguments: other users can read a process's arguments.
-    environment = {"MLFLOW_TRACKING_URI": target.uri, "MLFLOW_EXPERIMENT_NAME": target.experiment}
-    environment |= {"PYTHONPATH": str(project_root(Path(__file__).resolve().parents[2])), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-m", "pipeline.tracking.search_shipper", str(folder.resolve())]
-    try:
-        with (folder / LOG).open("ab") as log:
-            yield subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=os.environ | environment,
-                cwd=project_root(),
-                start_new_session=True,  # Ctrl-C is for the search
-            )
-    except OSError as error:
-        _logger.warning("tracking: %s; this search is sent at its end", error)
 
 
 # ---- In the shipper's process

@@ -57,26 +57,39 @@ def shipping(folder: Path, tracking: Tracking, wait: float = 60.0) -> Iterator[N
 
 def _start_shipper(folder: Path, target: Target) -> "subprocess.Popen[bytes] | None":
     folder.mkdir(parents=True, exist_ok=True)
-    # MLflow's own variables, not arguments: other users can read a process's arguments.
-    environment = {"MLFLOW_TRACKING_URI": target.uri, "MLFLOW_EXPERIMENT_NAME": target.experiment}
-    # `dvc exp run --temp` imports this code from a workspace that it deletes when its command ends, while the shipper
-    # may still have a model to export: the project's own copy stays.
-    environment |= {"PYTHONPATH": str(project_root(Path(__file__).resolve().parents[2])), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-m", "pipeline.tracking.shipper", str(folder.resolve())]
     try:
-        with (folder / LOG).open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=os.environ | environment,
-                cwd=project_root(),
-                start_new_session=True,  # Ctrl-C is for training; the shipper ends after it
-            )
+        return start_sender("pipeline.tracking.shipper", folder, target)
     except OSError as error:
         _logger.warning(f"tracking: {error}; `genloom sync` sends this run later.")
         return None
+
+
+def start_sender(module: str, folder: Path, target: Target) -> "subprocess.Popen[bytes]":
+    """Start a module that sends what is in a folder, and ends after its standard input, a pipe, is closed.
+
+    Args:
+        module: its name; it writes its messages to the folder's log.
+        folder: its one argument.
+        target: where to send it, in MLflow's own variables.
+
+    Returns:
+        The process.
+    """
+    # Not arguments: other users can read a process's arguments.
+    environment = {"MLFLOW_TRACKING_URI": target.uri, "MLFLOW_EXPERIMENT_NAME": target.experiment}
+    # `dvc exp run --temp` imports this code from a workspace that it deletes when its command ends, while the process
+    # may still have something to send: the project's own copy stays.
+    environment |= {"PYTHONPATH": str(project_root(Path(__file__).resolve().parents[2])), "PYTHONSAFEPATH": "1"}
+    with (folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(folder.resolve())],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=os.environ | environment,
+            cwd=project_root(),
+            start_new_session=True,  # Ctrl-C is for those who started it; it ends after them
+        )
 
 
 def _finish_shipper(process: "subprocess.Popen[bytes]", folder: Path, target: Target, wait: float) -> None:

@@ -18,7 +18,6 @@ from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.ingest.listing import is_url, listed_before, local
 from pipeline.ingest.patterns import split_pattern
-from pipeline.ingest.source import Origin
 from pipeline.tracking.target import resolve
 from pipeline.training.checks import (
     check_beginning,
@@ -164,9 +163,7 @@ def _classes(data: Data, chosen: Sequence[Method]) -> Sequence[str] | None:
 def _foreseen(data: Data) -> Sequence[str] | None:
     """Return the names of the classes if they are known before the download."""
     try:
-        origin = Origin(
-            paths=data.paths, folder=project_root(), labels=data.labels, downloads=project_root() / ".genloom"
-        )
+        origin = sources.origin_of(data, project_root(), project_root() / Cluster().scratch)
         return sources.find(data.source).foreseen_classes(origin)
     except (UserError, OSError):  # said where the data are read
         return None

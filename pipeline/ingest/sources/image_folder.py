@@ -29,8 +29,8 @@ from pipeline.ingest.archives import Archive, is_archive, open_archive
 from pipeline.ingest.decode import SUFFIXES, decode
 from pipeline.ingest.labels import read_table
 from pipeline.ingest.layout import Layout, arrange
-from pipeline.ingest.listing import is_url, list_names, local
-from pipeline.ingest.originals import Original, check, keep_listing, originals, read
+from pipeline.ingest.listing import is_url
+from pipeline.ingest.originals import Original, check, keep_listing, originals, read, read_unlisted, unlisted
 from pipeline.ingest.parallel import in_threads
 from pipeline.ingest.source import LeftOut, Origin, RawDataset, RawSplit, Source, UnreadableError, unusable
 
@@ -73,29 +73,16 @@ class ImageFolder(Source):
     def download(self, origin: Origin, raw: Path) -> None:
         keep_listing(origin, raw)
         with ExitStack() as stack:
-            found = _found(originals(raw, origin), origin, stack)
-            layout = _layout([one.name for one in found], {one.name: one.read for one in found}, origin)
+            found = _found(originals(raw, origin), origin, stack, read)
+            layout = _layout(found, origin)
             _write(raw / _IMAGES, _rows(found, layout, origin))
         write_json(raw / _CLASSES, list(layout.classes))
 
     def foreseen_classes(self, origin: Origin) -> tuple[str, ...] | None:
         if any(map(is_url, origin.paths)):
             return None
-        names: list[str] = []
-        readers: dict[str, Callable[[], bytes]] = {}
         with ExitStack() as stack:
-            for path in origin.paths:
-                place = local(path, origin.folder)
-                if is_archive(place):
-                    archive = stack.enter_context(open_archive(place, origin.downloads))
-                    names += archive.members()
-                    readers |= {name: partial(archive.read, name) for name in archive.members()}
-                else:
-                    before = f"{place.name}/" if len(origin.paths) > 1 and place.is_dir() else ""
-                    inside = list_names(place) if place.is_dir() else [place.name]
-                    names += [before + name for name in inside]
-                    readers |= {before + name: partial(_content, place, name) for name in inside}
-            return _layout(names, readers, origin).classes
+            return _layout(_found(unlisted(origin), origin, stack, read_unlisted), origin).classes
 
     @contextmanager
     def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:
@@ -128,16 +115,18 @@ def looks_like_image(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
-def _layout(names: Sequence[str], readers: dict[str, Callable[[], bytes]], origin: Origin) -> Layout:
-    where = ", ".join(origin.paths)
-    labels, table = read_table(origin.labels, names, lambda name: readers[name](), where)
-    return arrange([name for name in names if looks_like_image(name)], where, labels, table)
+def _layout(found: Sequence[_Found], origin: Origin) -> Layout:
+    where, readers = ", ".join(origin.paths), {one.name: one.read for one in found}
+    labels, table = read_table(origin.labels, list(readers), lambda name: readers[name](), where)
+    return arrange(filter(looks_like_image, readers), where, labels, table)
 
 
-def _found(files: Sequence[Original], origin: Origin, stack: ExitStack) -> list[_Found]:
-    """Return every file, and in the place of an archive its members."""
+def _found(
+    files: Sequence[Original], origin: Origin, stack: ExitStack, read: Callable[[Original], bytes]
+) -> list[_Found]:
+    """Return every file, with how to read it, and in the place of an archive its members."""
     found: list[_Found] = []
-    whole = {path for path in range(len(origin.paths)) if sum(file.path == path for file in files) == 1}
+    whole = {path for path, count in Counter(file.path for file in files).items() if count == 1}
     for number, file in enumerate(files):
         name = _name(file, origin)
         if file.problem:
@@ -157,10 +146,6 @@ def _name(file: Original, origin: Origin) -> str:
     """Return a file's name; of several folders in data.path each one's name stands before those of its files."""
     folder = PurePosixPath(origin.paths[file.path].rstrip("/")).name
     return f"{folder}/{file.name}" if len(origin.paths) > 1 and folder != file.name else file.name
-
-
-def _content(place: Path, name: str) -> bytes:
-    return (place / name if place.is_dir() else place).read_bytes()
 
 
 def _refuse(problem: str) -> bytes:
