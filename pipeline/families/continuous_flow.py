@@ -48,8 +48,8 @@ class ContinuousFlow(Optimized):
         guidance: w of samples; 1: the class's own model; 0: that of all classes; above 1: more typical of the class.
         solver: of the path from latents to images and back: euler, midpoint, heun or rk4, or dopri5, which chooses
             its steps.
-        sampling_steps: of a sample, equal ones; of an exported dopri5 those of rk4.
-        likelihood_steps: of encoding, of decoding and of the likelihood; the nearer to the image the smaller.
+        sampling_steps: of a sample, smaller towards the image; of an exported dopri5 those of rk4.
+        likelihood_steps: likewise of encoding, of decoding and of the likelihood.
         tolerance: of dopri5.
     """
 
@@ -104,12 +104,13 @@ class ContinuousFlow(Optimized):
         """Return the images of latents by the model itself: without guidance, by the steps of ``encode``."""
         net = velocity_of(nets)
         x = encoded["latents"].unflatten(1, net.shape)
-        return to_images(0.5 + 0.5 * self._follow(of_label(net, labels), x, self._fine()))
+        return to_images(0.5 + 0.5 * self._follow(of_label(net, labels), x, moments(self.likelihood_steps)))
 
     def images_of(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
         """Turn latents (n, d) into images in [-1, 1] as samples are made, with guidance."""
         net = velocity_of(nets)
-        x = self._follow(self.guided(net, labels), latents.unflatten(1, net.shape), self.moments())
+        field, times = self.guided(net, labels), moments(self.sampling_steps)
+        x = self._follow(field, latents.unflatten(1, net.shape), times)
         return to_images(0.5 + 0.5 * x)
 
     def latents_of(self, nets: Nets, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,26 +128,26 @@ class ContinuousFlow(Optimized):
             return torch.cat((velocity, spread[:, None]), dim=1)
 
         state = torch.cat((x, torch.zeros_like(x[:, :1])), dim=1)
-        state = self._follow(with_divergence, state, self._fine()[::-1])
+        state = self._follow(with_divergence, state, moments(self.likelihood_steps)[::-1])
         latents = state[:, :-1]
         return latents, normal_log_density(latents) + state[:, -1] + dimensions * math.log(2.0)
 
     def straightness(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
         """Return E_t |(x_1 - x_0) - v(x_t, t)|^2 / d of the paths of latents (n, d): (n,); 0 if they are straight.
 
-        S(Z) of Liu, Gong, Liu, arXiv:2209.03003, section 2.2, over the times of a sample's steps.
+        S(Z) of Liu, Gong, Liu, arXiv:2209.03003, section 2.2, integrated over the times of a sample's steps.
         """
-        net, moments = velocity_of(nets), self.moments()
+        net, times = velocity_of(nets), moments(self.sampling_steps)
         field = self.guided(net, labels)
         path = [latents.unflatten(1, net.shape)]
-        for pair in pairwise(moments):
+        for pair in pairwise(times):
             path.append(self._follow(field, path[-1], list(pair)))
         line = path[-1] - path[0]
         deviations = [
             (line - field(x, torch.tensor(time, device=x.device))).square().flatten(1).mean(1)
-            for x, time in zip(path, moments, strict=True)
+            for x, time in zip(path, times, strict=True)
         ]
-        return torch.stack(deviations).mean(0)
+        return torch.trapezoid(torch.stack(deviations), torch.tensor(times, device=latents.device), dim=0)
 
     def guided(self, net: UNet, labels: Tensor, guidance: float | None = None) -> Field:
         """Return the field of samples of these labels (n,), with the params' guidance or another."""
@@ -169,16 +170,17 @@ class ContinuousFlow(Optimized):
         dropped = batch.noise.uniform("drop label") < self.drop_labels
         return torch.where(dropped, net.classes, batch.labels)
 
-    def moments(self) -> list[float]:
-        """Return the times of a sample's steps, from 0 to 1."""
-        return [k / self.sampling_steps for k in range(self.sampling_steps + 1)]
-
-    def _fine(self) -> list[float]:
-        # Pixels of one level, 1 / 128 wide, come together in the last 1 / 128 of time.
-        return [1 - (1 - k / self.likelihood_steps) ** 2 for k in range(self.likelihood_steps + 1)]
-
     def _follow(self, field: Field, x: Tensor, times: list[float]) -> Tensor:
         return integrate(field, x, times, self.solver, self.tolerance)
+
+
+def moments(steps: int) -> list[float]:
+    """Return the times of so many steps from 0 to 1: 1 - (1 - k / steps)^2.
+
+    At t the path's values are still spread by 1 - t: what is as even as a black background comes
+    together in the last moments, and equal steps leave noise on it.
+    """
+    return [1 - (1 - k / steps) ** 2 for k in range(steps + 1)]
 
 
 def scaled(images: Tensor, noise: Noise) -> Tensor:

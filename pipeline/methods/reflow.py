@@ -20,7 +20,7 @@ from pipeline.config import NonNegative, Positive
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import Logs, Nets, Phase
 from pipeline.core.world import World
-from pipeline.families.continuous_flow import ContinuousFlow, velocity_of
+from pipeline.families.continuous_flow import ContinuousFlow, moments, velocity_of
 from pipeline.families.ode import FixedSolver, integrate
 
 
@@ -64,5 +64,4 @@ class Reflow(ContinuousFlow):
     def _line(self, nets: Nets, noise: Tensor, labels: Tensor) -> Tensor:
         """Return x_1 - x_0 (n, c, h, w) of noise x_0."""
         field = self.guided(nets["teacher"], labels, self.pair_guidance)  # type: ignore[arg-type]
-        times = [k / self.pair_steps for k in range(self.pair_steps + 1)]
-        return integrate(field, noise, times, self.pair_solver, self.tolerance) - noise
+        return integrate(field, noise, moments(self.pair_steps), self.pair_solver, self.tolerance) - noise
