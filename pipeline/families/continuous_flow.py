@@ -65,7 +65,7 @@ class ContinuousFlow(Optimized):
     class_conditional: bool = True
     drop_labels: Unit = 0.1
     guidance: NonNegative = 1.0
-    solver: Solver = "heun"
+    solver: Solver = "midpoint"
     sampling_steps: Positive = 10
     likelihood_steps: Positive = 20
     tolerance: PositiveFloat = 1e-5

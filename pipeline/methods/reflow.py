@@ -37,7 +37,7 @@ class Reflow(ContinuousFlow):
 
     starts_from: ClassVar[tuple[str, ...]] = ("velocity",)
 
-    pair_solver: FixedSolver = "heun"
+    pair_solver: FixedSolver = "midpoint"
     pair_steps: Positive = 10
     pair_guidance: NonNegative = 1.0
     times: Positive = 4
