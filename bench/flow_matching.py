@@ -1,15 +1,17 @@
 """flow_matching: its step against its net's own, its sampling against flow_matching's loop, few steps after reflow.
 
     python bench/flow_matching.py step [--size 16] [--width 32] [--batch 64] [--rounds 9]
-    python bench/flow_matching.py sample [--samples 1000] [--size 32] [--steps 20] [--rounds 3] [--peer FOLDER]
-    python bench/flow_matching.py reflow [--data out/data] [--shown 250000]
+    python bench/flow_matching.py sample [--samples 1000] [--size 32] [--steps 20] [--rounds 3] --peer FOLDER
+    python bench/flow_matching.py reflow [--data out/data] [--run out/runs/flow_matching] [--pairs 20000]
 
 step: whole iterations of the loop (noise, dequantization, loss, gradients, Adam, the moving average), and forward and
 backward passes of the same U-Net alone, in turn. sample: what `genloom sample` draws, and `ODESolver.sample` of the
 package flow_matching (pip install --target FOLDER flow_matching torchdiffeq) on the same net and times, Euler steps, in
 turn; once as its documentation has it, all images at once in the net's usual memory, and once in batches as ours.
-reflow: trains on the images that `dvc repro normalize` has prepared, straightens it, and prints FID by the number of
-Euler steps, of 2,000 samples against 5,000 training images.
+reflow: straightens a run of flow_matching that `dvc repro` has trained, and prints FID by the number of Euler steps, of
+2,000 samples against 5,000 training images.
+
+Seconds are of CPU time, so that others' work on the machine matters less; set OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -39,20 +41,21 @@ from pipeline.evaluate.feature_set import Statistics
 from pipeline.evaluate.metrics.fid import frechet_distance
 from pipeline.families.continuous_flow import moments
 from pipeline.inference.generate import samples
-from pipeline.inference.weights import Trained
+from pipeline.inference.weights import Trained, load_tensors, load_weights
 
 CPU = torch.device("cpu")
+SHAPE = ("width", "max_width", "levels", "blocks", "attention", "class_conditional")
 
 
 def ratios(name: str, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> None:
-    """Print how much longer theirs takes than ours: of each round, and the median."""
+    """Print how much more CPU time theirs takes than ours: of each round, and the median."""
     seconds: list[tuple[float, float]] = []
     for turn in range(rounds + 1):
         times = {}
         for part in (ours, theirs) if turn % 2 else (theirs, ours):
-            begin = time.perf_counter()
+            begin = time.process_time()
             part()
-            times[part] = time.perf_counter() - begin
+            times[part] = time.process_time() - begin
         if turn:  # the first one warms up
             seconds.append((times[ours], times[theirs]))
     found = sorted(b / a for a, b in seconds)
@@ -96,8 +99,9 @@ def step(args: argparse.Namespace) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    if args.peer:
-        sys.path.append(args.peer)
+    if not args.peer:
+        raise SystemExit("--peer: name the folder in which the package flow_matching lies")
+    sys.path.insert(0, args.peer)  # before this file, which has its name
     from flow_matching.solver import ODESolver
 
     method = methods.load("flow_matching", width=args.width, solver="euler", sampling_steps=args.steps)
@@ -150,11 +154,11 @@ def learnt(method: Any, split: Split, spec: ImageSpec, shown: int, initial: dict
 def reflow(args: argparse.Namespace) -> None:
     dataset = open_dataset(Path(args.data))
     split, spec = dataset.splits["train"], dataset.spec
-    known: dict[str, Any] = {"width": args.width, "max_width": 64, "attention": 4, "lr": 2e-3, "schedule": "cosine"}
-    first = methods.load("flow_matching", **known)
-    second = methods.load("reflow", **known | {"lr": 1e-3})
-    begun = learnt(first, split, spec, args.shown)
-    straightened = learnt(second, split, spec, args.shown // 5, dict(begun.averaged().state_dict()))
+    file = Path(args.run, "weights.safetensors")
+    teacher = load_weights(file)
+    shape = {key: value for key, value in teacher.params.items() if key in SHAPE}
+    method = methods.load("reflow", **shape, lr=1e-3, schedule="cosine")
+    straightened = learnt(method, split, spec, args.pairs, load_tensors(file))
     classes = max(spec.classes, 1)
     extractor = extractors.load("efficientnet_lite0")
 
@@ -162,8 +166,7 @@ def reflow(args: argparse.Namespace) -> None:
         return Statistics.of(torch.cat([extractor(part).pooled for part in images]))
 
     real = statistics_of(iter(split.images(range(min(5000, len(split)))).split(100))).factorized()
-    for name, method, state in (("flow_matching", first, begun), ("reflow", second, straightened)):
-        nets = state.averaged().eval()
+    for name, nets in (("flow_matching", teacher.nets), ("reflow", straightened.averaged().eval())):
         ids = torch.arange(args.samples)
         with torch.no_grad():
             latents = Noise(0, ids[:500]).normal("latent", spec.channels * spec.size**2)
@@ -171,7 +174,7 @@ def reflow(args: argparse.Namespace) -> None:
         print(f"{name}: mean squared deviation of the velocity from the chord {bent:.4f}", flush=True)
         for steps in (1, 2, 5, 10, 100):
             chosen = replace(method, solver="euler", sampling_steps=steps)
-            trained = Trained(method=chosen, nets=nets, spec=spec, seen=state.seen, name=name, params={})
+            trained = Trained(method=chosen, nets=nets, spec=spec, seen=0, name=name, params={})
             like = (
                 Batch(
                     images=torch.zeros(len(rows), spec.channels, spec.size, spec.size),
@@ -194,12 +197,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int)
-    parser.add_argument("--shown", type=int, default=250_000)
+    parser.add_argument("--pairs", type=int, default=20_000)
+    parser.add_argument("--run", default="out/runs/flow_matching")
     parser.add_argument("--peer")
     parser.add_argument("--data", default="out/data")
     args = parser.parse_args()
     args.size = args.size or {"sample": 32}.get(args.what, 16)
-    args.width = args.width or {"reflow": 16}.get(args.what, 32)
+    args.width = args.width or 32
     args.samples = args.samples or {"reflow": 2000}.get(args.what, 1000)
     {"step": step, "sample": sample, "reflow": reflow}[args.what](args)
 
