@@ -158,6 +158,22 @@ def project_root(folder: Path | None = None) -> Path:
     return Path(*here.parts[: found[0]]) if found else here
 
 
+def private_folder() -> Path:
+    """Make a folder for what lives no longer than a process, which this user alone can read.
+
+    Returns:
+        The folder; its path is short enough for a socket's.
+
+    Raises:
+        OSError: it cannot be made, or is somebody else's.
+    """
+    folder = Path(tempfile.gettempdir(), f"genloom-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
+        raise OSError(f"{folder}: not a folder of this user alone. Remove it.")
+    return folder
+
+
 def borrow(path: Path, root: Path) -> None:
     """Make a relative path that git does not hold appear in a temporary copy of the project, as links.
 

@@ -1,0 +1,1 @@
+"""One `dvc repro`, whose stages share what each would otherwise load, start and end again: see ``server``."""
