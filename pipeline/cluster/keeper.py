@@ -16,6 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 import pipeline
 from pipeline.files import atomic_file
 from pipeline.session import client
@@ -23,6 +25,8 @@ from pipeline.session import client
 DECIDES_NOTHING = "says where training runs, not what it does"
 START_SECONDS = 120.0
 POLL_SECONDS = 0.05
+WATCH_SECONDS = 0.5
+RAYS = ("gcs_server", "raylet")  # without one of them there is no cluster
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +84,7 @@ def _start(folder: Path) -> str | None:
 
 
 def main() -> None:
-    """Start a cluster, write where it is to ray.json of a folder, and end it when asked to by SIGTERM."""
+    """Start a cluster, write where it is to ray.json of a folder, and end it when asked to by SIGTERM, or broken."""
     from pipeline.cluster.connect import end_cluster, join
 
     folder = Path(sys.argv[1])
@@ -89,7 +93,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's own takes it for a crash
     with atomic_file(folder / "ray.json") as temporary:
         temporary.write_text(json.dumps({"address": address, "pid": os.getpid()}))
-    signal.sigwait({signal.SIGTERM})
+    parts = [child for child in psutil.Process().children() if child.name() in RAYS]
+    while not signal.sigtimedwait({signal.SIGTERM}, WATCH_SECONDS):
+        if not all(part.is_running() and part.status() != psutil.STATUS_ZOMBIE for part in parts):
+            (folder / "ray.json").unlink(missing_ok=True)  # the next training starts another
+            break
     end_cluster()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from pipeline.session.dvc import SWITCH, Process, find_dvc, folder_of
+from pipeline.session.dvc import SWITCH, Process, find_dvc, folder_of, forget_ended
 
 DECIDES_NOTHING = "says where a stage runs, not what it does"
 _FOLDER = "GENLOOM_SESSION_FOLDER"  # in the environment of what was forked
@@ -143,6 +143,7 @@ def _connected(shared: Path, dvc: Process) -> socket.socket:
     with alone(shared, "server"):
         with contextlib.suppress(OSError):
             return _connection(shared)
+        forget_ended()
         address = shared / "socket"
         address.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as listening, (shared / "log").open("ab") as log:

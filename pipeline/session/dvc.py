@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,14 @@ def folder_of(dvc: Process) -> Path:
     folder = private_folder() / f"{dvc.pid}-{dvc.began}-{about}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def forget_ended() -> None:
+    """Remove the folders of DVCs that have ended, where what they shared was killed before it could do so itself."""
+    for folder in private_folder().glob("*-*-*"):
+        pid, began = folder.name.split("-")[:2]
+        if pid.isdigit() and began.isdigit() and not Process(pid=int(pid), began=int(began)).lives():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stat(pid: int) -> tuple[int, int]:
