@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
+from torch.nn.functional import logsigmoid, softplus
 from torch.optim import Adam
 
 from pipeline import SPIN, methods
@@ -37,6 +37,7 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
+from pipeline.nets.thin import ThinConv2d, ThinConvTranspose2d
 from pipeline.training.memory import keep_freed_memory
 from pipeline.training.threads import decide_threads
 from pipeline.training.window import Window
@@ -151,6 +152,15 @@ def chosen(args: argparse.Namespace) -> tuple[Run, Method, ImageSpec]:
     return replace(run, precision=args.precision), methods.configure(run, own, ""), spec
 
 
+def of_torchs_layers(nets: Nets) -> Nets:
+    """The same nets of torch's own convolutions, as one writes them down."""
+    for module in nets.modules():
+        for kind, own in ((ThinConv2d, nn.Conv2d), (ThinConvTranspose2d, nn.ConvTranspose2d)):
+            if isinstance(module, kind):
+                module.__class__ = own
+    return nets
+
+
 def loop_of(which: str, args: argparse.Namespace) -> Loop:
     run, method, spec = chosen(args)
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, spec.size, spec.size, spec.channels), dtype=np.uint8)
@@ -158,7 +168,7 @@ def loop_of(which: str, args: argparse.Namespace) -> Loop:
         return ours(run, method, spec, Split(ArrayStore((pixels,)), np.zeros(IMAGES, dtype=np.int64)))
     torch.manual_seed(0)
     floats = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
-    return PLAIN[run.method](method, method.build(spec), floats, run.batch_size)
+    return PLAIN[run.method](method, of_torchs_layers(method.build(spec)), floats, run.batch_size)
 
 
 def rates(loop: Loop, seconds: float) -> tuple[float, float, int]:

@@ -6,7 +6,6 @@ What is reached from here, and only that, decides which checkpoints a training m
 from collections.abc import Iterator
 
 import torch
-
 from torch import Tensor
 
 from pipeline.core import batch_norm

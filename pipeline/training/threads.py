@@ -1,10 +1,10 @@
 """The number of threads of a training on the CPU: decided once, by the work of the nets, and kept by a resume.
 
-Another number of threads gives other last bits, so it is no matter of where a training runs. ``auto`` counts, on torch's
-meta device, the floating-point operations of one iteration's matrix products and convolutions, and gives each thread at
-least WORK of the product in which a typical operation lies. Nets so small that this is one thread have the same weights
-whatever the machine's number of cores; larger ones take no more threads than the process has CPUs, and the number stands
-in the checkpoints and in train.json.
+Another number of threads gives other last bits, so it is no matter of where a training runs. ``auto`` counts, on
+torch's meta device, the floating-point operations of one iteration's matrix products and convolutions, and gives each
+thread at least WORK of the product in which a typical operation lies. Nets so small that this is one thread have the
+same weights whatever the machine's number of cores; larger ones take no more threads than the process has CPUs, and the
+number stands in the checkpoints and in train.json.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -48,8 +48,8 @@ def decide_threads(run: Run, method: Method, spec: ImageSpec, *, processes: int,
 def typical_product(method: Method, spec: ImageSpec, *, samples: int, images: int) -> float:
     """Return the floating-point operations of the product in which an operation of an iteration lies, on average.
 
-    With f of each matrix product and convolution it is sum f^2 / sum f: many tiny products beside a few large ones hardly
-    change it.
+    With f of each matrix product and convolution it is sum f^2 / sum f: many tiny products beside a few large ones
+    hardly change it.
 
     Args:
         method: what is trained.
@@ -83,9 +83,8 @@ class _Products(TorchDispatchMode):
     torch's FlopCounterMode itself cannot: its hooks refuse a gradient penalty's ``autograd.grad``.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total, self.squares = 0.0, 0.0
+    total = 0.0
+    squares = 0.0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

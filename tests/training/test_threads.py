@@ -1,4 +1,4 @@
-"""The number of threads is decided by the nets' work, stands in the checkpoints and is kept by what goes on from them."""
+"""The number of threads is decided by the nets' work, stands in the checkpoints and is kept by a resume."""
 
 import json
 import subprocess
