@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
+from pipeline.core.layout import check_gradients
 from pipeline.core.method import Method, Nets, Phase
 from pipeline.core.state import State
 from pipeline.core.world import World
@@ -71,14 +72,11 @@ def fit(
         clock = Clock(seen=state.seen, total=budget, iteration=state.seen // shown)
         _seed(world.device, f"{seed} {state.seen} {world.rank}")
         method.set_progress(state.nets, clock)
-        logs: dict[str, Tensor] = {}
-        for step in steps:
-            for batch in fresh[: step.phase.repeats]:
-                logs |= step.take(batch, clock)
+        taken = [step.take(batch, clock) for step in steps for batch in fresh[: step.phase.repeats]]
         state.seen += shown
         state.update_average(shown, ema_half_life)
         method.set_progress(state.ema, Clock(seen=state.seen, total=budget))
-        yield logs
+        yield {name: value for logs in taken for name, value in logs.items()}
 
 
 def descend(
@@ -112,7 +110,7 @@ class _Step:
 
     def __init__(self, phase: Phase, nets: Nets, optimizer: Optimizer, world: World, settings: Settings | None) -> None:
         self.phase, self.nets, self.optimizer = phase, nets, optimizer
-        self.world, self.settings = world, settings or Settings()
+        self.world, self.settings, self.checked = world, settings or Settings(), False
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         moved = set(map(id, self.parameters))
         self.others = [parameter for parameter in nets.parameters() if id(parameter) not in moved]
@@ -130,6 +128,7 @@ class _Step:
         )
         if not settings.skip_non_finite or norm.isfinite():
             phase.before(parameters)
+            self._check_once()
             self.optimizer.step()
         for parameter in parameters:
             parameter.grad = None
@@ -137,6 +136,13 @@ class _Step:
             phase.after(self.nets, world)
         named = {"loss": loss, **logs, "gradient_norm": norm}
         return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
+
+    def _check_once(self) -> None:
+        """See that gradients lie as their parameters do, which stays so from the first step on."""
+        if not self.checked:
+            moved = set(map(id, self.parameters))
+            check_gradients((name, one) for name, one in self.nets.named_parameters() if id(one) in moved)
+            self.checked = True
 
     def _prepare(self, clock: Clock) -> None:
         """Give the optimizer its settings of the time; nothing but what it moves takes gradients, which begin anew."""

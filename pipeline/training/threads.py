@@ -61,7 +61,7 @@ def typical_product(method: Method, spec: ImageSpec, *, samples: int, images: in
         It; 0 where there is no product.
     """
     nets = build_without_numbers(method, spec)
-    with _Products() as products:
+    with _Products() as products:  # type: ignore[no-untyped-call]
         rehearse(method, nets, spec, samples=samples, images=images, ends=False)
     return products.squares / products.total if products.total else 0.0
 
