@@ -80,3 +80,20 @@ def test_without_gradients_to_the_images_a_convolution_is_torchs_own_to_the_bit(
     images = torch.randn(2, 1, 8, 8)
     assert torch.equal(ours(images), theirs(images))
     assert torch.equal(ours(images), conv2d(images, ours.weight, ours.bias, 2, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_and_gradients_stay_in_channels_last_memory(channels: int) -> None:
+    last = torch.channels_last
+    grow = ThinConvTranspose2d(5, channels, 4, 2, 1).to(memory_format=last)
+    shrink = ThinConv2d(channels, 5, 4, 2, 1).to(memory_format=last)
+    maps = torch.randn(2, 5, 8, 8).contiguous(memory_format=last).requires_grad_(True)
+    images = grow(maps)
+    seen = shrink(images)
+    found = [images, seen]
+    for tensor in (maps, images):
+        tensor.register_hook(found.append)
+    (seen * torch.randn_like(seen)).sum().backward()
+    assert len(found) == 4
+    # By its strides too: else torch takes one channel for contiguous, and computes ten times as long.
+    assert all(tensor.stride(1) == 1 for tensor in found), [tensor.stride() for tensor in found]
