@@ -124,6 +124,7 @@ class Progress:
         peak_memory_bytes: the most that a process has used.
         device: the name of the GPU, or cpu.
         worlds: pairs of images seen and the number of processes from there on.
+        threads: of each process; 0: not decided yet.
         ends: images seen where a budget ended, whose checkpoints are kept.
         last: the window that closed at the end of the budget, for a training that goes on from there.
     """
@@ -134,6 +135,7 @@ class Progress:
     peak_memory_bytes: int = 0
     device: str = "cpu"
     worlds: list[tuple[int, int]] = field(default_factory=list)
+    threads: int = 0
     ends: list[int] = field(default_factory=list)
     last: WindowContents | None = None
 

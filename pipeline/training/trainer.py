@@ -23,9 +23,10 @@ from pipeline.data.feed import Waiting
 from pipeline.files import atomic_file
 from pipeline.render.grid import grid
 from pipeline.storage.checkpoint import Budgets
-from pipeline.training.course import fresh_state, iterations
+from pipeline.training.course import fresh_state, iterations, threads_of
 from pipeline.training.job import Job, Progress, Row
 from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
+from pipeline.training.threads import computing_with
 from pipeline.training.watching import alarms_at_last, announce, best_look, is_best, look, stopped_by
 from pipeline.training.window import Window, crosses
 from pipeline.watch.look import evaluating
@@ -65,17 +66,9 @@ def train(
     report(progress.history)
     if state.seen >= job.goal or stopped_by(progress.history, job):
         return
-    training = _Training(job, world, state, progress, dataset)
-    if state.seen == 0:
-        training.snapshot()
-    for logs in needing("training step", iterations(job, state, dataset, world, training.waiting)):
-        window.add(logs)
-        if state.seen >= job.goal or crosses(window.begin, state.seen, job.run.log_every):
-            row, over = training.close(window, stop, save)
-            report([row])
-            if over:
-                return
-            window = Window(state.seen, skips=window.skips)
+    progress.threads = threads_of(job, dataset.spec, world, progress.threads)
+    with computing_with(progress.threads):
+        _Training(job, world, state, progress, dataset).go_on(window, report, stop, save)
 
 
 def resume(job: Job, state: State, world: World) -> Progress:
@@ -113,6 +106,33 @@ class _Training:
         progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
         if not progress.worlds or progress.worlds[-1][1] != world.size:
             progress.worlds.append((state.seen, world.size))
+
+    def go_on(
+        self,
+        window: Window,
+        report: Callable[[list[Row]], None],
+        stop: Callable[[], bool],
+        save: Callable[[], bool],
+    ) -> None:
+        """Train from where the state is. Collective.
+
+        Args:
+            window: in which it goes on.
+            report: as for ``train``.
+            stop: as for ``train``.
+            save: as for ``train``.
+        """
+        job, state = self.job, self.state
+        if state.seen == 0:
+            self.snapshot()
+        for logs in needing("training step", iterations(job, state, self.dataset, self.world, self.waiting)):
+            window.add(logs)
+            if state.seen >= job.goal or crosses(window.begin, state.seen, job.run.log_every):
+                row, over = self.close(window, stop, save)
+                report([row])
+                if over:
+                    return
+                window = Window(state.seen, skips=window.skips)
 
     def close(self, window: Window, stop: Callable[[], bool], save: Callable[[], bool]) -> tuple[Row, bool]:
         """Close a log window, with the snapshot, the look and the checkpoint that are due at its end. Collective.
