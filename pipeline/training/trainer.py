@@ -26,7 +26,7 @@ from pipeline.storage.aside import Aside
 from pipeline.storage.checkpoint import Budgets
 from pipeline.training.course import fresh_state, iterations
 from pipeline.training.job import Job, Progress, Row
-from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
+from pipeline.training.memory import keep_freed_memory, leave_compiler_out, needed_by, needing, peak_memory
 from pipeline.training.watching import alarms_at_last, announce, best_look, is_best, look, stopped_by
 from pipeline.training.window import Window, crosses
 from pipeline.watch.look import evaluating
@@ -58,6 +58,7 @@ def train(
             all ranks alike.
     """
     keep_freed_memory()
+    leave_compiler_out()
     dataset = open_dataset(Path(job.data), job.elsewhere)
     state = fresh_state(job, dataset.spec, world)
     progress = resume(job, state, world)
