@@ -18,7 +18,6 @@ def profile(
     and of a large copy; what fits in caches may be faster.
     """
     from pipeline.config import read_params
-    from pipeline.console import print_table
     from pipeline.core.world import default_device
     from pipeline.files import write_csv
     from pipeline.stages.common import scratch
@@ -31,7 +30,9 @@ def profile(
     with prepared(run, params, out=OUT, scratch=scratch(params)) as ready:
         found = profile(ready.job, ready.dataset, device, iterations, folder / "trace.json")
     write_csv(folder / "table.csv", COLUMNS, found.table)
-    print_table(COLUMNS, found.table)
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *found.table, strict=True)]
+    for row in (COLUMNS, *found.table):
+        print("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)))
     print(f"{found.images / found.seconds:,.0f} images/s")
     print(f"this machine: {found.rates.flops / 1e9:,.0f} GFLOP/s, {found.rates.bandwidth / 1e9:,.1f} GB/s")
     print(f"{folder}/trace.json, table.csv: written")

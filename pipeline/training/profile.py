@@ -26,7 +26,7 @@ from pipeline.training.course import fresh_state
 from pipeline.training.job import Job
 from pipeline.training.memory import keep_freed_memory, leave_compiler_out
 from pipeline.training.window import Window
-from pipeline.training.work import Counting, Rates, Work, measured
+from pipeline.training.work import Counting, Rates, Work, gpu_share, measured
 
 PARTS = ("data", "forward", "backward", "optimizer", "average", "logging")
 REST = "rest"  # of the loop: zeroing gradients, norms, seeding, hooks
@@ -249,25 +249,4 @@ def _traced(loop: Iterator[object], iterations: int, device: torch.device, trace
     profiler.export_chrome_trace(str(trace))
     if device.type != "cuda":
         return None
-    return busy_share([(e.time_range.start, e.time_range.end) for e in profiler.events() or [] if _on_gpu(e)], taken)
-
-
-def _on_gpu(event: Any) -> bool:
-    return str(event.device_type).endswith("CUDA") and not event.is_user_annotation
-
-
-def busy_share(spans: list[tuple[float, float]], seconds: float) -> float:
-    """Return which share of a time was covered by spans, which may overlap.
-
-    Args:
-        spans: their begins and ends, in microseconds.
-        seconds: all of the time.
-
-    Returns:
-        From 0 to 1.
-    """
-    covered, last = 0.0, float("-inf")
-    for begin, end in sorted(spans):
-        covered += max(0.0, end - max(begin, last))
-        last = max(last, end)
-    return covered / 1e6 / seconds
+    return gpu_share(profiler, taken)

@@ -120,3 +120,27 @@ def _fastest(action: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begin)
     return min(seconds[1:])
+
+
+def gpu_share(profiler: torch.profiler.profile, seconds: float) -> float:
+    """Return the share of a profiled time in which the GPU had work, from 0 to 1."""
+    events = [event for event in profiler.events() or [] if str(event.device_type).endswith("CUDA")]
+    spans = [(event.time_range.start, event.time_range.end) for event in events if not event.is_user_annotation]
+    return busy_share(spans, seconds)
+
+
+def busy_share(spans: list[tuple[float, float]], seconds: float) -> float:
+    """Return which share of a time was covered by spans, which may overlap.
+
+    Args:
+        spans: their begins and ends, in microseconds.
+        seconds: all of the time.
+
+    Returns:
+        From 0 to 1.
+    """
+    covered, last = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        covered += max(0.0, end - max(begin, last))
+        last = max(last, end)
+    return covered / 1e6 / seconds

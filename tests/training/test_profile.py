@@ -12,8 +12,8 @@ from toy_job import job
 from pipeline.core.world import World
 from pipeline.data.dataset import open_dataset
 from pipeline.training.course import fresh_state, iterations
-from pipeline.training.profile import COLUMNS, IDLE, PARTS, REST, _Parts, _watched_loop, busy_share, profile
-from pipeline.training.work import Counting, Rates, measured
+from pipeline.training.profile import COLUMNS, IDLE, PARTS, REST, _Parts, _watched_loop, profile
+from pipeline.training.work import Counting, Rates, busy_share, measured
 
 CPU = torch.device("cpu")
 RATES = Rates(flops=1e9, bandwidth=1e6)
