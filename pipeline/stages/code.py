@@ -10,7 +10,7 @@ import pipeline
 from pipeline.config import Evaluate, parse
 from pipeline.dependencies.entries import CODE, code_files
 from pipeline.files import atomic_folder, borrow, project_root
-from pipeline.stages.entry import TORCH, run_stage
+from pipeline.stages.entry import COMPILER, TORCH, run_stage
 from pipeline.stages.paths import OUT
 
 CHECKED = OUT / "checked.txt"  # not in DVC's cache, so a clone and a temporary copy lack it, and this stage runs there
@@ -61,4 +61,4 @@ def _say_if_old(lock: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, *TORCH)
+    run_stage(main, *TORCH, *COMPILER)

@@ -13,10 +13,10 @@ from pipeline.session.client import hand_over
 
 # Imported once for all stages of a `dvc repro` (session/server.py); a stage that is run by hand imports them itself.
 TORCH = ("torch",)
-TRAINING = (*TORCH, "torch._dynamo")  # torch's optimizers import it at their first step
 TRACKING = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")
 PICTURES = ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg")
-EXPORT = ("torch._dynamo", "torch.onnx", "onnx", "onnxscript")
+COMPILER = ("torch._dynamo",)  # what computes with shapes alone imports it
+EXPORT = (*COMPILER, "torch.onnx", "onnx", "onnxscript")
 
 
 def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = ()) -> None:

@@ -2,7 +2,7 @@
 people's own programs, statistics of others."""
 
 from pipeline.config import read_params
-from pipeline.stages.entry import TRAINING, run_stage
+from pipeline.stages.entry import TORCH, run_stage
 from pipeline.stages.paths import DATA, EXTRACTORS, STATISTICS
 
 
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, *TRAINING)
+    run_stage(main, *TORCH)

@@ -19,7 +19,7 @@ from pipeline.data.feed import Waiting, on_device
 from pipeline.data.stream import batches
 from pipeline.inference.weights import load_tensors
 from pipeline.training.job import Job
-from pipeline.training.threads import decide_threads
+from pipeline.training.threads import decide_threads, product_of
 
 
 def fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
@@ -59,7 +59,8 @@ def threads_of(job: Job, spec: ImageSpec, world: World, before: int) -> int:
     if not before:
         before = available  # beside a GPU the CPU computes nothing that counts
         if world.device.type == "cpu":
-            before = decide_threads(job.run, job.method, spec, processes=world.size, available=available)
+            product = product_of(job.run, job.method, spec) if job.product is None else job.product
+            before = decide_threads(job.run, product, processes=world.size, available=available)
     return world.broadcast(before)
 
 

@@ -68,6 +68,7 @@ class Job:
         shard: whether the processes share out the optimizer's state (cluster.shard).
         elsewhere: where a split's images are, by its name, if not in ``data``.
         data_on_device: share of a GPU's free memory that the images may take (cluster.data_on_device).
+        product: what decides the number of threads (threads.product_of); None: it is not counted yet.
     """
 
     key: str
@@ -80,6 +81,7 @@ class Job:
     shard: bool = False
     elsewhere: Callable[[str], ImageStore] | None = None
     data_on_device: float = 0.0
+    product: float | None = None
 
     @property
     def storage(self) -> Store:

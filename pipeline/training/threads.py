@@ -25,13 +25,12 @@ from pipeline.training.rehearsal import build_without_numbers, rehearse
 WORK = 10**8
 
 
-def decide_threads(run: Run, method: Method, spec: ImageSpec, *, processes: int, available: int) -> int:
+def decide_threads(run: Run, product: float, *, processes: int, available: int) -> int:
     """Return how many threads a training computes with.
 
     Args:
         run: its settings; ``threads`` other than auto is taken as it stands.
-        method: what is trained.
-        spec: of the images.
+        product: the typical one of a sample (``product_of``).
         processes: that share each batch.
         available: threads that this process may use.
 
@@ -40,9 +39,25 @@ def decide_threads(run: Run, method: Method, spec: ImageSpec, *, processes: int,
     """
     if run.threads != "auto":
         return run.threads
-    samples = max(run.batch_size // processes, 1)
-    wanted = int(typical_product(method, spec, samples=samples, images=run.images) / WORK)
-    return max(1, min(wanted, available))
+    return max(1, min(int(product * max(run.batch_size // processes, 1) / WORK), available))
+
+
+def product_of(run: Run, method: Method, spec: ImageSpec) -> float:
+    """Count the operations of a training's typical product for each sample of a batch.
+
+    Counting loads torch's compiler, which a process that trains has no use for otherwise: who starts it counts.
+
+    Args:
+        run: its settings.
+        method: what is trained.
+        spec: of the images.
+
+    Returns:
+        They; 0 where the run itself says how many threads.
+    """
+    if run.threads != "auto":
+        return 0.0
+    return typical_product(method, spec, samples=run.batch_size, images=run.images) / run.batch_size
 
 
 def typical_product(method: Method, spec: ImageSpec, *, samples: int, images: int) -> float:

@@ -38,6 +38,8 @@ class Watched(DCGAN):
     room: int = 64
 
     def sample(self, nets: Nets, like: Batch) -> Tensor:
+        if like.noise.ids.device.type == "meta":  # where the work is counted
+            return super().sample(nets, like)
         taken.append(len(like))
         if len(like) > self.room:
             raise RuntimeError(SHORT)
@@ -108,12 +110,13 @@ def test_a_stage_after_training_names_its_own_settings() -> None:
 
 TRAINS = """
 import hashlib, sys
+from dataclasses import replace
 from pathlib import Path
 from toy_job import job, trained_here
 from pipeline.training import trainer
 if sys.argv[2] == "with":
     trainer.leave_compiler_out = lambda: None
-weights = trained_here(job(Path(sys.argv[1])))
+weights = trained_here(replace(job(Path(sys.argv[1])), product=1.0))
 digest = hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
 print(digest, "torch._dynamo" in sys.modules)
 """

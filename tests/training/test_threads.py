@@ -16,7 +16,7 @@ from pipeline.config import PARAMS, Run, read_params, read_run
 from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import open_dataset
 from pipeline.training.publish import RunInfo, publish
-from pipeline.training.threads import WORK, computing_with, decide_threads, typical_product
+from pipeline.training.threads import WORK, computing_with, decide_threads, product_of, typical_product
 
 SMALL = ImageSpec(channels=1, size=16, classes=10)
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def test_the_default_runs_take_one_thread_whatever_the_machine_has(name: str) ->
     run, own = read_run(read_params(ROOT / PARAMS), name)
     method = methods.configure(run, own, "")
     for available in (1, 2, 64):
-        assert decide_threads(run, method, SMALL, processes=1, available=available) == 1
+        assert decide_threads(run, product_of(run, method, SMALL), processes=1, available=available) == 1
 
 
 def test_larger_nets_take_more_as_far_as_there_are() -> None:
@@ -41,10 +41,11 @@ def test_larger_nets_take_more_as_far_as_there_are() -> None:
     spec = ImageSpec(channels=3, size=32)
     wanted = int(typical_product(method, spec, samples=64, images=1) / WORK)
     assert 4 < wanted < 40
-    found = [decide_threads(run, method, spec, processes=1, available=n) for n in (1, 2, wanted, 1000)]
+    product = product_of(run, method, spec)
+    found = [decide_threads(run, product, processes=1, available=n) for n in (1, 2, wanted, 1000)]
     assert found == [1, 2, wanted, wanted]
-    assert decide_threads(run, method, spec, processes=64, available=1000) == 1  # a sample each
-    assert decide_threads(replace(run, threads=3), method, spec, processes=1, available=1) == 3
+    assert decide_threads(run, product, processes=64, available=1000) == 1  # a sample each
+    assert decide_threads(replace(run, threads=3), product, processes=1, available=1) == 3
 
 
 @pytest.mark.parametrize("name", ["dcgan", "wgan_gp", "glow"])
