@@ -3,13 +3,15 @@
     python bench/checkpoints.py [--millions 100] [--rounds 5] [--threads 2] [--folder .]
 
 A state as training has it: weights, moving average and Adam's two moments, four floats per parameter. Beside it a small
-DCGAN trains. In each round, in turn: it trains alone, its rate is taken; a checkpoint is written in line; one is
+DCGAN trains. In each round, in turn: it trains alone, its rate is taken; a checkpoint is written as it was before there
+was anything aside (torch.save to a file, the file read again to be hashed, then synced); one is written in line; one is
 written aside, and training goes on until it is there. "stopped" is what the call took; "lost" is how much less was
 trained than alone, until the checkpoint was there: on a machine whose cores all train, writing takes a core.
 The folder's disk decides; each file is synced and hashed.
 """
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -26,12 +28,14 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
+from pipeline.files import atomic_folder, sha256_of
 from pipeline.storage.aside import Aside
 from pipeline.storage.checkpoint import Budgets
 from pipeline.storage.store import Store
 from pipeline.training.memory import keep_freed_memory
 
 QUIET_SECONDS, BATCH = 5.0, 64
+FORM = "before {:5.2f}; in line {:5.2f}; aside: stopped {:5.2f}, lost {:5.2f}, there after {:5.2f}"
 
 
 def training() -> Iterator[object]:
@@ -59,16 +63,25 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def as_before(folder: Path, content: dict[str, object]) -> None:
+    """What ``Checkpoints.save`` was."""
+    with atomic_folder(folder) as temporary:
+        torch.save(content, temporary / "state.pt")
+        sha256_of(temporary / "state.pt")
+    shutil.rmtree(folder)
+
+
 def one_round(loop: Iterator[object], store: Store, aside: Aside, content: dict[str, object], seen: int) -> list[float]:
-    """Seconds: stopped and lost in line (the same), stopped aside, lost aside, until it is there."""
+    """Seconds: stopped as before and in line, where all is lost; stopped aside, lost aside, until it is there."""
     end = time.perf_counter() + QUIET_SECONDS
     quiet, seconds = steps_while(loop, lambda: time.perf_counter() < end)
     rate = quiet / seconds
+    before = timed(lambda: as_before(store.folder / "before", content))
     in_line = timed(lambda: store.save(seen, content, Budgets()))
     stopped = timed(lambda: aside.save(seen + 1, content, Budgets()))
     made, beside = steps_while(loop, lambda: aside.is_busy)
     aside.finish()
-    return [in_line, stopped, stopped + beside - made / rate, stopped + beside]
+    return [before, in_line, stopped, stopped + beside - made / rate, stopped + beside]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -87,15 +100,16 @@ def main(args: argparse.Namespace) -> None:
             steps_while(loop, lambda: aside.is_busy)
             for number in range(args.rounds):
                 rounds.append(one_round(loop, store, aside, content, 2 * number + 1))
-                print("in line {:5.2f}; aside: stopped {:5.2f}, lost {:5.2f}, there after {:5.2f}".format(*rounds[-1]),
+                print(FORM.format(*rounds[-1]),
                       flush=True)  # fmt: skip
         checked = timed(store.newest)
         newest = max(store.existing())
         read = timed(lambda: store.checkpoints.load(newest, torch.device("cpu")))
         size = sum(file.stat().st_size for file in (Path(place) / "checkpoints").rglob("state.pt")) / 2**20 / 2
     middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
-    print("medians: in line {:.2f}; aside: stopped {:.2f}, lost {:.2f}, there after {:.2f}".format(*middle))
-    print(f"stopped aside / in line: {middle[1] / middle[0]:.3f}; lost aside / in line: {middle[2] / middle[0]:.2f}")
+    print(f"medians: {FORM}".format(*middle))
+    print(f"ratios to before: in line {middle[1] / middle[0]:.2f}, stopped aside {middle[2] / middle[0]:.3f}, "
+          f"lost aside {middle[3] / middle[0]:.2f}")  # fmt: skip
     print(f"{size:.0f} MiB: checked in {checked:.2f} s, read in {read:.2f} s")
 
 

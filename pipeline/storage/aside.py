@@ -19,8 +19,8 @@ class Aside:
     As a context manager it waits at its end, however that comes, until the last one is written. A checkpoint that is
     not written yet does not exist for anybody, as ``Checkpoints`` has it; a killed process leaves the one before.
 
-    The writer keeps its ordinary priority: with a lower one, training slows for as long as the write then takes, since
-    each of its threads waits for whichever has lost its core (bench/README.md).
+    The writer keeps its ordinary priority: with a lower one, on cores that all train, the write took far longer, and
+    training lost more by it (docs/scale.md).
 
     Args:
         store: where they are written.

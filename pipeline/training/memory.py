@@ -55,7 +55,7 @@ def keep_freed_memory() -> None:
 
 
 def leave_compiler_out() -> None:
-    """Keep optimizers from importing torch's compiler, which is 190 MiB and some seconds of every process.
+    """Keep optimizers from importing torch's compiler, which is 140 MiB and a second of every process.
 
     torch wraps methods of optimizers so that a program which is being compiled calls them as they are, and the wrappers
     import the compiler to tell it so. Nothing of ours compiles a call of theirs, so the methods are called without it.

@@ -123,7 +123,7 @@ print(digest, "torch._dynamo" in sys.modules)
 
 
 def test_training_does_without_the_compiler_and_is_the_same(tmp_path: Path) -> None:
-    """160 MiB and a second of each process; were torch to import it otherwise, this fails and says so."""
+    """140 MiB and a second of each process; were torch to import it otherwise, this fails and says so."""
     tests = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
     said = [
