@@ -37,6 +37,10 @@ Label = Annotated[
     typer.Option("--label", "--class", metavar="CLASS", help="By name or number, for class-conditional models."),
 ]
 Direction = Annotated[str | None, typer.Option(help="Of a model that translates: a_to_b or b_to_a.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PARAM=VALUE", help="Another value of a param of sampling, such as the steps."),
+]
 BatchSize = Annotated[int, typer.Option(help="Images at a time; it changes none of them.", min=1)]
 
 
@@ -51,6 +55,7 @@ def sample(
     truncation: Annotated[
         float | None, typer.Option(help="Bound of normal latents, in standard deviations.", show_default="no bound")
     ] = None,
+    settings: Settings = None,
     batch_size: BatchSize = 64,
     images: Annotated[
         list[Path] | None, typer.Option(help="For a model that translates: files, folders or zip archives of images.")
@@ -61,7 +66,7 @@ def sample(
     if bool(count) == bool(images):
         raise UserError("Give either --count N, or --images for a model that translates.")
     from pipeline.console import progress
-    from pipeline.inference.sample import draw_samples, write_samples, write_translations
+    from pipeline.inference.sample import draw_samples, sampling_otherwise, write_samples, write_translations
     from pipeline.ingest.own_images import open_images
 
     with loaded(source) as (trained, classes), progress() as report:
@@ -70,6 +75,7 @@ def sample(
                 write_translations(trained, found, to, direction=direction, batch_size=batch_size, report=report)
             print(f"{to}: {len(found)} images translated")
             return
+        trained = sampling_otherwise(trained, _settings(settings or []))
         given = None if label is None else number_of(label, classes, trained)
         if to.suffix == ".png":
             drawn = draw_samples(
@@ -88,6 +94,19 @@ def sample(
             report=report,
         )
     print(f"{to}: {new} samples written, {(count or 0) - new} were there already")
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """Return what --set says: each value as params.yaml would read it."""
+    import yaml
+
+    found = {}
+    for setting in given:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: say which param and its value, such as --set temperature=0.7.")
+        found[key] = yaml.safe_load(value)
+    return found
 
 
 def _write_grid(images: "Tensor", path: Path) -> None:

@@ -6,7 +6,8 @@ interrupted command left is completed by the same command, and a larger count ad
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline import methods
 from pipeline.core.batch import Batch, to_uint8, to_unit_range
 from pipeline.core.noise import Noise
 from pipeline.errors import UserError
@@ -266,6 +268,37 @@ def _sampled(trained: Trained, label: int, truncation: float | None = None) -> d
     ids = torch.arange(2, device=trained.device)
     with torch.inference_mode():
         return {"images": trained.method.sample(trained.nets, _like(trained, ids, ids * 0 + label, 0, truncation))}
+
+
+def sampling_otherwise(trained: Trained, settings: Mapping[str, Any]) -> Trained:
+    """Return a model that samples with other values of its method's params, such as a temperature or a number of steps.
+
+    Args:
+        trained: the model.
+        settings: the params that differ, by name.
+
+    Returns:
+        The same nets under the new params.
+
+    Raises:
+        UserError: the method has no such param, the value does not fit, or it is none of sampling: nets of another
+            shape would be needed, or no sample changes.
+    """
+    for key, value in settings.items():
+        try:
+            method = methods.load(trained.name, **asdict(trained.method) | {key: value})
+            with torch.device("meta"):
+                built = method.build(trained.spec).state_dict()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{error}") from error
+        own = trained.nets.state_dict()
+        other = replace(trained, method=method, params=asdict(method))
+        fits = built.keys() == own.keys() and all(built[name].shape == own[name].shape for name in own)
+        pair = (trained, other)
+        if not fits or not differs(lambda number, pair=pair: _sampled(pair[number], 0)):  # type: ignore[misc]
+            raise UserError(f"{key}: set to {value}, it changes no sample of this {trained.name} model. Leave it out.")
+        trained = other
+    return trained
 
 
 def labels_matter(trained: Trained) -> bool:

@@ -72,6 +72,16 @@ def test_classes_have_names_and_numbers() -> None:
         call("sample", "gan", "--count", "2", "--label", "dgo", "--to", "x")
 
 
+def test_params_of_sampling_are_set() -> None:
+    publish("flow", "realnvp", levels=1, blocks=1)
+    call("sample", "flow", "--count", "2", "--set", "temperature=0.5", "--to", "cold")
+    call("sample", "flow", "--count", "2", "--to", "warm")
+    assert json.loads(Path("cold/samples.json").read_text())["params"]["temperature"] == 0.5
+    assert Path("cold/000000.png").read_bytes() != Path("warm/000000.png").read_bytes()
+    with pytest.raises(UserError, match="--set temperature: say which param and its value"):
+        call("sample", "flow", "--count", "2", "--set", "temperature", "--to", "x")
+
+
 def test_images_are_encoded_under_their_names_and_reconstructed() -> None:
     publish("vae", "vae", latent=4)
     assert "3 images; mean (3, 4), log_variance (3, 4)" in call("encode", "vae", "mine", "--to", "x.npz")

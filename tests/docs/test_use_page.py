@@ -27,6 +27,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("vae", {"width": 8, "latent": 4}),
     "cgan": ("cgan", {"width": 8}),
     "dcgan": ("dcgan", {"width": 8}),
+    "fm": ("flow_matching", {"width": 8, "sampling_steps": 2}),
     "cyc": ("cyclegan", {"width": 4, "blocks": 0}),
 }
 
@@ -50,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_do_what_the_page_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 13
     for command in COMMANDS:
         arguments = shlex.split(command.partition("#")[0].replace("50000", "50"))[1:]
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -23,6 +23,7 @@ from pipeline.registry import names
 SPEC = ImageSpec(channels=1, size=16, classes=10)
 IMAGES = to_uint8(toy_batch(7).images)
 LABELS = torch.arange(7)
+CONTINUOUS = {"width": 8, "levels": 2, "solver": "rk4", "likelihood_steps": 12}
 SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8, "latent": 5},
     "iwae": {"width": 8, "latent": 5},
@@ -32,10 +33,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "realnvp": {"width": 4, "levels": 2},
     "glow": {"width": 8, "levels": 2, "steps": 1},
     "nsf": {"width": 4, "levels": 2, "steps": 1, "blocks": 1},
+    "flow_matching": CONTINUOUS,
+    "reflow": CONTINUOUS,
     "infogan": {"width": 8},
     "cyclegan": {"width": 4, "blocks": 1},
 }
-FLOWS = ("realnvp", "glow", "nsf")
+FLOWS = ("realnvp", "glow", "nsf", "flow_matching", "reflow")
 
 
 def model(name: str, **settings: Any) -> Trained:

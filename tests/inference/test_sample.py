@@ -14,7 +14,14 @@ from pipeline import methods
 from pipeline.core.batch import ImageSpec, to_uint8
 from pipeline.errors import UserError
 from pipeline.inference.export import Sampler
-from pipeline.inference.sample import draw_samples, png_names, write_reconstructions, write_samples, write_translations
+from pipeline.inference.sample import (
+    draw_samples,
+    png_names,
+    sampling_otherwise,
+    write_reconstructions,
+    write_samples,
+    write_translations,
+)
 from pipeline.inference.weights import Trained
 from pipeline.ingest.own_images import open_images
 
@@ -104,6 +111,28 @@ def test_labels_and_truncation_are_taken_where_they_have_a_meaning(tmp_path: Pat
     with pytest.raises(UserError, match="translates images"):
         write_samples(model("cyclegan"), tmp_path / "none", 4)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_model_samples_with_other_params_of_sampling_and_no_others(tmp_path: Path) -> None:
+    flow = model("flow_matching", sampling_steps=2)
+    quick = sampling_otherwise(flow, {"sampling_steps": 1, "solver": "euler"})
+    again = model("flow_matching", sampling_steps=1, solver="euler")
+    assert quick.method == again.method and quick.params["solver"] == "euler"
+    assert torch.equal(draw_samples(quick, 3), draw_samples(again, 3))
+    assert not torch.equal(draw_samples(quick, 3), draw_samples(flow, 3))
+    assert sampling_otherwise(flow, {}) is flow
+    write_samples(flow, tmp_path / "x", 2)
+    with pytest.raises(UserError, match="another params"):
+        write_samples(quick, tmp_path / "x", 3)
+    for settings, words in (
+        ({"lr": 0.1}, "it changes no sample"),
+        ({"width": 16}, "it changes no sample"),
+        ({"sampling_steps": 2}, "it changes no sample"),
+        ({"sampling_step": 3}, "Did you mean 'sampling_steps'"),
+        ({"sampling_steps": 0}, "sampling_steps: expected"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sampling_otherwise(flow, settings)
 
 
 def own(tmp_path: Path) -> Path:

@@ -36,6 +36,7 @@ def made(name: str, **settings: Any) -> Method:
     own = {field.name for field in fields(methods.find(name))}
     small = {"width": 8, "latent": 6, "categories": 3, "continuous": 1, "blocks": 1, "pool": 4, "levels": 2, "steps": 1}
     small |= {"codes": 16, "embedding": 8, "grid": 4, "transformer_width": 16, "layers": 1, "heads": 2, "test_draws": 3}
+    small |= {"sampling_steps": 2, "likelihood_steps": 2, "pair_steps": 2, "times": 2}
     return methods.load(name, **{key: value for key, value in (small | settings).items() if key in own})
 
 

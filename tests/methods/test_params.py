@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import methods
 from pipeline.families.latents import PRIORS, PriorName
+from pipeline.families.ode import STEPS, FixedSolver, Solver
 from pipeline.families.optimization import OPTIMIZERS, SCHEDULES, OptimizerName, Schedule
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName
 from pipeline.methods._schema import descriptions
@@ -24,6 +25,7 @@ NAMES = methods.names()
     ("names", "table"),
     [
         (AugmentName, AUGMENTS),
+        (FixedSolver, STEPS),
         (FlowNorm, FLOW_NORMS),
         (LikelihoodName, LIKELIHOODS),
         (NetName, PAIRS),
@@ -32,6 +34,7 @@ NAMES = methods.names()
         (OptimizerName, OPTIMIZERS),
         (PriorName, PRIORS),
         (Schedule, SCHEDULES),
+        (Solver, STEPS | {"dopri5": None}),
         (Upsampling, _UPSAMPLINGS),
     ],
 )

@@ -354,6 +354,7 @@ def small(name: str) -> Method:
         "heads": 2,
         "test_draws": 3,
     }
+    wanted |= {"sampling_steps": 2, "likelihood_steps": 2}
     return methods.load(
         name, **{key: value for key, value in wanted.items() if key in own and (key, name) != ("latent", "infogan")}
     )
@@ -375,6 +376,7 @@ OWN = {
     "vq_transformer": {"reconstructions"},
     "realnvp": SAMPLER | {"reconstructions", "real_interpolation", "temperature"},
     "glow": SAMPLER | {"reconstructions", "real_interpolation", "temperature"},
+    "flow_matching": SAMPLER | {"reconstructions", "real_interpolation", "classes"},
 }
 
 
