@@ -117,7 +117,7 @@ class Noise:
         count = math.prod(shape)
         blocks, number = (count + 3) // 4, zlib.crc32(f"{self.name}/{name}".encode())
         key = (self.seed & _MASK, (self.seed >> 32) & _MASK)
-        if self.ids.device.type == "cpu":
+        if self.ids.device.type == "cpu" and type(self.ids) is Tensor:  # and no stand-in of an export
             found = philox_on_cpu(self.ids.numpy(), blocks, number, key)
             return torch.from_numpy(found[:, :count].astype(np.int64)).reshape(-1, *shape)
         ids = self.ids[:, None]
