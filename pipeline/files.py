@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -167,7 +168,8 @@ def private_folder() -> Path:
     Raises:
         OSError: it cannot be made, or is somebody else's.
     """
-    folder = Path(tempfile.gettempdir(), f"genloom-{os.getuid()}")
+    # On macOS a user's own temporary folder has too long a path for the sockets of Ray.
+    folder = Path("/tmp" if sys.platform == "darwin" else tempfile.gettempdir(), f"genloom-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
         raise OSError(f"{folder}: not a folder of this user alone. Remove it.")
