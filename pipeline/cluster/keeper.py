@@ -22,7 +22,6 @@ import pipeline
 from pipeline.files import atomic_file
 from pipeline.session import client
 
-DECIDES_NOTHING = "says where training runs, not what it does"
 START_SECONDS = 120.0
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 0.5

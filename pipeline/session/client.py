@@ -15,7 +15,6 @@ from typing import IO, Any
 
 from pipeline.session.dvc import SWITCH, Process, find_dvc, folder_of, forget_ended
 
-DECIDES_NOTHING = "says where a stage runs, not what it does"
 _FOLDER = "GENLOOM_SESSION_FOLDER"  # in the environment of what was forked
 _SERVER = Path(__file__).with_name("server.py")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pipeline.files import private_folder
 
-DECIDES_NOTHING = "says where a stage runs, not what it does"
 SWITCH = "GENLOOM_SESSION"  # in the environment, "off": every stage is a process of its own
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 

@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-DECIDES_NOTHING = "says where a stage runs, not what it does"
 _PDEATHSIG = 1  # of prctl(2)
 _PATIENCE = 10.0  # seconds for what stays, once DVC has ended
 
