@@ -18,7 +18,7 @@ COMMANDS = [
     *(
         [sys.executable, "-m", f"pipeline.stages.{stage}", "--help"]
         for stage in STAGES
-        if stage not in ("common", "paths")
+        if stage not in ("common", "entry", "paths")
     ),
     [sys.executable, "-m", "pipeline", "--help"],
     [str(Path(sys.executable).parent / "dvc"), "repro"],

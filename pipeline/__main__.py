@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import errors
-from pipeline.commands import data, reference, train, use
+from pipeline.commands import data, profile, reference, train, use
 from pipeline.errors import UserError
 from pipeline.tracking.target import UI_PORT
 
@@ -207,7 +207,7 @@ def _print_links(params: "Params", port: int = UI_PORT) -> None:
         print(f"It does not answer: {reason(error)}", flush=True)
 
 
-for command in (train.train, use.sample, use.encode, use.reconstruct, use.export, use.evaluate):
+for command in (train.train, profile.profile, use.sample, use.encode, use.reconstruct, use.export, use.evaluate):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(reference.app, name="reference")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -156,6 +157,23 @@ def project_root(folder: Path | None = None) -> Path:
     markers = (".dvc", "tmp", "exps")
     found = [i for i in range(len(here.parts)) if here.parts[i : i + 3] == markers]
     return Path(*here.parts[: found[0]]) if found else here
+
+
+def private_folder() -> Path:
+    """Make a folder for what lives no longer than a process, which this user alone can read.
+
+    Returns:
+        The folder; its path is short enough for a socket's.
+
+    Raises:
+        OSError: it cannot be made, or is somebody else's.
+    """
+    # On macOS a user's own temporary folder has too long a path for the sockets of Ray.
+    folder = Path("/tmp" if sys.platform == "darwin" else tempfile.gettempdir(), f"genloom-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
+        raise OSError(f"{folder}: not a folder of this user alone. Remove it.")
+    return folder
 
 
 def borrow(path: Path, root: Path) -> None:

@@ -6,7 +6,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,11 @@ import psutil
 
 import pipeline
 from pipeline.cluster import nodes
+from pipeline.cluster.keeper import shared_cluster
 from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.errors import UserError
+from pipeline.files import private_folder
 from pipeline.storage import remote
 from pipeline.training.job import Job
 
@@ -32,14 +34,15 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def connect(cluster: Cluster) -> Iterator[dict[str, float]]:
+def connect(cluster: Cluster, *, shared: bool = False) -> Iterator[dict[str, float]]:
     """Join the cluster at ``cluster.address``, or start one of this machine alone, for the block.
 
     Blocks until Ray answers. At the end of the block Ray releases what this process had reserved there; a cluster of
-    this machine alone ends, with all its processes.
+    this machine alone that was started here ends, with all its processes.
 
     Args:
         cluster: where to train.
+        shared: rather than to start a cluster, join the one that all trainings of a `dvc repro` share.
 
     Yields:
         The cluster's resources: amounts by Ray's names.
@@ -55,17 +58,12 @@ def connect(cluster: Cluster) -> Iterator[dict[str, float]]:
             f"params.yaml: cluster.address: '{cluster.address}' is a Ray client's address. Run `dvc repro` on a node "
             "of the cluster, with cluster.address: auto; docs/clusters.md shows how."
         )
-    others = psutil.Process().children()  # the one that sends journals to MLflow
+    address = shared_cluster() if shared and cluster.address is None else cluster.address
+    others = psutil.Process().children()  # such as the one that sends journals to MLflow
     try:
-        _check_listening(cluster.address)
+        _check_listening(address)
         with _keep_signal_handlers():
-            context = ray.init(
-                address=cluster.address or "local",
-                include_dashboard=False if cluster.address is None else None,
-                log_to_driver=False,
-                configure_logging=False,
-                runtime_env=_runtime_env(cluster),
-            )
+            context = join(address, _runtime_env(cluster))
     except (ConnectionError, TimeoutError, socket.gaierror, ValueError) as error:
         raise UserError(
             f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
@@ -76,11 +74,28 @@ def connect(cluster: Cluster) -> Iterator[dict[str, float]]:
             _log.info("Ray's dashboard: http://%s", context.dashboard_url)
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
-        started = [child for child in psutil.Process().children() if child not in others]
-        started += [below for child in started for below in child.children(recursive=True)]
-        ray.shutdown()
-        if cluster.address is None:
-            _kill_remaining(started)
+        if address is None:
+            end_cluster(but=others)
+        else:
+            ray.shutdown()
+
+
+def join(address: str | None, runtime_env: dict[str, Any] | None = None) -> Any:
+    """Join a Ray cluster; without an address start one of this machine alone. Return Ray's context."""
+    import ray
+
+    return ray.init(
+        address=address or "local",
+        include_dashboard=False if address is None else None,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env=runtime_env,
+    )
+
+
+def logs(cluster: Cluster) -> Path:
+    """Return where Ray writes its logs, on the head of a cluster or on this machine."""
+    return Path(tempfile.gettempdir() if cluster.address else private_folder(), "ray", "session_latest", "logs")
 
 
 @contextmanager
@@ -115,9 +130,18 @@ def _name_interface() -> None:
     nodes.name_interface(ray.get_runtime_context().gcs_address.rpartition(":")[0])
 
 
-def _kill_remaining(processes: list[psutil.Process]) -> None:
-    """Kill what a cluster of this machine left behind: now and then an actor hangs in its exit and keeps a GB."""
-    for process in psutil.wait_procs(processes, timeout=EXIT_SECONDS)[1]:
+def end_cluster(*, but: Sequence[psutil.Process] = ()) -> None:
+    """End the cluster that this process has started, and kill what it leaves behind: now and then an actor hangs.
+
+    Args:
+        but: this process's children that are not Ray's.
+    """
+    import ray
+
+    started = [child for child in psutil.Process().children() if child not in but]
+    started += [below for child in started for below in child.children(recursive=True)]
+    ray.shutdown()
+    for process in psutil.wait_procs(started, timeout=EXIT_SECONDS)[1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster import nodes, one_machine
-from pipeline.cluster.connect import check_cpus, connect, preflight, scaling_for
+from pipeline.cluster.connect import check_cpus, connect, logs, preflight, scaling_for
 from pipeline.cluster.image_server import start_image_server
-from pipeline.cluster.worker import StopRequest, run_worker
+from pipeline.cluster.stop_request import StopRequest
+from pipeline.cluster.worker import run_worker
 from pipeline.config import Cluster
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
@@ -65,7 +66,7 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
     _diverged(job).unlink(missing_ok=True)
     with rays_environment(cluster):
         for left in reversed(range(cluster.max_failures + 1)):
-            with connect(cluster) as resources:
+            with connect(cluster, shared=True) as resources:
                 if cluster.address is not None:
                     preflight(cluster, job)
                 if _fit(job, cluster, resources, journal_folder, stop):
@@ -73,7 +74,7 @@ def train_on_ray(job: Job, cluster: Cluster, journal_folder: Path, stop: Callabl
             if not left:
                 raise UserError(
                     f"Ray's controller died {cluster.max_failures + 1} times. The last checkpoint is kept: look into "
-                    "Ray's logs (/tmp/ray/session_latest/logs), and run `dvc repro` again."
+                    f"Ray's logs ({logs(cluster)}), and run `dvc repro` again."
                 )
             _log.warning("Ray's controller died; training starts again from the last checkpoint")
     if _diverged(job).exists():
@@ -98,7 +99,7 @@ def rays_environment(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start),
     }
     before = dict(os.environ)
-    alone = one_machine.ENVIRONMENT if cluster.address is None else {}
+    alone = one_machine.environment() if cluster.address is None else {}
     alone = {name: value for name, value in alone.items() if name not in but}
     os.environ |= ENVIRONMENT | waits | alone | dict(more or {}) | before
     try:

@@ -3,7 +3,13 @@
 On a machine whose cores all train, Ray's idle helper processes preempt training threads, and the other threads wait for
 the preempted one at the end of every convolution. These settings make the helpers report less often; what is left of
 their cost is in bench/README.md. A cluster that `ray start` began is left as it is.
+
+Its files are in a folder of their own, not in /tmp/ray: there `ray start` leaves the address of the last cluster that
+it began, which Ray Train's processes take for that of their own, though it may have ended long ago; then each training
+waits 12 s at its end (Ray 2.60, findings/ray-train-asks-the-last-cluster.sh).
 """
+
+from pipeline.files import private_folder
 
 # Set before Ray is imported, as it reads them then; what the user has set wins. Workers train at the priority that
 # training without Ray has, not at 15; reports that nobody reads are rare.
@@ -23,4 +29,11 @@ ENVIRONMENT = {
     "RAY_memory_monitor_refresh_ms": "1000",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody tells Ray of this machine's end
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Ray's default for a cluster of its own, but not for who joins one: said to both, they agree.
+    "RAY_AUTH_MODE": "token",
 }
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of a cluster of this machine alone."""
+    return ENVIRONMENT | {"RAY_TMPDIR": str(private_folder())}

@@ -72,7 +72,7 @@ def examine_on_ray(cluster: Cluster, materials: Materials, chunks: Sequence[Chun
     if cluster.address is None:
         check_cpus(cluster, os.cpu_count() or 1, "this machine")
     parcel = Parcel.of(materials)
-    with rays_environment(cluster), connect(cluster) as resources:
+    with rays_environment(cluster), connect(cluster, shared=True) as resources:
         import ray
 
         share = share_of(cluster, resources)

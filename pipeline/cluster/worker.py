@@ -15,21 +15,6 @@ SWITCH_SECONDS = 0.2
 REPORT_SECONDS = 5.0  # Ray drains reports every two seconds, and a report waits for the one before
 
 
-class StopRequest:
-    """An actor that passes the driver's request to stop on to the workers."""
-
-    def __init__(self) -> None:
-        self.made = False
-
-    def make(self) -> None:
-        """Ask the workers to stop at their next log window."""
-        self.made = True
-
-    def is_made(self) -> bool:
-        """Return True once the driver has asked the workers to stop."""
-        return self.made
-
-
 def run_worker(config: dict[str, Any]) -> None:
     """Train this worker's shard of ``config["job"]``, from the newest checkpoint to the end.
 

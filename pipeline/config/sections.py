@@ -85,6 +85,8 @@ class Run:
         stop_on: warnings at which training ends: files of pipeline/watch/warnings.
         keep: last: the weights at the end are the result; a measure's name: those of the look where it was best.
         precision: of the nets' arithmetic.
+        threads: of each process on a CPU; auto: by the work of the nets, one for small ones. Another number gives other
+            last bits.
         sync_batch_norm: over the global batch, so that the number of workers changes nothing; off, each worker
             normalizes its own part.
         non_finite: what a loss or gradient that is no number does: stop ends the run, skip leaves out the step, as a
@@ -111,6 +113,7 @@ class Run:
     stop_on: tuple[str, ...] = ()
     keep: str = LAST
     precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Positive | Literal["auto"] = "auto"
     sync_batch_norm: bool = True
     non_finite: Literal["stop", "skip"] = "stop"
     flip: bool = False
@@ -147,7 +150,7 @@ class Cluster:
         workers: 0: in this process, without Ray; [least, most]: as many as the cluster has room for, more or fewer as
             nodes come and go.
         address: of a running cluster; null: one of this machine alone, while it trains.
-        cpus_per_worker: null: an equal share.
+        cpus_per_worker: null: an equal share; a training's threads (runs.<run>.threads: auto) are at most as many.
         gpus_per_worker: null: 1 where the cluster has GPUs.
         storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
             for checkpoints where nodes share no folder.

@@ -1,14 +1,15 @@
 """The training loop: a generator without I/O, and the only caller of backward and step."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
+from pipeline.core.layout import check_gradients
 from pipeline.core.method import Method, Nets, Phase
 from pipeline.core.state import State
 from pipeline.core.world import World
@@ -59,6 +60,7 @@ def fit(
     Yields:
         Logs by name, 0-d tensors on the device.
     """
+    steps = [_Step(phase, state.nets, state.optimizers[phase.name], world, settings) for phase in state.phases]
     draws = max(phase.repeats for phase in state.phases)
     budget = total if method.uses_budget() else None
     while state.seen < total:
@@ -68,16 +70,13 @@ def fit(
             state.update_average(0, half_life=0.0)  # the average begins where the nets do
         shown = draws * len(fresh[0]) * world.size
         clock = Clock(seen=state.seen, total=budget, iteration=state.seen // shown)
-        torch.manual_seed(_iteration_seed(seed, state.seen, world.rank))
+        _seed(world.device, f"{seed} {state.seen} {world.rank}")
         method.set_progress(state.nets, clock)
-        logs: dict[str, Tensor] = {}
-        for phase in state.phases:
-            for batch in fresh[: phase.repeats]:
-                logs |= descend(phase, state.nets, state.optimizers[phase.name], batch, clock, world, settings)
+        taken = [step.take(batch, clock) for step in steps for batch in fresh[: step.phase.repeats]]
         state.seen += shown
         state.update_average(shown, ema_half_life)
         method.set_progress(state.ema, Clock(seen=state.seen, total=budget))
-        yield logs
+        yield {name: value for logs in taken for name, value in logs.items()}
 
 
 def descend(
@@ -103,35 +102,65 @@ def descend(
     Returns:
         The phase's logs, its loss and its gradient's norm, as "<phase>/<name>": 0-d tensors on the device.
     """
-    settings = settings or Settings()
-    parameters = _select_parameters(phase, nets, optimizer, clock)
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        loss, logs = phase.loss(nets, batch.stream(phase.name), clock)
-    optimizer.zero_grad(set_to_none=True)
-    with world.averaging(parameters):
-        loss.backward()
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if not settings.skip_non_finite or norm.isfinite():
-        phase.before(parameters)
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        phase.after(nets, world)
-    named = {"loss": loss, **logs, "gradient_norm": norm}
-    return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
+    return _Step(phase, nets, optimizer, world, settings).take(batch, clock)
 
 
-def _select_parameters(phase: Phase, nets: Nets, optimizer: Optimizer, clock: Clock) -> list[nn.Parameter]:
-    """Return the optimizer's parameters: its settings are those of the time, and nothing else takes gradients."""
-    nets.requires_grad_(False)
-    parameters: list[nn.Parameter] = []
-    for group in optimizer.param_groups:
-        group.update(phase.settings(clock))
-        parameters += group["params"]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    return parameters
+class _Step:
+    """A phase's optimizer step, and which parameters it moves: the same ones each time."""
+
+    def __init__(self, phase: Phase, nets: Nets, optimizer: Optimizer, world: World, settings: Settings | None) -> None:
+        self.phase, self.nets, self.optimizer = phase, nets, optimizer
+        self.world, self.settings, self.checked = world, settings or Settings(), False
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        moved = set(map(id, self.parameters))
+        self.others = [parameter for parameter in nets.parameters() if id(parameter) not in moved]
+
+    def take(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Take the step; arguments and result as for ``descend``."""
+        phase, parameters, world, settings = self.phase, self.parameters, self.world, self.settings
+        self._prepare(clock)
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss, logs = phase.loss(self.nets, batch.stream(phase.name), clock)
+        with world.averaging(parameters):
+            loss.backward()
+        norm = torch.linalg.vector_norm(
+            torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+        )
+        if not settings.skip_non_finite or norm.isfinite():
+            phase.before(parameters)
+            self._check_once()
+            self.optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.no_grad():
+            phase.after(self.nets, world)
+        named = {"loss": loss, **logs, "gradient_norm": norm}
+        return {f"{phase.name}/{key}": value.detach() for key, value in named.items()}
+
+    def _check_once(self) -> None:
+        """See that gradients lie as their parameters do, which stays so from the first step on."""
+        if not self.checked:
+            moved = set(map(id, self.parameters))
+            check_gradients((name, one) for name, one in self.nets.named_parameters() if id(one) in moved)
+            self.checked = True
+
+    def _prepare(self, clock: Clock) -> None:
+        """Give the optimizer its settings of the time; nothing but what it moves takes gradients, which begin anew."""
+        for group in self.optimizer.param_groups:
+            group.update(self.phase.settings(clock))
+        for parameter in self.others:
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.grad = None
+            if not parameter.requires_grad:
+                parameter.requires_grad_(True)
 
 
-def _iteration_seed(seed: int, seen: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, seen, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _seed(device: torch.device, what: str) -> None:
+    """Seed torch's generator of the device, and no other's: that would take longer than a small step."""
+    seed = int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), "little") >> 1
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 from torch import nn
 from torch.optim import Optimizer
 
+from pipeline.core.layout import lay_moments
+
 if TYPE_CHECKING:
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
@@ -69,6 +71,7 @@ def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load a whole state, as ``gather_state`` returned it; each rank keeps its shard. Not collective."""
     if not _is_sharded(optimizer):
         optimizer.load_state_dict(saved)
+        lay_moments(optimizer)
         return
     shared = saved | {"state": dict(saved["state"])}  # torch empties other ranks' entries of what it is given
     optimizer.load_state_dict(shared)
@@ -76,6 +79,7 @@ def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     # torch 2.15 leaves step counters on the CPU, where a GPU's fused kernels cannot read them; the plain optimizer of
     # this rank's shard puts them where it wants them.
     optimizer.optim.load_state_dict(optimizer.optim.state_dict())
+    lay_moments(optimizer.optim)
 
 
 def _is_sharded(optimizer: Optimizer) -> "TypeGuard[ZeroRedundancyOptimizer]":

@@ -40,6 +40,7 @@ class State:
     optimizers: dict[str, Optimizer]
     seen: int = 0
     phases: tuple[Phase, ...] = field(default=(), repr=False)
+    _averaged: "_Averaged | None" = field(default=None, repr=False)
 
     @classmethod
     def fresh(
@@ -123,12 +124,9 @@ class State:
         """Move the average by a batch of ``images``; half_life in images, 0: copy the nets."""
         half_life = min(half_life, self.seen * RAMP_UP)
         keep = 0.5 ** (images / half_life) if half_life > 0 else 0.0
-        for name, average in self.ema.items():
-            floats, others = _paired(average, self.nets[name])
-            if floats:
-                torch._foreach_lerp_([mean for mean, _ in floats], [new for _, new in floats], 1.0 - keep)
-            for mean, new in others:
-                mean.copy_(new)
+        if self._averaged is None:
+            self._averaged = _Averaged.of(self.ema, self.nets)
+        self._averaged.move(1.0 - keep)
 
     def averaged(self) -> Nets:
         """Return the nets that sampling uses: the average if one is kept, else the net itself, not a copy."""
@@ -150,12 +148,31 @@ def _returns_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
     return output
 
 
-def _paired(average: nn.Module, net: nn.Module) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Return (average, net) pairs of parameters and buffers: the floating ones, and the rest (counters)."""
-    pairs = list(zip(_tensors(average), _tensors(net), strict=True))
-    return [p for p in pairs if p[0].is_floating_point()], [p for p in pairs if not p[0].is_floating_point()]
+@dataclass(frozen=True)
+class _Averaged:
+    """Tensors of averages beside those that they are of: floats, and others (counters), which are copied."""
+
+    means: list[Tensor]
+    news: list[Tensor]
+    others: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, ema: Nets, nets: Nets) -> "_Averaged":
+        """Return all pairs; they stay the same tensors as long as training goes on."""
+        pairs = [pair for name in ema for pair in zip(_tensors(ema[name]), _tensors(nets[name]), strict=True)]
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        others = [pair for pair in pairs if not pair[0].is_floating_point()]
+        return cls([mean for mean, _ in floats], [new for _, new in floats], others)
+
+    @torch.no_grad()
+    def move(self, weight: float) -> None:
+        """Move each average by a share of its distance to the new value."""
+        if self.means:
+            torch._foreach_lerp_(self.means, self.news, weight)
+        for mean, new in self.others:
+            mean.copy_(new)
 
 
 def _tensors(net: nn.Module) -> Iterator[Tensor]:
-    yield from (parameter.data for parameter in net.parameters())
+    yield from net.parameters()
     yield from net.buffers()

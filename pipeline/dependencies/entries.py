@@ -57,6 +57,8 @@ ENTRIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
 COURSE = (
     "pipeline.data.dataset:open_dataset",
     "pipeline.training.course:fresh_state",
+    "pipeline.training.course:threads_of",
+    "pipeline.training.memory:leave_compiler_out",
     "pipeline.training.course:iterations",
     "pipeline.training.job:Progress",
 )

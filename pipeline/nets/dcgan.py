@@ -15,10 +15,12 @@ from pipeline.nets.layers import (
     add_spectral_norm,
     as_weights_lie,
     doublings,
+    flattened,
     norm,
     upsample,
 )
 from pipeline.nets.shapes import CriticShape, GeneratorShape
+from pipeline.nets.thin import FEW, ThinConv2d
 
 MAX_FACTOR = 8  # channels grow to at most 8 times the width
 
@@ -53,8 +55,8 @@ class Generator(nn.Module):
             add_spectral_norm(self)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        grid = self.label(self.norm(self.project(latents).unflatten(1, self.grid)), labels)
-        images: Tensor = self.layers(as_weights_lie(grid, self.layers))
+        grid = as_weights_lie(self.project(latents).unflatten(1, self.grid), self.layers)
+        images: Tensor = self.layers(self.label(self.norm(grid), labels))
         return images
 
 
@@ -70,7 +72,8 @@ class Critic(nn.Module):
         widths = [shape.width * min(2**k, MAX_FACTOR) for k in range(steps)]
         bias = shape.norm_name == "none"
         self.input = LabelledImages(shape.channels, shape.size, shape.concatenated)
-        layers: list[nn.Module] = [nn.Conv2d(self.input.channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        first = ThinConv2d if self.input.channels <= FEW else nn.Conv2d
+        layers: list[nn.Module] = [first(self.input.channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=bias), norm(shape.norm_name, after)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
@@ -82,5 +85,5 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.layers(self.input(images, labels))
-        scores: Tensor = self.head(features.flatten(1), labels)
+        scores: Tensor = self.head(flattened(features), labels)
         return scores

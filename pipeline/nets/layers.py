@@ -4,7 +4,7 @@ Legend: n samples, c channels, h = w = s pixels, z latent dimensions, f features
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 
 from pipeline.core.precision import without_autocast
+from pipeline.nets.thin import FEW, ThinConvTranspose2d
 
 GROUP = 4  # channels of a group at least: with fewer, group norm is instance norm
 LARGEST_GROUPS = 32  # groups at most (Wu, He, "Group normalization", arXiv:1803.08494)
@@ -64,8 +65,13 @@ def groups(channels: int) -> int:
     return count
 
 
+def _transposed(before: int, after: int, bias: bool) -> nn.Module:
+    kind = ThinConvTranspose2d if after <= FEW else nn.ConvTranspose2d
+    return kind(before, after, 4, 2, 1, bias=bias)
+
+
 _UPSAMPLINGS: dict[Upsampling, Callable[[int, int, bool], nn.Module]] = {
-    "transposed": lambda before, after, bias: nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias),
+    "transposed": _transposed,
     "nearest": lambda before, after, bias: nn.Sequential(
         nn.Upsample(scale_factor=2.0), nn.Conv2d(before, after, 3, 1, 1, bias=bias)
     ),
@@ -209,6 +215,30 @@ def as_weights_lie(images: Tensor, net: nn.Module) -> Tensor:
     """Return images (n, c, h, w) in the memory format of the net's convolutions, so that no layer has to mix two."""
     last = all(w.is_contiguous(memory_format=torch.channels_last) for w in net.parameters() if w.ndim == 4)
     return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def flattened(maps: Tensor) -> Tensor:
+    """Return maps (n, c, h, w) as vectors (n, c * h * w); their gradient comes back in the maps' own memory format.
+
+    ``flatten`` alone gives the layers before it a gradient in another format than theirs, and each has to mix the two.
+    """
+    if not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last):
+        result: Tensor = _Laid.apply(maps, torch.contiguous_format, torch.channels_last)
+        return result.flatten(1)
+    return maps.flatten(1)
+
+
+class _Laid(torch.autograd.Function):
+    """Images in one memory format, and their gradient in another."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, there: torch.memory_format, back: torch.memory_format) -> Tensor:
+        ctx.there, ctx.back = there, back
+        return images.contiguous(memory_format=there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _Laid.apply(gradients[0], ctx.back, ctx.there), None, None
 
 
 def refused_size(size: int, fits: Callable[[int], bool], what: str) -> ValueError:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, leaky_relu
 
 from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
-from pipeline.nets.layers import as_weights_lie, doublings
+from pipeline.nets.layers import as_weights_lie, doublings, flattened
 from pipeline.nets.shapes import PyramidShape
 
 
@@ -142,7 +142,7 @@ class Critic(Growing):
             if self.fading and level == self.level - 1:
                 maps = self.faded(self._features(avg_pool2d(images, 2), level), maps)
         maps = leaky_relu(self.last(minibatch_stddev(maps)), SLOPE)
-        scores: Tensor = self.score(leaky_relu(self.hidden(maps.flatten(1)), SLOPE))
+        scores: Tensor = self.score(leaky_relu(self.hidden(flattened(maps)), SLOPE))
         return scores * 2 ** (self.steps - self.progress)
 
     def _features(self, images: Tensor, level: int) -> Tensor:

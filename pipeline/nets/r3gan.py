@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from pipeline.nets.equalized import SLOPE
-from pipeline.nets.layers import as_weights_lie
+from pipeline.nets.layers import as_weights_lie, flattened
 from pipeline.nets.resample import Resample
 from pipeline.nets.shapes import PyramidShape
 
@@ -77,7 +77,7 @@ class Critic(nn.Module):
         maps = self.stages[0](self.from_image(images))
         for down, blocks in zip(self.transitions, self.stages[1:], strict=True):
             maps = blocks(down(maps))
-        scores: Tensor = self.score(self.basis(maps).flatten(1))
+        scores: Tensor = self.score(flattened(self.basis(maps)))
         return scores if self.embedding is None else (scores * self.embedding(labels)).sum(1, keepdim=True)
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import conv_transpose2d, leaky_relu, linear
 
 from pipeline.core.world import World
 from pipeline.nets.equalized import HE, SLOPE, EqualizedConv2d, EqualizedLinear, minibatch_stddev, pixel_norm
-from pipeline.nets.layers import as_weights_lie
+from pipeline.nets.layers import as_weights_lie, flattened
 from pipeline.nets.resample import Resample
 from pipeline.nets.shapes import PyramidShape
 
@@ -242,7 +242,7 @@ class Critic(nn.Module):
         for block in self.blocks:
             maps = block(maps)
         maps = leaky_relu(self.last(minibatch_stddev(maps)), SLOPE)
-        scores: Tensor = self.score(leaky_relu(self.hidden(maps.flatten(1)), SLOPE))
+        scores: Tensor = self.score(leaky_relu(self.hidden(flattened(maps)), SLOPE))
         if self.embedding is None:
             return scores
         direction = pixel_norm(self.embedding(labels))

@@ -299,14 +299,15 @@ def _curves(history: Path) -> dict[str, str] | None:
 
 
 def _twice(draw_it: Callable[[Any, Theme], "Figure"], of: Any) -> dict[str, str]:
-    """Draw a figure twice, in ink for a light and for a dark page."""
-    found = {}
+    """Draw a figure once, and have it in ink for a light and for a dark page: the text of an SVG names its colours."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, theme in (("light", ON_LIGHT), ("dark", ON_DARK)):
-            path = Path(folder) / f"{name}.svg"
-            write_figure(draw_it(of, theme), path)
-            found[name] = data_uri(path)
-    return found
+        light, dark = (Path(folder) / f"{name}.svg" for name in ("light", "dark"))
+        write_figure(draw_it(of, ON_LIGHT), light)
+        text = light.read_text()
+        for old, new in ((ON_LIGHT.ink, ON_DARK.ink), (ON_LIGHT.faint, ON_DARK.faint)):
+            text = text.replace(old, new)
+        dark.write_text(text)
+        return {"light": data_uri(light), "dark": data_uri(dark)}
 
 
 def _params(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:

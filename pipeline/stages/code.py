@@ -6,13 +6,11 @@ import logging
 import re
 from pathlib import Path
 
-import typer
-
 import pipeline
 from pipeline.config import Evaluate, parse
 from pipeline.dependencies.entries import CODE, code_files
-from pipeline.errors import run
 from pipeline.files import atomic_folder, borrow, project_root
+from pipeline.stages.entry import COMPILER, TORCH, run_stage
 from pipeline.stages.paths import OUT
 
 CHECKED = OUT / "checked.txt"  # not in DVC's cache, so a clone and a temporary copy lack it, and this stage runs there
@@ -63,4 +61,4 @@ def _say_if_old(lock: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH, *COMPILER)

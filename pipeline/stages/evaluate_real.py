@@ -1,9 +1,7 @@
 """Stage `evaluate_real`: real images in the place of samples, a scale to read the runs' numbers by."""
 
-import typer
-
 from pipeline.config import read_params
-from pipeline.errors import run
+from pipeline.stages.entry import TORCH, run_stage
 from pipeline.stages.paths import OUT, REFERENCE, STATISTICS
 
 
@@ -19,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH)

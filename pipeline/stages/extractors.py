@@ -1,10 +1,8 @@
 """Stage `extractors`: what extractors need besides their code: a network that learns the data's classes, the hashes of
 people's own programs, statistics of others."""
 
-import typer
-
 from pipeline.config import read_params
-from pipeline.errors import run
+from pipeline.stages.entry import TORCH, run_stage
 from pipeline.stages.paths import DATA, EXTRACTORS, STATISTICS
 
 
@@ -21,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH)

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from pipeline.config import read_params, read_run
-from pipeline.errors import run
 from pipeline.stages.common import telling
+from pipeline.stages.entry import TORCH, run_stage
 from pipeline.stages.paths import DATA, EXTRACTORS, run_folder
 
 
@@ -45,4 +45,4 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH)

@@ -2,10 +2,8 @@
 
 import logging
 
-import typer
-
 from pipeline.console import progress
-from pipeline.errors import run
+from pipeline.stages.entry import PICTURES, TORCH, run_stage
 from pipeline.stages.paths import DATA, IMAGES, INSPECTION
 
 logger = logging.getLogger("pipeline.stages.inspect")  # __name__ is "__main__" in a script
@@ -22,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH, *PICTURES)

@@ -2,14 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from pipeline.config import Params, read_params
 from pipeline.console import progress
 from pipeline.dependencies.entries import CODE
-from pipeline.errors import run
 from pipeline.files import sha256_of
 from pipeline.stages.common import origin_of, scratch
+from pipeline.stages.entry import TORCH, run_stage
 from pipeline.stages.paths import DATA, IMAGES, RAW
 from pipeline.storage.dvc_cache import in_cache
 
@@ -75,4 +73,4 @@ def _elsewhere(params: Params, origin: "Origin", normalization: "Normalization")
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH)

@@ -1,10 +1,8 @@
 """Stage `reference`: features of the real images, once per dataset and extractor, reused by every run and metric."""
 
-import typer
-
 from pipeline.config import read_params
-from pipeline.errors import run
 from pipeline.stages.common import enough_memory
+from pipeline.stages.entry import PICTURES, TORCH, run_stage
 from pipeline.stages.paths import DATA, EXTRACTORS, REFERENCE
 
 
@@ -25,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH, *PICTURES)

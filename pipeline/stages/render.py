@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline.config import read_params, read_run
-from pipeline.errors import run
 from pipeline.stages.common import at_a_time, telling
+from pipeline.stages.entry import EXPORT, PICTURES, TORCH, TRACKING, run_stage
 from pipeline.stages.paths import DATA, run_folder
 
 
@@ -24,4 +24,4 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH, *PICTURES, *EXPORT, *TRACKING)

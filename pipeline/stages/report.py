@@ -3,10 +3,8 @@
 import logging
 from typing import TYPE_CHECKING
 
-import typer
-
 from pipeline.config import read_params
-from pipeline.errors import run
+from pipeline.stages.entry import PICTURES, TORCH, TRACKING, run_stage
 from pipeline.stages.paths import OUT, TUNE
 
 if TYPE_CHECKING:
@@ -54,4 +52,4 @@ def _view(board: "Board") -> "View":
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main, *TORCH, *PICTURES, *TRACKING)

@@ -12,6 +12,7 @@ import typer
 from pipeline import errors
 from pipeline.config import Params, read_params, read_run
 from pipeline.stages.common import scratch, telling
+from pipeline.stages.entry import COMPILER, TORCH, TRACKING, run_stage
 from pipeline.stages.paths import OUT, run_folder
 
 logger = logging.getLogger("pipeline.stages.train")  # __name__ is "__main__" in a script
@@ -74,4 +75,4 @@ def train(
 
 
 if __name__ == "__main__":
-    errors.run(typer.run, main)
+    run_stage(main, *TORCH, *COMPILER, soon=TRACKING)

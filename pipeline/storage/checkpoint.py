@@ -12,11 +12,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from pipeline.files import atomic_folder, sha256_of
+from pipeline.storage.hashed import HashedFile
 
 KEPT = 2
 MANIFEST, STATE = "manifest.json", "state.pt"
@@ -79,9 +80,9 @@ class Checkpoints:
             budgets: say which others stay.
         """
         with atomic_folder(self._path(seen)) as temporary:
-            state = temporary / STATE
-            torch.save(content, state)
-            manifest = {"key": self.key, "seen": seen, "files": {state.name: sha256_of(state)}}
+            with HashedFile(temporary / STATE) as state:
+                torch.save(content, cast(IO[bytes], state))  # of which it takes ``write``
+            manifest = {"key": self.key, "seen": seen, "files": {STATE: state.hexdigest()}}
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
         for other in budgets.outdated(self.existing(), seen):
             self._drop(other)

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.config import Tracking
 from pipeline.tracking.searches import OTHER_SENDER_SECONDS, SearchSender, SentSearch, read_search, write_search
 from pipeline.tracking.shipped import sole_sender
-from pipeline.tracking.shipper import log_to_stderr, start_sender, take_over_messages, wait_for_end
+from pipeline.tracking.shipper import SenderProcess, log_to_stderr, start_sender, take_over_messages, wait_for_end
 from pipeline.tracking.target import Target, connect, find_or_create_experiment, find_outage, prepare, reason, resolve
 
 STATE = "mlflow.json"
@@ -39,7 +39,7 @@ def shipping_search(folder: Path, tracking: Tracking) -> Iterator[Callable[[Sent
     Yields:
         A function that takes the search as it stands; the first call with a trial that has ended starts the process.
     """
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[SenderProcess] = []
 
     def tell(search: SentSearch) -> None:
         write_search(folder / STATE, search)

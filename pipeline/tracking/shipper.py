@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.config import Tracking
 from pipeline.files import project_root
+from pipeline.session.client import Forked, start
 from pipeline.tracking.outages import is_away, remember_silence
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.shipped import sole_sender
@@ -32,6 +33,9 @@ _LAST_ATTEMPTS = 3
 _LAST_SECONDS = 8.0
 _OTHER_SENDER_SECONDS = 120.0
 _TIME = "%Y-%m-%d %H:%M:%S"
+
+
+SenderProcess = subprocess.Popen[bytes] | Forked  # both have a standard input and an end to wait for
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def shipping(folder: Path, tracking: Tracking, wait: float = 60.0) -> Iterator[N
             _finish_shipper(process, folder, target, wait)
 
 
-def _start_shipper(folder: Path, target: Target) -> "subprocess.Popen[bytes] | None":
+def _start_shipper(folder: Path, target: Target) -> SenderProcess | None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return start_sender("pipeline.tracking.shipper", folder, target)
@@ -64,7 +68,7 @@ def _start_shipper(folder: Path, target: Target) -> "subprocess.Popen[bytes] | N
         return None
 
 
-def start_sender(module: str, folder: Path, target: Target) -> "subprocess.Popen[bytes]":
+def start_sender(module: str, folder: Path, target: Target) -> SenderProcess:
     """Start a module that sends what is in a folder, and ends after its standard input, a pipe, is closed.
 
     Args:
@@ -79,20 +83,23 @@ def start_sender(module: str, folder: Path, target: Target) -> "subprocess.Popen
     environment = {"MLFLOW_TRACKING_URI": target.uri, "MLFLOW_EXPERIMENT_NAME": target.experiment}
     # `dvc exp run --temp` imports this code from a workspace that it deletes when its command ends, while the process
     # may still have something to send: the project's own copy stays.
-    environment |= {"PYTHONPATH": str(project_root(Path(__file__).resolve().parents[2])), "PYTHONSAFEPATH": "1"}
+    project = project_root(Path(__file__).resolve().parents[2])
+    environment |= {"PYTHONPATH": str(project), "PYTHONSAFEPATH": "1"}
     with (folder / LOG).open("ab") as log:
+        if forked := start(module, [str(folder.resolve())], (), output=log, environment=environment, project=project):
+            return forked
         return subprocess.Popen(
             [sys.executable, "-m", module, str(folder.resolve())],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             env=os.environ | environment,
-            cwd=project_root(),
+            cwd=project,
             start_new_session=True,  # Ctrl-C is for those who started it; it ends after them
         )
 
 
-def _finish_shipper(process: "subprocess.Popen[bytes]", folder: Path, target: Target, wait: float) -> None:
+def _finish_shipper(process: SenderProcess, folder: Path, target: Target, wait: float) -> None:
     assert process.stdin is not None
     process.stdin.close()
     try:

@@ -5,6 +5,7 @@ What is reached from here, and only that, decides which checkpoints a training m
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from pipeline.core import batch_norm
@@ -18,6 +19,7 @@ from pipeline.data.feed import Waiting, on_device
 from pipeline.data.stream import batches
 from pipeline.inference.weights import load_tensors
 from pipeline.training.job import Job
+from pipeline.training.threads import decide_threads, product_of
 
 
 def fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
@@ -39,6 +41,27 @@ def fresh_state(job: Job, spec: ImageSpec, world: World) -> State:
     if job.shard:
         state.shard(world)
     return state
+
+
+def threads_of(job: Job, spec: ImageSpec, world: World, before: int) -> int:
+    """Return how many threads each process of a training computes with; rank 0's word counts. Collective.
+
+    Args:
+        job: the run.
+        spec: of its images.
+        world: the processes that train together.
+        before: with how many the training began, where it goes on from a checkpoint; 0: not decided yet.
+
+    Returns:
+        As many as it began with; at its beginning what the run's ``threads`` says, of those that this process has.
+    """
+    available = torch.get_num_threads()
+    if not before:
+        before = available  # beside a GPU the CPU computes nothing that counts
+        if world.device.type == "cpu":
+            product = product_of(job.run, job.method, spec) if job.product is None else job.product
+            before = decide_threads(job.run, product, processes=world.size, available=available)
+    return world.broadcast(before)
 
 
 def iterations(

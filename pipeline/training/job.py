@@ -68,6 +68,7 @@ class Job:
         shard: whether the processes share out the optimizer's state (cluster.shard).
         elsewhere: where a split's images are, by its name, if not in ``data``.
         data_on_device: share of a GPU's free memory that the images may take (cluster.data_on_device).
+        product: what decides the number of threads (threads.product_of); None: it is not counted yet.
     """
 
     key: str
@@ -80,6 +81,7 @@ class Job:
     shard: bool = False
     elsewhere: Callable[[str], ImageStore] | None = None
     data_on_device: float = 0.0
+    product: float | None = None
 
     @property
     def storage(self) -> Store:
@@ -124,6 +126,7 @@ class Progress:
         peak_memory_bytes: the most that a process has used.
         device: the name of the GPU, or cpu.
         worlds: pairs of images seen and the number of processes from there on.
+        threads: of each process; 0: not decided yet.
         ends: images seen where a budget ended, whose checkpoints are kept.
         last: the window that closed at the end of the budget, for a training that goes on from there.
     """
@@ -134,6 +137,7 @@ class Progress:
     peak_memory_bytes: int = 0
     device: str = "cpu"
     worlds: list[tuple[int, int]] = field(default_factory=list)
+    threads: int = 0
     ends: list[int] = field(default_factory=list)
     last: WindowContents | None = None
 

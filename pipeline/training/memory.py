@@ -9,15 +9,19 @@ import resource
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from functools import wraps
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch.optim import Optimizer
 
 T = TypeVar("T")
 Need = Literal["training step", "preview", "look", "samples", "pictures"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 2**30
+_WRAPPED, _ANSWER = ("add_param_group", "zero_grad", "state_dict", "load_state_dict"), "__dynamo_disable"
+_STEP_WRAPPER = "_use_grad"  # torch.optim.optimizer's
 _NAMED = "needed by: "
 # What to change, by what needed the memory.
 REMEDIES: dict[Need, str] = {
@@ -48,6 +52,40 @@ def keep_freed_memory() -> None:
         return
     for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
         mallopt(parameter, _KEPT_BYTES)
+
+
+def leave_compiler_out() -> None:
+    """Keep optimizers from importing torch's compiler, which is 140 MiB and a second of every process.
+
+    torch wraps methods of optimizers so that a program which is being compiled calls them as they are, and the wrappers
+    import the compiler to tell it so. Nothing of ours compiles a call of theirs, so the methods are called without it.
+    To be called before the first optimizer is made; where torch has no such wrappers, nothing changes.
+    """
+    for name in _WRAPPED:
+        inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        if inner is not None and not hasattr(inner, _ANSWER):
+            setattr(inner, _ANSWER, inner)  # what the wrapper would ask the compiler for
+    kinds = [Optimizer]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        step = vars(kind).get("step")
+        if getattr(getattr(step, "__code__", None), "co_name", "") == _STEP_WRAPPER:
+            kind.step = _without_compiler(step)  # type: ignore[method-assign]
+
+
+def _without_compiler(wrapped: Any) -> Any:
+    """Return an optimizer's step that tells no compiler that it takes no gradients."""
+    step = wrapped.__wrapped__
+
+    @wraps(step)
+    def stepping(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if optimizer.defaults["differentiable"]:
+            return wrapped(optimizer, *args, **kwargs)
+        with torch.no_grad():
+            return step(optimizer, *args, **kwargs)
+
+    return stepping
 
 
 def peak_memory(device: torch.device) -> int:

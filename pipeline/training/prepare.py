@@ -15,6 +15,7 @@ from pipeline.training.checks import check_data, check_nets, check_watching
 from pipeline.training.initial import initial_weights, keep_initial
 from pipeline.training.job import Job
 from pipeline.training.publish import RunInfo, flat_params
+from pipeline.training.threads import product_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ def prepared(name: str, params: Params, *, out: Path, scratch: Path, seed: int |
             url=params.cluster.url and f"{params.cluster.url}/trainings/{store.name}",
             shard=params.cluster.shard,
             data_on_device=params.cluster.data_on_device,
+            product=product_of(run, method, dataset.spec),
         )
         info = RunInfo(name=name, key=key.digest, params=flat_params(params.data, run, method))
         yield Prepared(job=job, key=key, run=info, dataset=dataset, weights=weights)

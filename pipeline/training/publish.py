@@ -103,6 +103,7 @@ def publish(about: RunInfo, job: Job, dataset: Dataset, folder: Path, *, at: int
     facts |= {"seen": state.seen, "trained": outcome.end, "stopped": outcome.stopped}
     facts |= {"warnings": alarms_of(history, job), "spec": asdict(dataset.spec), "dataset": dict(dataset.info)}
     facts |= {"workers": [{"from": seen, "workers": size} for seen, size in content["worlds"]]}
+    facts |= {"threads": content["threads"]}
     write_json(folder / "train.json", facts | {"torch": torch.__version__, "device": content["device"]})
     return Published(folder=folder, history=history, seen=state.seen, trained=outcome.end, cost=cost)
 

@@ -40,7 +40,7 @@ def build_without_numbers(method: Method, spec: ImageSpec, freeze: Sequence[str]
     return nets
 
 
-def rehearse(method: Method, nets: Nets, spec: ImageSpec, *, samples: int, images: int) -> None:
+def rehearse(method: Method, nets: Nets, spec: ImageSpec, *, samples: int, images: int, ends: bool = True) -> None:
     """Go through every phase once at the beginning and, if the budget decides what happens, at its end.
 
     Args:
@@ -49,14 +49,15 @@ def rehearse(method: Method, nets: Nets, spec: ImageSpec, *, samples: int, image
         spec: of the data.
         samples: of the batch over which a batch norm averages.
         images: the budget.
+        ends: whether to look at its end too.
 
     Raises:
         ValueError: the batch or the images are too small for a norm of the nets.
     """
-    ends = (0, images) if method.uses_budget() else (0,)
+    times = (0, images) if ends and method.uses_budget() else (0,)
     with _norms_that_say_what_they_need(nets), META:
         nets.train()
-        for seen in ends:
+        for seen in times:
             clock = Clock(seen=seen, total=images if method.uses_budget() else None)
             batch = _batch(method, spec, samples)
             method.set_progress(nets, clock)

@@ -22,10 +22,12 @@ from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.data.feed import Waiting
 from pipeline.files import atomic_file
 from pipeline.render.grid import grid
+from pipeline.storage.aside import Aside
 from pipeline.storage.checkpoint import Budgets
-from pipeline.training.course import fresh_state, iterations
+from pipeline.training.course import fresh_state, iterations, threads_of
 from pipeline.training.job import Job, Progress, Row
-from pipeline.training.memory import keep_freed_memory, needed_by, needing, peak_memory
+from pipeline.training.memory import keep_freed_memory, leave_compiler_out, needed_by, needing, peak_memory
+from pipeline.training.threads import computing_with
 from pipeline.training.watching import alarms_at_last, announce, best_look, is_best, look, stopped_by
 from pipeline.training.window import Window, crosses
 from pipeline.watch.look import evaluating
@@ -57,6 +59,7 @@ def train(
             all ranks alike.
     """
     keep_freed_memory()
+    leave_compiler_out()
     dataset = open_dataset(Path(job.data), job.elsewhere)
     state = fresh_state(job, dataset.spec, world)
     progress = resume(job, state, world)
@@ -65,17 +68,9 @@ def train(
     report(progress.history)
     if state.seen >= job.goal or stopped_by(progress.history, job):
         return
-    training = _Training(job, world, state, progress, dataset)
-    if state.seen == 0:
-        training.snapshot()
-    for logs in needing("training step", iterations(job, state, dataset, world, training.waiting)):
-        window.add(logs)
-        if state.seen >= job.goal or crosses(window.begin, state.seen, job.run.log_every):
-            row, over = training.close(window, stop, save)
-            report([row])
-            if over:
-                return
-            window = Window(state.seen, skips=window.skips)
+    progress.threads = threads_of(job, dataset.spec, world, progress.threads)
+    with computing_with(progress.threads), Aside(job.storage) as aside:
+        _Training(job, world, state, progress, dataset, aside).go_on(window, report, stop, save)
 
 
 def resume(job: Job, state: State, world: World) -> Progress:
@@ -106,13 +101,43 @@ def resume(job: Job, state: State, world: World) -> Progress:
 class _Training:
     """What a training leaves behind as it goes: snapshots and checkpoints."""
 
-    def __init__(self, job: Job, world: World, state: State, progress: Progress, dataset: Dataset) -> None:
+    def __init__(
+        self, job: Job, world: World, state: State, progress: Progress, dataset: Dataset, aside: Aside
+    ) -> None:
         self.job, self.world, self.state, self.progress, self.dataset = job, world, state, progress, dataset
+        self.aside, self.begin = aside, state.seen
         self.started = time.monotonic() - progress.seconds
         self.waiting = Waiting(progress.waited)
         progress.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
         if not progress.worlds or progress.worlds[-1][1] != world.size:
             progress.worlds.append((state.seen, world.size))
+
+    def go_on(
+        self,
+        window: Window,
+        report: Callable[[list[Row]], None],
+        stop: Callable[[], bool],
+        save: Callable[[], bool],
+    ) -> None:
+        """Train from where the state is. Collective.
+
+        Args:
+            window: in which it goes on.
+            report: as for ``train``.
+            stop: as for ``train``.
+            save: as for ``train``.
+        """
+        job, state = self.job, self.state
+        if state.seen == 0:
+            self.snapshot()
+        for logs in needing("training step", iterations(job, state, self.dataset, self.world, self.waiting)):
+            window.add(logs)
+            if state.seen >= job.goal or crosses(window.begin, state.seen, job.run.log_every):
+                row, over = self.close(window, stop, save)
+                report([row])
+                if over:
+                    return
+                window = Window(state.seen, skips=window.skips)
 
     def close(self, window: Window, stop: Callable[[], bool], save: Callable[[], bool]) -> tuple[Row, bool]:
         """Close a log window, with the snapshot, the look and the checkpoint that are due at its end. Collective.
@@ -126,20 +151,25 @@ class _Training:
             Its row, and whether the training ends here.
         """
         run, seen, world = self.job.run, self.state.seen, self.world
+        self.aside.check()
         finished, ended = seen >= run.images, seen >= self.job.goal
         row = window.close(seen, world)
-        stopping, saving = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
+        stopping, asked = bool(world.broadcast(int(stop()))), bool(world.broadcast(int(save())))
+        improved = False
         if finished or crosses(window.begin, seen, run.snapshot_every):
             row["snapshot"] = self.snapshot()
         self.note(row)
         if run.watch_every and (ended or crosses(window.begin, seen, run.watch_every)):
-            alarmed, best = self.look()
-            stopping, saving = stopping or alarmed, saving or best
+            alarmed, improved = self.look()
+            stopping = stopping or alarmed
         if finished:
             self.progress.end(window.contents(world))
-        if ended or stopping or saving or crosses(window.begin, seen, run.checkpoint_every):
-            self.checkpoint()
-        return row, ended or stopping
+        over = ended or stopping
+        if over or asked or improved or crosses(window.begin, seen, run.checkpoint_every):
+            self.checkpoint(wait=over or asked)  # the caller takes what it asked for to be there
+        elif window.begin == self.begin and crosses(seen, self.job.goal - 1, run.checkpoint_every):
+            self.prepare()
+        return row, over
 
     def note(self, row: Row) -> None:
         """Add a row to the progress, and the cost so far."""
@@ -148,8 +178,8 @@ class _Training:
         self.progress.seconds = time.monotonic() - self.started
         self.progress.waited = self.waiting.seconds
 
-    def checkpoint(self) -> None:
-        """Save state and progress; rank 0 writes. Collective."""
+    def checkpoint(self, *, wait: bool) -> None:
+        """Save state and progress; rank 0 writes, aside unless it has to ``wait``. Collective."""
         self.state.synchronize(self.world)
         content = {"state": self.state.state_dict(), **vars(self.progress)}  # collective, if sharded
         if self.world.rank == 0:
@@ -157,7 +187,12 @@ class _Training:
             best = best_look(history, keep) if keep != LAST else None
             kept = () if best is None else (best,)
             budgets = Budgets(until=self.job.goal, ended=self.progress.ends, best=kept)
-            self.job.storage.save(self.state.seen, content, budgets)
+            self.aside.save(self.state.seen, content, budgets, wait=wait)
+
+    def prepare(self) -> None:
+        """Let rank 0 take memory for copies of the state, except of one in shards, which only all together gather."""
+        if self.world.rank == 0 and not (self.job.shard and self.world.size > 1):
+            self.aside.prepare(self.state.state_dict())
 
     def look(self) -> tuple[bool, bool]:
         """Look at the averaged nets and write into the last row what was seen; rank 0 does. Collective.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline.core.noise import Noise, philox
+from pipeline.core.noise import Noise, philox, philox_on_cpu
 
 # The Random123 distribution's known answers for philox4x32 with 10 rounds: counter, key, result.
 KNOWN = [
@@ -23,6 +23,17 @@ def test_philox_gives_the_known_answers(counter: str, key: str, answer: str) -> 
     c0, c1, c2, c3 = (torch.tensor([word]) for word in words(counter))
     k0, k1 = words(key)
     assert [int(word) for word in philox((c0, c1, c2, c3), (k0, k1))] == words(answer)
+
+
+@pytest.mark.parametrize("key", [(0, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0xA4093822, 0x299F31D0)])
+@pytest.mark.parametrize("blocks", [1, 5])
+def test_processors_and_other_devices_have_the_same_words(blocks: int, key: tuple[int, int]) -> None:
+    ids = torch.tensor([0, 1, 2**32 - 1, 2**32, 2**40 + 7, -1])
+    draw = 0xFEDCBA98
+    low, high = ids[:, None] & 0xFFFFFFFF, (ids[:, None] >> 32) & 0xFFFFFFFF
+    block = torch.arange(blocks)[None]
+    words = torch.stack(philox((low, high, block, torch.full_like(block, draw)), key), dim=-1).flatten(1)
+    assert words.tolist() == philox_on_cpu(ids.numpy(), blocks, draw, key).tolist()
 
 
 def test_a_samples_numbers_do_not_depend_on_its_batch() -> None:

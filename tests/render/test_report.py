@@ -19,7 +19,8 @@ from pipeline import config
 from pipeline.errors import UserError
 from pipeline.render import board as boards
 from pipeline.render import report
-from pipeline.render.drawn import Film, write_drawn
+from pipeline.render.curves import ON_DARK, ON_LIGHT, draw
+from pipeline.render.drawn import Film, write_drawn, write_figure
 from pipeline.render.failures import forget_failure, note_failure
 from pipeline.render.shown import write_list
 from pipeline.stages import outcome
@@ -499,3 +500,13 @@ def test_early_warnings_stand_with_their_run(out: Path) -> None:
     assert "Early warning: collapse since 5 images: alike.</p>" in page
     assert "Early warning: critic won since 5 images: alike. It stopped there, at 15,040 images.</p>" in page
     assert not board_of(out).problems, "a warning is no failure"
+
+
+def test_a_figure_for_a_dark_page_is_the_one_for_a_light_page_in_other_ink(tmp_path: Path) -> None:
+    series = {"loss": [(0, 1.0), (1000, 20.0), (2000, 300.0)], "norm": [(0, 2.0), (1000, -1.0)]}
+    found = {name: base64.b64decode(uri.split(",")[1]) for name, uri in report._twice(draw, series).items()}
+    for name, theme in (("light", ON_LIGHT), ("dark", ON_DARK)):
+        write_figure(draw(series, theme), tmp_path / "drawn.svg")
+        marks = re.compile(rb"\bm[0-9a-f]{10}\b")  # names of marks, made from their colour
+        assert marks.sub(b"m", found[name]) == marks.sub(b"m", (tmp_path / "drawn.svg").read_bytes())
+    assert found["light"] != found["dark"]

@@ -1,0 +1,80 @@
+"""A whole `dvc repro` of the default params against that of an earlier commit: wall time, CPU time, the first step.
+
+    python bench/repro.py [--against 2541601] [--rounds 2]
+
+Both in fresh clones, with this environment's packages, in turn. CPU seconds are of all processes, those that Ray and
+the trackers leave to run on too: this process adopts whatever loses its parent (Linux). The first step is when a
+training first says how far it is.
+"""
+
+import argparse
+import ctypes
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ADOPT = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+STEP = re.compile(r" of [\d,]+ images, ")
+LEFT_SECONDS = 60.0  # for what ends after DVC
+
+
+def repro(folder: Path) -> dict[str, float]:
+    """Run it; seconds until the first step and until the end, and CPU seconds of all its processes."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    before, begin, first = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0.0
+    process = subprocess.Popen(
+        ["dvc", "repro"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if not first and STEP.search(line):
+            first = time.monotonic() - begin
+    if process.wait():
+        sys.exit("".join(lines[-20:]))
+    wall = time.monotonic() - begin
+    with suppress(ChildProcessError):
+        while time.monotonic() - begin < wall + LEFT_SECONDS:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.1)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": wall, "cpu": cpu, "first step": first}
+
+
+def clone(folder: Path, commit: str) -> Path:
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    subprocess.run(["git", "checkout", "--quiet", commit], cwd=folder, check=True)
+    return folder
+
+
+def main(args: argparse.Namespace) -> None:
+    ctypes.CDLL(None).prctl(ADOPT, 1)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    commits = {"this": head.stdout.strip(), "that": args.against}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in commits}
+    for number in range(args.rounds):
+        for name, commit in list(commits.items())[:: 1 if number % 2 else -1]:
+            with tempfile.TemporaryDirectory() as folder:
+                found[name].append(repro(clone(Path(folder, "clone"), commit)))
+            shown = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in found[name][-1].items())
+            print(f"round {number}, {name}: {shown}", flush=True)
+    for what in ("wall", "cpu", "first step"):
+        ratios = [this[what] / that[what] for this, that in zip(found["this"], found["that"], strict=True)]
+        print(f"{what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of {args.against}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--against", default="2541601")
+    parser.add_argument("--rounds", type=int, default=2)
+    main(parser.parse_args())

@@ -1,0 +1,37 @@
+"""How a stage that needs more than the standard library begins, and what it needs."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from pipeline.errors import run
+from pipeline.session.client import hand_over
+
+# Imported once for all stages of a `dvc repro` (session/server.py); a stage that is run by hand imports them itself.
+TORCH = ("torch",)
+TRACKING = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")
+PICTURES = ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg")
+COMPILER = ("torch._dynamo",)  # what computes with shapes alone imports it
+EXPORT = (*COMPILER, "torch.onnx", "onnx", "onnxscript")
+
+
+def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = ()) -> None:
+    """Run a stage's function with the arguments of the command line; end as it ends.
+
+    Args:
+        main: what `typer` calls.
+        *needs: modules that it imports and that take long to import.
+        soon: such modules of processes that it will start.
+    """
+    status = hand_over(needs, soon)
+    if status is None:
+        return run(typer.run, main)
+    if status < 0:  # of a signal: this process ends of the same
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)

@@ -1,0 +1,115 @@
+"""The number of threads of a training on the CPU: decided once, by the work of the nets, and kept by a resume.
+
+Another number of threads gives other last bits, so it is no matter of where a training runs. ``auto`` counts, on
+torch's meta device, the floating-point operations of one iteration's matrix products and convolutions, and gives each
+thread at least WORK of the product in which a typical operation lies. Nets so small that this is one thread have the
+same weights whatever the machine's number of cores; larger ones take no more threads than the process has CPUs, and the
+number stands in the checkpoints and in train.json.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from pipeline.config import Run
+from pipeline.core.batch import ImageSpec
+from pipeline.core.method import Method
+from pipeline.training.rehearsal import build_without_numbers, rehearse
+
+# Operations of a product for each thread, about half a millisecond of a core. Below it, a thread waits for the others
+# longer than it works, and beside a busy process it waits for its core.
+WORK = 10**8
+
+
+def decide_threads(run: Run, product: float, *, processes: int, available: int) -> int:
+    """Return how many threads a training computes with.
+
+    Args:
+        run: its settings; ``threads`` other than auto is taken as it stands.
+        product: the typical one of a sample (``product_of``).
+        processes: that share each batch.
+        available: threads that this process may use.
+
+    Returns:
+        At least 1; for auto at most ``available``.
+    """
+    if run.threads != "auto":
+        return run.threads
+    return max(1, min(int(product * max(run.batch_size // processes, 1) / WORK), available))
+
+
+def product_of(run: Run, method: Method, spec: ImageSpec) -> float:
+    """Count the operations of a training's typical product for each sample of a batch.
+
+    Counting loads torch's compiler, which a process that trains has no use for otherwise: who starts it counts.
+
+    Args:
+        run: its settings.
+        method: what is trained.
+        spec: of the images.
+
+    Returns:
+        They; 0 where the run itself says how many threads.
+    """
+    if run.threads != "auto":
+        return 0.0
+    return typical_product(method, spec, samples=run.batch_size, images=run.images) / run.batch_size
+
+
+def typical_product(method: Method, spec: ImageSpec, *, samples: int, images: int) -> float:
+    """Return the floating-point operations of the product in which an operation of an iteration lies, on average.
+
+    With f of each matrix product and convolution it is sum f^2 / sum f: many tiny products beside a few large ones
+    hardly change it.
+
+    Args:
+        method: what is trained.
+        spec: of the images.
+        samples: of a process's part of a batch.
+        images: the budget.
+
+    Returns:
+        It; 0 where there is no product.
+    """
+    nets = build_without_numbers(method, spec)
+    with _Products() as products:  # type: ignore[no-untyped-call]
+        rehearse(method, nets, spec, samples=samples, images=images, ends=False)
+    return products.squares / products.total if products.total else 0.0
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Compute with so many threads within the block, and then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Products(TorchDispatchMode):
+    """Counts the operations of products, backward passes of any order included, by torch's own formulas.
+
+    torch's FlopCounterMode itself cannot: its hooks refuse a gradient penalty's ``autograd.grad``.
+    """
+
+    total = 0.0
+    squares = 0.0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        result = func(*args, **given)
+        count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            work = float(count(*args, **given, out_val=result))
+            products = 2 if func._overloadpacket is torch.ops.aten.convolution_backward else 1
+            self.total += work
+            self.squares += work * work / products
+        return result

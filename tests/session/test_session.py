@@ -1,0 +1,158 @@
+"""Laws of a session: a stage that is forked is, for DVC and for the user, the process that DVC started."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stand_in_dvc import ROOT, Dvc, lives, until, waiting_pid
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every stage is a process of its own")
+# Loaded in the server, and then known to be there: what a stage needs, in place of torch.
+NEEDED = "import os\nPID = os.getpid()\n"
+STAGE = """
+import json, os, signal, sys, time
+from typing import Annotated
+import typer
+from pipeline.stages.entry import run_stage
+
+
+def main(what: str, value: Annotated[str, typer.Argument()] = "") -> None:
+    if what == "tell":
+        import needed
+        stdin = sys.stdin.read()
+        told = {"pid": os.getpid(), "loaded_in": needed.PID, "value": value, "cwd": os.getcwd(), "stdin": stdin}
+        told |= {"environment": os.environ["OF_THE_STAGE"], "main": sys.modules["__main__"].__spec__.name}
+        print(json.dumps(told), flush=True)
+        print("to the other stream", file=sys.stderr)
+    elif what == "exit":
+        raise SystemExit(int(value))
+    elif what == "die":
+        os.kill(os.getpid(), int(value))
+    elif what == "raise":
+        raise RuntimeError("this went wrong")
+    elif what == "wait":
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    run_stage(main, "needed")
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "needed.py").write_text(NEEDED)
+    (tmp_path / "stage.py").write_text(STAGE)
+    return tmp_path
+
+
+@pytest.fixture
+def dvc(project: Path) -> Iterator[Dvc]:
+    found = Dvc(project)
+    yield found
+    found.kill()
+
+
+def test_stages_share_what_is_loaded_once(dvc: Dvc) -> None:
+    assert dvc.run("tell", "1") == 0
+    first = dvc.told()
+    assert dvc.run("tell", "2") == 0
+    second = dvc.told()
+    assert first["loaded_in"] == second["loaded_in"] != os.getpid()
+    assert len({first["pid"], second["pid"], first["loaded_in"]}) == 3
+
+
+def test_a_fork_has_what_its_process_would_have(dvc: Dvc) -> None:
+    assert dvc.run("tell", "x", before="echo put in |", after="> told 2> said") == 0
+    told = dvc.told()
+    assert (told["value"], told["stdin"], told["environment"]) == ("x", "put in\n", "yes")
+    assert (told["cwd"], told["main"]) == (str(dvc.project), "stage")
+    assert (dvc.project / "said").read_text() == "to the other stream\n"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("exit", "0"), 0), (("exit", "3"), 3), (("die", "9"), 128 + 9)])
+def test_its_end_is_the_process_end(dvc: Dvc, arguments: tuple[str, ...], code: int) -> None:
+    assert dvc.run(*arguments) == code
+    assert dvc.run("exit", "5") == 5  # and the next one runs
+
+
+def test_an_error_has_its_traceback(dvc: Dvc) -> None:
+    assert dvc.run("raise") == 1
+    said = (dvc.project / "said").read_text()
+    assert "this went wrong" in said
+    assert "Traceback (most recent call last)" in said
+
+
+def test_changed_code_is_what_runs(dvc: Dvc) -> None:
+    assert dvc.run("exit", "3") == 3
+    (dvc.project / "stage.py").write_text(STAGE.replace("int(value)", "int(value) + 1"))
+    assert dvc.run("exit", "3") == 4
+
+
+def test_a_signal_is_handed_on(dvc: Dvc) -> None:
+    dvc.begin("wait", after="> told & echo $! > waits; wait $!")
+    waiting_pid(dvc)
+    os.kill(int((dvc.project / "waits").read_text()), signal.SIGTERM)
+    assert dvc.end() == 7
+
+
+def test_who_waits_is_killed_and_so_is_the_fork(dvc: Dvc) -> None:
+    dvc.begin("wait", after="> told & echo $! > waits; wait $!")
+    fork = waiting_pid(dvc)
+    os.kill(int((dvc.project / "waits").read_text()), signal.SIGKILL)
+    assert dvc.end() == 128 + 9
+    assert until(lambda: not lives(fork))
+
+
+def test_all_of_it_is_gone_after_dvc(dvc: Dvc) -> None:
+    assert dvc.run("tell") == 0
+    server = int(str(dvc.told()["loaded_in"]))
+    assert lives(server)
+    assert dvc.folders()
+    dvc.kill()
+    assert until(lambda: not lives(server))
+    assert until(lambda: not dvc.folders())
+
+
+def test_a_server_that_was_killed_is_replaced(dvc: Dvc) -> None:
+    assert dvc.run("tell") == 0
+    server = int(str(dvc.told()["loaded_in"]))
+    os.kill(server, signal.SIGKILL)
+    assert until(lambda: not lives(server))
+    assert dvc.run("tell") == 0
+    assert dvc.told()["loaded_in"] != server
+
+
+def test_a_stage_of_a_killed_server_says_so(dvc: Dvc) -> None:
+    assert dvc.run("tell") == 0
+    server = int(str(dvc.told()["loaded_in"]))
+    (dvc.project / "told").unlink()
+    dvc.begin("wait")
+    fork = waiting_pid(dvc)
+    os.kill(server, signal.SIGKILL)
+    assert dvc.end() == 1
+    assert "Run `dvc repro` again" in (dvc.project / "said").read_text()
+    assert until(lambda: not lives(fork))
+
+
+def test_it_can_be_turned_off(dvc: Dvc) -> None:
+    assert dvc.run("tell", before="GENLOOM_SESSION=off") == 0
+    told = dvc.told()
+    assert told["pid"] == told["loaded_in"]
+    assert not dvc.folders()
+
+
+def test_without_dvc_a_stage_is_its_own_process(project: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    environment |= {"PYTHONPATH": f"{project}:{ROOT}", "OF_THE_STAGE": "no"}
+    command = [sys.executable, "-m", "stage", "tell"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, input="", text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["pid"] == told["loaded_in"]
