@@ -7,18 +7,14 @@ same weights whatever the machine's number of cores; larger ones take no more th
 number stands in the checkpoints and in train.json.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from pipeline.config import Run
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method
-from pipeline.training.rehearsal import build_without_numbers, rehearse
 
 # Operations of a product for each thread, about half a millisecond of a core. Below it, a thread waits for the others
 # longer than it works, and beside a busy process it waits for its core.
@@ -45,7 +41,8 @@ def decide_threads(run: Run, product: float, *, processes: int, available: int) 
 def product_of(run: Run, method: Method, spec: ImageSpec) -> float:
     """Count the operations of a training's typical product for each sample of a batch.
 
-    Counting loads torch's compiler, which a process that trains has no use for otherwise: who starts it counts.
+    Counting loads torch's compiler, and what it compiles with, 200 MiB which a process that trains has no use for: who
+    starts it counts.
 
     Args:
         run: its settings.
@@ -57,28 +54,9 @@ def product_of(run: Run, method: Method, spec: ImageSpec) -> float:
     """
     if run.threads != "auto":
         return 0.0
+    from pipeline.training.products import typical_product
+
     return typical_product(method, spec, samples=run.batch_size, images=run.images) / run.batch_size
-
-
-def typical_product(method: Method, spec: ImageSpec, *, samples: int, images: int) -> float:
-    """Return the floating-point operations of the product in which an operation of an iteration lies, on average.
-
-    With f of each matrix product and convolution it is sum f^2 / sum f: many tiny products beside a few large ones
-    hardly change it.
-
-    Args:
-        method: what is trained.
-        spec: of the images.
-        samples: of a process's part of a batch.
-        images: the budget.
-
-    Returns:
-        It; 0 where there is no product.
-    """
-    nets = build_without_numbers(method, spec)
-    with _Products() as products:  # type: ignore[no-untyped-call]
-        rehearse(method, nets, spec, samples=samples, images=images, ends=False)
-    return products.squares / products.total if products.total else 0.0
 
 
 @contextmanager
@@ -90,26 +68,3 @@ def computing_with(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _Products(TorchDispatchMode):
-    """Counts the operations of products, backward passes of any order included, by torch's own formulas.
-
-    torch's FlopCounterMode itself cannot: its hooks refuse a gradient penalty's ``autograd.grad``.
-    """
-
-    total = 0.0
-    squares = 0.0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        result = func(*args, **given)
-        count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            work = float(count(*args, **given, out_val=result))
-            products = 2 if func._overloadpacket is torch.ops.aten.convolution_backward else 1
-            self.total += work
-            self.squares += work * work / products
-        return result

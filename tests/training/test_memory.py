@@ -118,7 +118,7 @@ if sys.argv[2] == "with":
     trainer.leave_compiler_out = lambda: None
 weights = trained_here(replace(job(Path(sys.argv[1])), product=1.0))
 digest = hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
-print(digest, "torch._dynamo" in sys.modules)
+print(digest, "torch._dynamo" in sys.modules or "triton" in sys.modules)
 """
 
 

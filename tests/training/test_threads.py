@@ -15,8 +15,9 @@ from pipeline import methods
 from pipeline.config import PARAMS, Run, read_params, read_run
 from pipeline.core.batch import ImageSpec
 from pipeline.data.dataset import open_dataset
+from pipeline.training.products import typical_product
 from pipeline.training.publish import RunInfo, publish
-from pipeline.training.threads import WORK, computing_with, decide_threads, product_of, typical_product
+from pipeline.training.threads import WORK, computing_with, decide_threads, product_of
 
 SMALL = ImageSpec(channels=1, size=16, classes=10)
 ROOT = Path(__file__).parents[2]
