@@ -39,7 +39,7 @@ from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
 from pipeline.nets.thin import ThinConv2d, ThinConvTranspose2d
 from pipeline.training.memory import keep_freed_memory
-from pipeline.training.threads import decide_threads
+from pipeline.training.threads import decide_threads, product_of
 from pipeline.training.window import Window
 
 # The environment without what the package sets: a plain loop's threads wait as torch's own do. It is read when torch is
@@ -130,7 +130,8 @@ def ours(run: Run, method: Method, spec: ImageSpec, split: Split) -> Loop:
     """The product's loop as training runs it: its threads, moving average, logs and gradient norms."""
     keep_freed_memory()
     world, seen = World(), 0
-    torch.set_num_threads(decide_threads(run, method, spec, processes=1, available=torch.get_num_threads()))
+    product = product_of(run, method, spec)
+    torch.set_num_threads(decide_threads(run, product, processes=1, available=torch.get_num_threads()))
     state, window = State.fresh(method, spec, 0, world.device), Window(0)
     stream = batches(split, seed=0, batch_size=run.batch_size, world=world)
     settings = Settings(precision=run.precision)
