@@ -298,22 +298,39 @@ def found(method: ContinuousFlow, state: State) -> tuple[Any, float]:
         return judge(sample(method, nets, like), like.labels), float(bent)
 
 
+RING: dict[str, Any] = {"width": 16, "max_width": 32, "lr": 2e-3, "schedule": "cosine"}
+
+
 @pytest.mark.slow
-def test_it_finds_the_modes_of_the_ring_and_reflow_makes_few_steps_enough() -> None:
-    known: dict[str, Any] = {"width": 16, "max_width": 32, "levels": 2, "lr": 2e-3, "schedule": "cosine"}
-    method = small(**known)
-    first = learnt(method, 60_000)
-    many, bent = found(method, first)
-    print("flow_matching", many, bent)
-    assert 0.8 < many.quality <= 1.0 and many.modes == MODES and 0.9 < many.agreement <= 1.0
-    reflow = small("reflow", **known)
-    second = learnt(reflow, 20_000, dict(first.averaged().state_dict()))
-    _, straighter = found(reflow, second)
-    one = replace(reflow, solver="euler", sampling_steps=1)
-    before, after = found(replace(method, solver="euler", sampling_steps=1), first)[0], found(one, second)[0]
-    print("reflow", bent, straighter, before, after)
-    assert 0 < straighter < 0.5 * bent
-    assert after.quality > before.quality + 0.2 and 0.5 < after.quality <= 1.0
+def test_it_finds_the_mode_of_each_class() -> None:
+    method = small(**RING)
+    of_classes, _ = found(method, learnt(method, 60_000))
+    print("flow_matching of classes", of_classes)
+    assert 0.8 < of_classes.quality <= 1.0 and of_classes.modes == MODES and 0.9 < of_classes.agreement <= 1.0
+
+
+@pytest.mark.slow
+def test_reflow_and_the_optimal_coupling_make_one_step_enough() -> None:
+    """Without classes one step of the plain model ends between the modes, at the mean of all images.
+
+    Measured: qualities 0.85, 0.87 and 0.81, deviations 0.055, 0.012 and 0.006, of one step 0, 0.62 and 0.65.
+    """
+    method = small(**RING, class_conditional=False)
+    coupled, reflow = replace(method, coupling="optimal"), small("reflow", **RING, class_conditional=False)  # type: ignore[call-arg]
+    plain = learnt(method, 60_000)
+    states = {
+        "plain": (method, plain),
+        "coupled": (coupled, learnt(coupled, 60_000)),
+        "reflow": (reflow, learnt(reflow, 20_000, dict(plain.averaged().state_dict()))),
+    }
+    bent, one = dict[str, float](), dict[str, float]()
+    for name, (of, state) in states.items():
+        many, bent[name] = found(of, state)
+        one[name] = found(replace(of, solver="euler", sampling_steps=1), state)[0].quality
+        print(name, many, bent[name], one[name])
+        assert 0.7 < many.quality <= 1.0 and many.modes == MODES and 0.4 < many.balance <= 1.0
+    assert 0 < bent["coupled"] < 0.7 * bent["plain"] and 0 < bent["reflow"] < 0.6 * bent["plain"]
+    assert one["plain"] < 0.3 and all(one["plain"] + 0.3 < one[name] <= 1.0 for name in ("coupled", "reflow"))
 
 
 # The net.
