@@ -103,6 +103,8 @@ def test_the_file_gives_the_methods_images_in_any_batch(name: str, tmp_path: Pat
     metadata = session.get_modelmeta().custom_metadata_map
     assert {key: json.loads(value) for key, value in metadata.items()} == about
     sampler = LatentSampler(trained)
+    weights = sum(value.nbytes for value in sampler.state_dict().values())
+    assert weights < (tmp_path / "model.onnx").stat().st_size < weights + 2**19, "little but the weights"
     for count in (1, 2, 11):
         given = sampler.examples(count)
         (found,) = session.run(["images"], {key: value.numpy() for key, value in given.items()})
