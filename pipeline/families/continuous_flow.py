@@ -157,13 +157,9 @@ class ContinuousFlow(Optimized):
         none = torch.full_like(labels, net.classes)
         if weight == 0.0:
             return of_label(net, none)
-        both = torch.cat((labels, none))
-
-        def field(x: Tensor, time: Tensor) -> Tensor:
-            given, free = net(torch.cat((x, x)), time.expand(2 * x.shape[0]), both).chunk(2)
-            return torch.lerp(free, given, weight)
-
-        return field
+        given, free = of_label(net, labels), of_label(net, none)
+        # One after the other, so that no more images than the caller's go through the net at once.
+        return lambda x, time: torch.lerp(free(x, time), given(x, time), weight)
 
     def seen_labels(self, net: UNet, batch: Batch) -> Tensor:
         """Return the labels (n,) to train on: the share ``drop_labels`` of them stands for none."""
