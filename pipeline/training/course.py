@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pipeline.config import Run
 from pipeline.core import batch_norm
-from pipeline.core.batch import ImageSpec
+from pipeline.core.batch import Batch, ImageSpec
 from pipeline.core.loop import Settings, fit
 from pipeline.core.state import State
 from pipeline.core.world import World
@@ -80,25 +81,48 @@ def iterations(
         The logs of each iteration, 0-d tensors on the device.
     """
     run = job.run
-    first, second = domains(dataset, run.domains)
-    share = job.data_on_device / (2 if second else 1)
-    stream = batches(
-        on_device(first.splits["train"], world.device, share),
-        seed=run.seed,
-        batch_size=run.batch_size,
-        world=world,
-        start=state.seen,
-        other=on_device(second.splits["train"], world.device, share) if second else None,
-        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
-        waiting=waiting,
-    )
     yield from fit(
         job.method,
         state,
-        stream,
+        stream_of(job, dataset, world, start=state.seen, waiting=waiting),
         world,
         seed=run.seed,
         total=run.images,
         ema_half_life=run.ema_half_life,
-        settings=Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip"),
+        settings=settings_of(run),
     )
+
+
+def stream_of(
+    job: Job, dataset: Dataset, world: World, *, start: int = 0, waiting: Waiting | None = None
+) -> Iterator[Batch]:
+    """Return a rank's batches of a run without end, augmented, on its device.
+
+    Args:
+        job: the run.
+        dataset: the images.
+        world: the processes that train together.
+        start: images seen already, over all ranks.
+        waiting: gets the seconds spent waiting for images.
+
+    Returns:
+        Batches.
+    """
+    run = job.run
+    first, second = domains(dataset, run.domains)
+    share = job.data_on_device / (2 if second else 1)
+    return batches(
+        on_device(first.splits["train"], world.device, share),
+        seed=run.seed,
+        batch_size=run.batch_size,
+        world=world,
+        start=start,
+        other=on_device(second.splits["train"], world.device, share) if second else None,
+        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
+        waiting=waiting,
+    )
+
+
+def settings_of(run: Run) -> Settings:
+    """Return how a run's steps are computed."""
+    return Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip")

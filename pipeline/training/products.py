@@ -3,16 +3,16 @@
 ``torch.utils.flop_counter`` imports the compiler's language, and the meta device the compiler.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from pipeline.core.batch import ImageSpec
 from pipeline.core.method import Method
 from pipeline.training.rehearsal import build_without_numbers, rehearse
+from pipeline.training.work import flops_of
 
 
 def typical_product(method: Method, spec: ImageSpec, *, samples: int, images: int) -> float:
@@ -50,10 +50,8 @@ class _Products(TorchDispatchMode):
     ) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
-        count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            work = float(count(*args, **given, out_val=result))
-            products = 2 if func._overloadpacket is torch.ops.aten.convolution_backward else 1
-            self.total += work
-            self.squares += work * work / products
+        work = flops_of(func, args, given, result)
+        products = 2 if func._overloadpacket is torch.ops.aten.convolution_backward else 1
+        self.total += work
+        self.squares += work * work / products
         return result

@@ -15,16 +15,14 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from pipeline.core.batch import Batch
-from pipeline.core.loop import Settings, fit
+from pipeline.core.loop import fit
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.augmentation import Augmentation
-from pipeline.data.dataset import Dataset, domains
-from pipeline.data.feed import on_device
-from pipeline.data.stream import batches
-from pipeline.training.course import fresh_state
+from pipeline.data.dataset import Dataset
+from pipeline.training.course import fresh_state, settings_of, stream_of, threads_of
 from pipeline.training.job import Job
 from pipeline.training.memory import keep_freed_memory, leave_compiler_out
+from pipeline.training.threads import computing_with
 from pipeline.training.window import Window
 from pipeline.training.work import Counting, Rates, Work, gpu_share, measured
 
@@ -159,8 +157,16 @@ def profile(job: Job, dataset: Dataset, device: torch.device, iterations: int, t
     """
     keep_freed_memory()
     leave_compiler_out()
+    world = World(device=device)
+    with computing_with(threads_of(job, dataset.spec, world, before=0)):
+        return _profiled(job, dataset, world, iterations, trace)
+
+
+def _profiled(job: Job, dataset: Dataset, world: World, iterations: int, trace: Path | None) -> Profile:
+    """Return what ``profile`` does, with the threads of the training."""
+    device = world.device
     rates, parts = measured(device, job.run.precision), _Parts(device)
-    state = fresh_state(job, dataset.spec, World(device=device))
+    state = fresh_state(job, dataset.spec, world)
     loop = _watched_loop(job, state, dataset, parts, device)
     _go(loop, WARM_UP)
     parts.seconds()
@@ -186,23 +192,14 @@ def _watched_loop(
     job: Job, state: State, dataset: Dataset, parts: _Parts, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the logs of iterations, like course.iterations, with the parts told apart; and add them to a window."""
-    run, (first, second) = job.run, domains(dataset, job.run.domains)
+    run = job.run
     state.phases = tuple(replace(phase, loss=parts.within("forward", phase.loss)) for phase in state.phases)
     for optimizer in state.optimizers.values():
         optimizer.step = parts.within("optimizer", optimizer.step)  # type: ignore[method-assign]
     state.update_average = parts.within("average", state.update_average)  # type: ignore[method-assign]
-    share = job.data_on_device / (2 if second else 1)
-    stream = batches(
-        on_device(first.splits["train"], device, share),
-        seed=run.seed,
-        batch_size=run.batch_size,
-        world=World(device=device),
-        other=on_device(second.splits["train"], device, share) if second else None,
-        augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
-    )
-    take = parts.within("data", lambda: next(stream))
-    settings = Settings(precision=run.precision, skip_non_finite=run.non_finite == "skip")
-    world, window = _WatchedWorld(device=device, parts=parts), Window(0, skips=settings.skip_non_finite)
+    world = _WatchedWorld(device=device, parts=parts)
+    stream, settings = stream_of(job, dataset, world), settings_of(run)
+    take, window = parts.within("data", lambda: next(stream)), Window(0, skips=settings.skip_non_finite)
     for logs in fit(
         job.method,
         state,

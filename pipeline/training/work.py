@@ -60,14 +60,29 @@ class Counting(TorchDispatchMode):
         """Run an operation and count it."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        flops = flop_registry.get(func._overloadpacket)
-        done = float(flops(*args, **kwargs, out_val=result)) if flops else 0.0
+        done = flops_of(func, args, kwargs, result)
         moved = 0.0 if _is_view(func) else _moved(func, args, kwargs, result)
         work = self.work.setdefault(self.current, Work())
         work.flops += done
         work.bytes += moved
         work.floor += max(done / self.rates.flops, moved / self.rates.bandwidth)
         return result
+
+
+def flops_of(func: Any, args: Any, kwargs: Any, result: Any) -> float:
+    """Return the floating-point operations of a call of one of torch's operators, by torch's own formulas.
+
+    Args:
+        func: the operator, as a dispatch mode gets it.
+        args: of the call.
+        kwargs: likewise.
+        result: of the call.
+
+    Returns:
+        They; 0 of what is no matrix product, convolution or attention.
+    """
+    formula = flop_registry.get(func._overloadpacket)
+    return float(formula(*args, **kwargs, out_val=result)) if formula else 0.0
 
 
 def _is_view(func: Any) -> bool:

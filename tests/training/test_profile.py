@@ -1,6 +1,7 @@
 """The account of a training: operations counted in closed form, parts that add up, and the training is the same."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.core.world import World
 from pipeline.data.dataset import open_dataset
 from pipeline.training.course import fresh_state, iterations
 from pipeline.training.profile import COLUMNS, IDLE, PARTS, REST, _Parts, _watched_loop, profile
+from pipeline.training.threads import computing_with
 from pipeline.training.work import Counting, Rates, busy_share, measured
 
 CPU = torch.device("cpu")
@@ -92,3 +94,20 @@ def test_parts_add_up_and_a_trace_is_left(tmp_path: Path) -> None:
     names = [event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]]
     assert names.count("backward") >= 3 * 2 and names.count("average") >= 3
     assert not (tmp_path / "store").exists(), "it left something of the run"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_profile_is_of_the_trainings_own_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    work, seen = job(tmp_path), list[int]()
+
+    def noted(device: torch.device, precision: str) -> Rates:
+        seen.append(torch.get_num_threads())
+        return RATES
+
+    monkeypatch.setattr("pipeline.training.profile.measured", noted)
+    with computing_with(3 - threads):
+        run = replace(work.run, threads=threads)
+        profile(replace(work, run=run), open_dataset(Path(work.data)), CPU, 1)
+        assert (seen, torch.get_num_threads()) == ([threads], 3 - threads)
