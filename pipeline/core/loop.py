@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch, Clock
@@ -123,9 +123,7 @@ class _Step:
             loss, logs = phase.loss(self.nets, batch.stream(phase.name), clock)
         with world.averaging(parameters):
             loss.backward()
-        norm = torch.linalg.vector_norm(
-            torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
-        )
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not settings.skip_non_finite or norm.isfinite():
             phase.before(parameters)
             self._check_once()
@@ -140,8 +138,7 @@ class _Step:
     def _check_once(self) -> None:
         """See that gradients lie as their parameters do, which stays so from the first step on."""
         if not self.checked:
-            moved = set(map(id, self.parameters))
-            check_gradients((name, one) for name, one in self.nets.named_parameters() if id(one) in moved)
+            check_gradients(self.nets.named_parameters())  # what is not moved has none
             self.checked = True
 
     def _prepare(self, clock: Clock) -> None:
