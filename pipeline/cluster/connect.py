@@ -65,10 +65,7 @@ def connect(cluster: Cluster, *, shared: bool = False) -> Iterator[dict[str, flo
         with _keep_signal_handlers():
             context = join(address, _runtime_env(cluster))
     except (ConnectionError, TimeoutError, socket.gaierror, ValueError) as error:
-        raise UserError(
-            f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
-            "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
-        ) from error
+        raise UserError(_not_joined(cluster, error)) from error
     try:
         if cluster.address is not None and context.dashboard_url:
             _log.info("Ray's dashboard: http://%s", context.dashboard_url)
@@ -90,6 +87,18 @@ def join(address: str | None, runtime_env: dict[str, Any] | None = None) -> Any:
         log_to_driver=False,
         configure_logging=False,
         runtime_env=runtime_env,
+    )
+
+
+def _not_joined(cluster: Cluster, error: Exception) -> str:
+    if cluster.address is None:
+        return (
+            f"Ray's cluster of this machine cannot be used ({error}); its logs are in {logs(cluster)}. Run `dvc repro` "
+            "again, or set cluster.workers to 0 in params.yaml to train without Ray."
+        )
+    return (
+        f"params.yaml: cluster.address: cannot join '{cluster.address}' ({error}). "
+        "Start it with `ray start --head`, or set cluster.address to null for a cluster of this machine alone."
     )
 
 

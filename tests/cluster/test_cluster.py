@@ -17,6 +17,7 @@ import pytest
 import torch
 from toy_job import job, train_on, trained_here, weights
 
+from pipeline.cluster.connect import connect
 from pipeline.cluster.driver import train_on_ray
 from pipeline.cluster.launch import exclusive
 from pipeline.cluster.worker import _Reporter
@@ -239,6 +240,15 @@ def test_a_run_has_one_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert [record.getMessage() for record in caplog.records] == [
         "toy: another process is training this very run; waiting until it is done"
     ]
+
+
+def test_a_cluster_of_this_machine_that_fails_is_not_called_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise ConnectionError("nobody answered")
+
+    monkeypatch.setattr("pipeline.cluster.connect.join", refused)
+    with pytest.raises(UserError, match=r"of this machine .*nobody answered.*workers to 0"), connect(Cluster()):
+        pass
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
