@@ -254,9 +254,8 @@ def _program(trained: Trained, sampler: LatentSampler, about: Mapping[str, Any])
             raise UserError(f"{trained.name}: PyTorch cannot export its sampler to ONNX: {_root(error)}") from error
     assert program is not None
     model = program.model_proto
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            _forget_sources(attribute.g)
+    for body in (model.graph, *model.functions):
+        _forget_sources(body)
     for key, value in about.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)
@@ -264,7 +263,8 @@ def _program(trained: Trained, sampler: LatentSampler, about: Mapping[str, Any])
 
 
 def _forget_sources(body: Any) -> None:
-    """Remove from the nodes of a loop's body where in Python each came from, which can be ten times the weights."""
+    """Remove where in Python each node came from: the paths of this machine, by which two copies of a project would
+    export different files, and of a loop ten times the bytes of the weights."""
     for node in body.node:
         del node.metadata_props[:]
         for attribute in node.attribute:
