@@ -47,8 +47,11 @@ def weights(work: Job) -> dict[str, torch.Tensor]:
     return {key: value for key, value in content["state"]["nets"].items() if value.is_floating_point()}
 
 
+def launching(cluster: Cluster, work: Job, key: TrainingKey | None = None) -> Launch:
+    key, run = key or TrainingKey(params={}, data="", code={}), RunInfo(name="toy", key="key", params={})
+    return Launch(run=run, key=key, journal=Path(work.store), dataset={}, cluster=cluster, tracking=Tracking())
+
+
 def train_on(cluster: Cluster, work: Job, key: TrainingKey | None = None) -> None:
     """As the train stage does, without publishing."""
-    key, run = key or TrainingKey(params={}, data="", code={}), RunInfo(name="toy", key="key", params={})
-    launch = Launch(run=run, key=key, journal=Path(work.store), dataset={}, cluster=cluster, tracking=Tracking())
-    train_job(work, launch)
+    train_job(work, launching(cluster, work, key))

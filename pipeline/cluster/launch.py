@@ -5,13 +5,13 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Cluster, Tracking
+from pipeline.config import Cluster, Params, Tracking
 from pipeline.dependencies.key import TrainingKey, changed_cadences, differences
 from pipeline.errors import UserError
 from pipeline.files import locked
@@ -19,12 +19,14 @@ from pipeline.storage.remote import token_at
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.progress import watching
 from pipeline.tracking.record import record
+from pipeline.tracking.references import journal_folder
 from pipeline.tracking.shipped import run_page
 from pipeline.tracking.shipper import shipping
 from pipeline.tracking.tags import code_tags
 from pipeline.training.job import DivergedError, Job
 from pipeline.training.memory import out_of_memory, remedy_of
 from pipeline.training.outcome import next_goal, until
+from pipeline.training.prepare import Prepared
 from pipeline.training.publish import Published, RunInfo
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,18 @@ class Launch:
     dataset: Mapping[str, Any]
     cluster: Cluster
     tracking: Tracking
+
+
+def launching(ready: Prepared, params: Params) -> Launch:
+    """Return what a prepared training needs besides its job, as params.yaml has it."""
+    return Launch(
+        run=ready.run,
+        key=ready.key,
+        journal=journal_folder(params, ready.run.name, ready.key.digest),
+        dataset=ready.dataset.info,
+        cluster=params.cluster,
+        tracking=params.tracking,
+    )
 
 
 def launch(job: Job, about: Launch, publish: Callable[[], Published] | None) -> None:
@@ -91,10 +105,32 @@ def _record_end(journal: Journal, job: Job, published: Published) -> None:
 
 
 @contextmanager
-def exclusive(folder: str | Path, name: str) -> Iterator[None]:
-    """Hold a training's folder, so that one process trains it; another waits, and then goes on from what it left."""
-    waiting = f"{name}: another process is training this very run; waiting until it is done"
-    with locked(Path(folder) / "lock", wait=None, announce=waiting):
+def exclusive(job: Job, about: Launch, since: float | None = None) -> Iterator[None]:
+    """Hold a training's folder, so that one process trains it; another waits, and then goes on from what it left.
+
+    While it waits it shows how far the other one is.
+
+    Args:
+        job: the run.
+        about: what it is called.
+        since: when this `dvc repro` began it in a process beside this one, in seconds since 1970: what that one has
+            written is shown even if it has ended; None: it did not.
+    """
+    lock, name = Path(job.store) / "lock", about.run.name
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock))
+            waits = False
+        except BlockingIOError:
+            waits = True
+        if waits and since is None:
+            logger.warning("%s: another process is training this very run; waiting until it is done", name)
+        if waits or since is not None:
+            with watching(
+                about.journal, name, job.finished_at, partial(run_page, about.journal, about.tracking), since
+            ):
+                if waits:
+                    held.enter_context(locked(lock, wait=None))
         yield
 
 

@@ -154,6 +154,8 @@ class Cluster:
         gpus_per_worker: null: 1 where the cluster has GPUs.
         storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
             for checkpoints where nodes share no folder.
+        trainings_at_once: of one `dvc repro`, on this machine's CPU with at most one worker: auto: small ones on all
+            cores, as long as there is memory; 1: one by one.
         max_failures: restarts after a worker's failure.
         stall_seconds: without a word from the workers for so long, they are taken for hung, and training starts again
             from the last checkpoint.
@@ -170,6 +172,7 @@ class Cluster:
     cpus_per_worker: Positive | None = None
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     storage: str = ".genloom"
+    trainings_at_once: Literal["auto"] | Positive = "auto"
     max_failures: Count = 3
     stall_seconds: Positive = 600
     shard: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.files import private_folder
 
 SWITCH = "GENLOOM_SESSION"  # in the environment, "off": every stage is a process of its own
+_SAME_STAGES = {"-k", "--keep-going", "-q", "--quiet", "-v", "--verbose"}  # options of `dvc repro`
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
@@ -61,6 +62,22 @@ def folder_of(dvc: Process) -> Path:
     folder = private_folder() / f"{dvc.pid}-{dvc.began}-{about}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def repro_of_everything(folder: Path) -> bool:
+    """Tell whether the DVC whose stages share a folder was asked for all stages that have changed, and nothing else.
+
+    Args:
+        folder: of `folder_of`.
+
+    Returns:
+        True for a `dvc repro` without targets and without options that change which stages run.
+    """
+    try:
+        words = Path(f"/proc/{folder.name.partition('-')[0]}/cmdline").read_bytes().decode().split("\0")[:-1]
+        return set(words[words.index("repro") + 1 :]) <= _SAME_STAGES and words[words.index("repro") - 1] != "exp"
+    except (OSError, ValueError):
+        return False
 
 
 def forget_ended() -> None:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -53,25 +54,25 @@ def train(
     Raises:
         UserError: the run's settings do not fit, or its training failed.
     """
-    from pipeline.cluster.launch import Launch, exclusive, launch
-    from pipeline.tracking.references import journal_folder
+    from pipeline.cluster.beside import fill, slots_of, threads_wanted
+    from pipeline.cluster.launch import exclusive, launch, launching
     from pipeline.training.prepare import prepared
     from pipeline.training.publish import publish
 
-    with prepared(name, params, out=OUT, scratch=scratch(params), seed=seed) as ready:
-        launching = Launch(
-            run=ready.run,
-            key=ready.key,
-            journal=journal_folder(params, name, ready.key.digest),
-            dataset=ready.dataset.info,
-            cluster=params.cluster,
-            tracking=params.tracking,
-        )
+    slots = slots_of(params)
+    with prepared(name, params, out=OUT, scratch=scratch(params), seed=seed) as ready, ExitStack() as held:
+        about = launching(ready, params)
         if announce:
-            announce(launching.journal, ready.job.finished_at)
-        with exclusive(ready.job.store, name):
-            ready.keep_initial()
-            launch(ready.job, launching, partial(publish, ready.run, ready.job, ready.dataset, to) if to else None)
+            announce(about.journal, ready.job.finished_at)
+        begun = slots.begun(name, seed) if slots else None
+        if slots and begun is not None:
+            fill(slots, params)  # this process waits for it
+        held.enter_context(exclusive(ready.job, about, begun))
+        if slots:
+            held.enter_context(slots.hold(threads_wanted(ready)))
+            fill(slots, params)
+        ready.keep_initial()
+        launch(ready.job, about, partial(publish, ready.run, ready.job, ready.dataset, to) if to else None)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]) -> Iterator[None]:
+def watching(
+    folder: Path, name: str, total: int, page: Callable[[], str | None], since: float | None = None
+) -> Iterator[None]:
     """Show a run's progress while the block runs: images seen, speed, losses, and once where to look at the run.
 
     Early warnings are logged as they come. Rows of before, which a checkpoint brings along, are not shown again.
@@ -28,8 +30,9 @@ def watching(folder: Path, name: str, total: int, page: Callable[[], str | None]
         name: The run's name.
         total: Images of the whole training.
         page: Returns where to look, or None as long as that is not known.
+        since: From when on rows are shown, in seconds since 1970; None: from now on.
     """
-    done, begun = threading.Event(), time.time_ns() // 1_000_000
+    done, begun = threading.Event(), int((time.time() if since is None else since) * 1000)
     with training_bar(name, total) as (show, tell):
 
         def watch() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from toy_job import job, train_on, trained_here, weights
+from toy_job import job, launching, train_on, trained_here, weights
 
 from pipeline.cluster.connect import connect
 from pipeline.cluster.driver import train_on_ray
@@ -25,6 +25,7 @@ from pipeline.config import Cluster
 from pipeline.core.world import World
 from pipeline.errors import UserError
 from pipeline.tracking.journal import Journal
+from pipeline.tracking.record import record
 from pipeline.training.job import DivergedError, Job, Row
 from pipeline.training.memory import out_of_memory
 from pipeline.training.trainer import train
@@ -223,12 +224,14 @@ def test_a_stopped_training_goes_on_whatever_has_become_of_rays_own_files(tmp_pa
 def test_a_run_has_one_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A second one waits, and says so once."""
     order: list[str] = []
+    work = job(tmp_path)
+    about = launching(Cluster(workers=0), work)
 
     def second() -> None:
-        with exclusive(tmp_path / "run", "toy"):
+        with exclusive(work, about):
             order.append("second")
 
-    with caplog.at_level("WARNING"), exclusive(tmp_path / "run", "toy"):
+    with caplog.at_level("WARNING"), exclusive(work, about):
         waiting = threading.Thread(target=second)
         waiting.start()
         while not caplog.records:
@@ -240,6 +243,22 @@ def test_a_run_has_one_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert [record.getMessage() for record in caplog.records] == [
         "toy: another process is training this very run; waiting until it is done"
     ]
+
+
+def test_who_waits_for_a_training_beside_it_sees_what_that_wrote_since(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also what it wrote before this one came, and where it has ended since; nothing of an earlier start."""
+    work = job(tmp_path)
+    about, begun = launching(Cluster(workers=0), work), time.time()
+    with Journal.open(Path(work.store)) as journal:
+        journal.start(name="toy", key="key", params={}, tags={})
+        train(work, World(), lambda rows: record(journal, rows, work.snapshots))
+    with caplog.at_level("WARNING"), exclusive(work, about, since=time.time() + 1):
+        assert "images" not in capfd.readouterr().err
+    with caplog.at_level("WARNING"), exclusive(work, about, since=begun):
+        assert "toy: 256 of 256 images" in capfd.readouterr().err
+    assert not caplog.records
 
 
 def test_a_cluster_of_this_machine_that_fails_is_not_called_an_address(monkeypatch: pytest.MonkeyPatch) -> None:

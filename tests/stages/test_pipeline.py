@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from repository import RUNS, call, changed_stages, copy_project, digest, environment, stages_that_ran, write_params
@@ -110,6 +111,44 @@ def test_a_run_in_mlflow_is_scored_as_its_files_were(project: Path) -> None:
 def test_a_kill_of_the_trainer_is_resumed_bit_equal(project: Path) -> None:
     """kill -9 between two checkpoints, in the same MLflow run, without a double or missing point."""
     killed_and_resumed(project, "dcgan")
+
+
+SEVERAL_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core trains one by one")
+
+
+@SEVERAL_CORES
+def test_small_runs_are_trained_beside_each_other_to_the_same_weights(project: Path) -> None:
+    """On the first `dvc repro`; the second training came before its stage, which published it."""
+    assert "vae: this very training is finished: publishing" in (project / "first.txt").read_text()
+    published = project / "out/runs/vae"
+    shutil.copytree(published, project / "kept-vae")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["cluster"]["storage"], params["tracking"]["uri"] = ".alone", "sqlite:///alone.db"
+    write_params(project, params)
+    assert "finished" not in call(project, sys.executable, "-m", "pipeline.stages.train", "vae")
+    assert digest(published / "weights.safetensors") == digest(project / "kept-vae/weights.safetensors")
+    call(project, "git", "checkout", "-q", "params.yaml")
+    shutil.rmtree(published)
+    (project / "kept-vae").rename(published)
+
+
+@pytest.mark.slow
+@SEVERAL_CORES
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_trainings_beside_each_other_end_with_dvc_and_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    runs = {name: RUNS[name] | {"images": 100_000, "checkpoint_every": 1024} for name in ("dcgan", "vae")}
+    folder = copy_project(tmp_path, runs)
+    dvc = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), start_new_session=True)
+    for run in runs:
+        wait_for_checkpoint(folder, run, dvc, ".genloom")
+    os.killpg(dvc.pid, number)  # for all that a terminal runs
+    dvc.wait(60)
+    deadline = time.monotonic() + 30
+    while left := [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    said = call(folder, "dvc", "repro", "train@dcgan", "train@vae")
+    assert said.count("going on from the checkpoint") == 2 and "another process" not in said
 
 
 @pytest.mark.slow  # tests/training/test_budgets.py has the law without DVC
