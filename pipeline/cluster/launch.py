@@ -126,9 +126,8 @@ def exclusive(job: Job, about: Launch, since: float | None = None) -> Iterator[N
         if waits and since is None:
             logger.warning("%s: another process is training this very run; waiting until it is done", name)
         if waits or since is not None:
-            with watching(
-                about.journal, name, job.finished_at, partial(run_page, about.journal, about.tracking), since
-            ):
+            # The page is said once, by who publishes.
+            with watching(about.journal, name, job.finished_at, lambda: None, since):
                 if waits:
                     held.enter_context(locked(lock, wait=None))
         yield
