@@ -19,7 +19,7 @@ from toy_data import ROOT, toy_split
 from pipeline import config, methods
 from pipeline.config.pictures import PICTURES
 from pipeline.core.batch import Batch, ImageSpec, to_unit_range
-from pipeline.core.method import Method, Nets
+from pipeline.core.method import TWO_DOMAINS, Method, Nets
 from pipeline.data.dataset import Dataset
 from pipeline.inference.directions import find_directions
 from pipeline.inference.weights import Trained
@@ -370,6 +370,7 @@ OWN = {
     "infogan": SAMPLER | {"critic_outputs", "saliency", "codes"},
     "stylegan2": SAMPLER | CRITIC,
     "cyclegan": CRITIC | {"there_and_back"},
+    "pix2pix": {"pairs"},
     "vae": SAMPLER | {"reconstructions", "real_interpolation"},
     "cvae": SAMPLER | {"reconstructions", "real_interpolation", "classes"},
     "vqvae": {"reconstructions"},
@@ -387,7 +388,7 @@ def test_a_method_has_the_pictures_that_its_hooks_allow_of_no_more_images_at_onc
     monkeypatch.setattr("pipeline.render.picture.find_directions", partial(find_directions, points=10))
     spec = ImageSpec(channels=3 if name == "cgan" else 1, size=16, classes=10)
     Image.new("L", (20, 20)).save(tmp_path / "000000500.png")
-    other = dataset(spec) if "other" in methods.find(name).needs else None
+    other = dataset(spec) if methods.find(name).needs & TWO_DOMAINS else None
     of = subject(small(name), spec, other=other, at_a_time=5, history=HISTORY, snapshots=[*tmp_path.iterdir()])
     offers = of.offers  # its sampler is made of two samples
     taken = set[int]()
@@ -409,8 +410,8 @@ def test_a_method_has_the_pictures_that_its_hooks_allow_of_no_more_images_at_onc
 def test_a_picture_says_how_to_read_it_and_is_the_same_each_time(name: str) -> None:
     picture = pictures.load(name)
     assert picture.title and picture.caption.endswith(".") and len(picture.caption) > 30
-    method = {"codes": Coded(), "there_and_back": Turning()}.get(name, Plain())
-    known: dict[str, Any] = {"other": dataset(SPEC)} if name == "there_and_back" else {}
+    method = {"codes": Coded(), "there_and_back": Turning(), "pairs": small("pix2pix")}.get(name, Plain())
+    known: dict[str, Any] = {"other": dataset(SPEC)} if name in ("there_and_back", "pairs") else {}
     known |= {"seeds": {seed: subject(method).trained for seed in (0, 1)}} if name == "seeds" else {}
     made = [subject(method, history=HISTORY, **known) for _ in range(2)]
     drawn = [picture.draw(of) for of in made if picture.needs <= of.offers]
