@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from toy_data import toy_batch, toy_split
 
 from pipeline import methods
-from pipeline.core.batch import Batch, Clock, ImageSpec
+from pipeline.core.batch import Batch, Clock, ImageSpec, to_uint8
 from pipeline.core.loop import fit
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
-from pipeline.data.dataset import open_dataset
+from pipeline.data.dataset import domains, open_dataset
 from pipeline.data.stream import batches
 from pipeline.data.views import VIEWS
 from pipeline.evaluate.chunks import Subject
@@ -29,6 +29,7 @@ from pipeline.inference.generate import batches as rows
 from pipeline.inference.generate import drawn_beside, scores_of
 from pipeline.inference.weights import save_weights
 from pipeline.nets.skip_translator import SkipTranslator
+from pipeline.watch.look import fixed_images
 
 CLOCK = Clock(seen=0, total=100)
 
@@ -146,6 +147,15 @@ def test_a_partner_is_said_to_be_missing() -> None:
 def test_samples_are_drawn_beside_test_images() -> None:
     assert drawn_beside(methods.load("pix2pix"), "train") == "test"
     assert drawn_beside(methods.load("cyclegan"), "train") == drawn_beside(methods.load("dcgan"), "train") == "train"
+
+
+def test_a_look_sees_pairs_too(tmp_path: Path) -> None:
+    whole = open_dataset(materials(tmp_path).data)
+    first, second = domains(whole, ("edges", "images"), VIEWS)
+    for batch in fixed_images(first, second, torch.device("cpu"), at_a_time=7):
+        assert batch.other is not None
+        pixels = to_uint8(batch.other).permute(0, 2, 3, 1)
+        assert torch.equal(to_uint8(batch.images).permute(0, 2, 3, 1), VIEWS["edges"](pixels))
 
 
 def test_an_evaluation_scores_and_samples_held_out_pairs(tmp_path: Path) -> None:
