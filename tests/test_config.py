@@ -53,7 +53,7 @@ def test_a_recipe_has_every_param_that_dvc_compares(recipe: Path) -> None:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> None:
     read = read_params(recipe)
-    classes = 10 if read.data.source in ("mnist", "cifar10") else 0
+    classes = {"mnist": 10, "cifar10": 10, "food101": 101}.get(read.data.source, 0)
     for name in read.runs:
         run, own = read_run(read, name, recipe)
         method = configure(run, own, f"runs.{name}.", recipe)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from pipeline.core.batch import Batch
+from pipeline.core.method import Method
 from pipeline.core.noise import Noise
 from pipeline.core.world import World
 from pipeline.data.dataset import ArrayStore, Split, open_dataset
@@ -35,6 +37,13 @@ def toy_split(count: int = 48, *, channels: int = 1, size: int = 16) -> Split:
     images = ((toy_batch(count, channels=channels, size=size).images + 1) * 127.5).round().to(torch.uint8)
     array = images.permute(0, 2, 3, 1).contiguous().numpy()
     return Split(ArrayStore((array[: count // 3], array[count // 3 :])), np.arange(count, dtype=np.int64) % 10)
+
+
+def second_domain(method: Method, split: Split, *, channels: int = 1) -> dict[str, Any]:
+    """What ``batches`` takes besides a split for a method: nothing, another domain, or each image's negative."""
+    if "pair" in method.needs:
+        return {"other": split.seen_as(lambda images: 255 - images), "paired": True}
+    return {"other": toy_split(30, channels=channels)} if "other" in method.needs else {}
 
 
 @contextmanager

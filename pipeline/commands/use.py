@@ -214,7 +214,7 @@ def evaluate(
     with loaded(source) as (trained, _), tempfile.TemporaryDirectory() as temporary:
         refuse_other_images(trained, dataset.spec, source)
         facts = _facts(trained.source) if trained.source else {}
-        first, second = domains(dataset, facts.get("params", {}).get("domains"))
+        first, second = domains(dataset, facts.get("params", {}).get("domains"), trained.method.views)
         folder = Path(temporary)
         write_samples(folder, trained, first, settings, load_all(settings, EXTRACTORS, trained.device), second)
         scores = score_run(folder, REFERENCE, settings, STATISTICS)

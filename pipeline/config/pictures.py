@@ -21,6 +21,7 @@ PICTURES = (  # which a run has by default
     "reconstructions",
     "real_interpolation",
     "there_and_back",
+    "pairs",
     "neighbours",
     "critic_outputs",
     "saliency",

@@ -34,7 +34,7 @@ class Batch:
         images: (n, c, h, w) float in [-1, 1].
         labels: (n,) int64 in [0, classes).
         noise: the samples' own random numbers.
-        other: (n, c, h, w) in [-1, 1], an unpaired second domain.
+        other: (n, c, h, w) in [-1, 1], of a second domain: unpaired, or each image's partner if the method needs pairs.
         shared: detached tensors that one phase leaves for a later phase on the same batch, e.g. the generator's images
             for the critic. The one mutable field: ``stream`` passes the same dictionary on, whoever takes an entry
             removes it, and the order of a method's phases is part of what it means.

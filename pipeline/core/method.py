@@ -15,6 +15,8 @@ Nets = nn.ModuleDict
 Logs = Mapping[str, Tensor]
 Loss = Callable[[Nets, Batch, Clock], tuple[Tensor, Logs]]
 
+TWO_DOMAINS = frozenset({"other", "pair"})  # of Method.needs: with either there is a Batch.other
+
 
 def constant_settings(clock: Clock) -> dict[str, Any]:
     """Keep the settings that the optimizer was made with."""
@@ -61,7 +63,9 @@ class Method(ABC):
 
     Attributes:
         sampled: the nets that sampling needs; their moving averages are kept, evaluated and published.
-        needs: what the data must have: "labels" (two classes or more), "other" (a second domain).
+        needs: what the data must have: "labels" (two classes or more), "other" (a second domain), "pair" (a second
+            domain, in which every image has its partner).
+        views: domains besides classes that it takes: by name, how they are computed from uint8 images (n, h, w, c).
         starts_from: nets that this method does not train; their weights must come from another run.
         encodes: names of what ``encode`` returns; empty if the method cannot encode.
         decodes: those of them from which alone ``decode`` makes the image again, the usual one first.
@@ -71,6 +75,7 @@ class Method(ABC):
 
     sampled: ClassVar[tuple[str, ...]]
     needs: ClassVar[frozenset[str]] = frozenset()
+    views: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]] = {}
     starts_from: ClassVar[tuple[str, ...]] = ()
     encodes: ClassVar[tuple[str, ...]] = ()
     decodes: ClassVar[tuple[str, ...]] = ()

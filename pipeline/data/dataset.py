@@ -8,7 +8,8 @@ Shards are memory-mapped, so a node's memory holds the images once however many 
 
 spec.json: source; channels; size; normalization (in words); classes (names, by label); splits (by name: count, shards,
 class_counts by label); mean and std (per channel, of the train split's pixels in [0, 1]); digest (of
-every split's images and labels, in order; independent of how they are cut into shards).
+every split's images and labels, in order; independent of how they are cut into shards); paired (true where image i of
+the first class is the partner of image i of the second).
 """
 
 import hashlib
@@ -77,6 +78,24 @@ class ArrayStore:
 
 
 @dataclass(frozen=True)
+class ViewStore:
+    """What is computed from each of another store's images, where they are read.
+
+    Attributes:
+        of: the images.
+        view: uint8 (n, h, w, c) -> the same shape and type.
+    """
+
+    of: ImageStore
+    view: Callable[[Tensor], Tensor]
+
+    def prefetch(self, rows: NDArray[np.int64]) -> Callable[[], Tensor]:
+        """Start reading the images; the returned function blocks and returns their views, uint8 (n, h, w, c)."""
+        wait = self.of.prefetch(rows)
+        return lambda: self.view(torch.as_tensor(wait()))
+
+
+@dataclass(frozen=True)
 class Split:
     """The images and labels of one split.
 
@@ -112,6 +131,10 @@ class Split:
         rows = np.flatnonzero(self.labels == label)
         return Split(self.store, self.labels[rows], rows if self.rows is None else self.rows[rows])
 
+    def seen_as(self, view: Callable[[Tensor], Tensor]) -> "Split":
+        """Return the split of what is computed from each of these images; shares the store."""
+        return replace(self, store=ViewStore(self.store, view))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -136,6 +159,10 @@ class Dataset:
         """Return the dataset of the images of one class; KeyError if no class has this name."""
         label = {str(known): number for number, known in enumerate(self.info["classes"])}[name]
         return replace(self, splits={key: split.of_class(label) for key, split in self.splits.items()})
+
+    def seen_as(self, view: Callable[[Tensor], Tensor]) -> "Dataset":
+        """Return the dataset of what is computed from each image, uint8 (n, h, w, c) -> the same shape and type."""
+        return replace(self, splits={key: split.seen_as(view) for key, split in self.splits.items()})
 
 
 def is_shard(file: Path) -> bool:
@@ -165,17 +192,31 @@ def open_dataset(folder: Path, elsewhere: Callable[[str], ImageStore] | None = N
     return Dataset(spec=spec, info=info, splits=splits)
 
 
-def domains(dataset: Dataset, names: Sequence[str] | None) -> tuple[Dataset, Dataset | None]:
+def domains(
+    dataset: Dataset, names: Sequence[str] | None, views: Mapping[str, Callable[[Tensor], Tensor]]
+) -> tuple[Dataset, Dataset | None]:
     """Return the data of a run and its second domain.
 
     Args:
         dataset: all of the data.
-        names: the classes of the first and second domain; None for a run on all of the data.
+        names: of the first and second domain: two classes or, where these are none, two views; None for a run on all of
+            the data.
+        views: that the run's method takes, by name.
 
     Returns:
-        The images of the first class and those of the second, or all of the data and None.
+        The images of both, or all of the data and None. Image i of one view is the partner of image i of the other, and
+        so are those of two classes of paired data.
     """
-    return (dataset, None) if names is None else (dataset.of_class(names[0]), dataset.of_class(names[1]))
+    if names is None:
+        return dataset, None
+    if are_views(names, dataset.info["classes"], views):
+        return dataset.seen_as(views[names[0]]), dataset.seen_as(views[names[1]])
+    return dataset.of_class(names[0]), dataset.of_class(names[1])
+
+
+def are_views(names: Sequence[str], classes: Sequence[object], views: Iterable[str]) -> bool:
+    """Tell whether two domains are views of all images; names that are both classes' are classes."""
+    return set(names) <= set(views) and not set(names) <= set(map(str, classes))
 
 
 def _open_split(
@@ -229,6 +270,7 @@ def write_dataset(
     splits: Mapping[str, NewSplit],
     shard_bytes: int = SHARD_BYTES,
     normalization: str | None = None,
+    paired: bool = False,
 ) -> dict[str, Any]:
     """Write out/data from a stream of images, with one block in memory at a time.
 
@@ -242,6 +284,7 @@ def write_dataset(
         splits: by name; 'train' must be among them.
         shard_bytes: at most as many bytes of images go into one file; files of a split are taken as they are.
         normalization: what was done to the images, for spec.json.
+        paired: whether the two classes are pairs, for spec.json.
 
     Returns:
         The content of spec.json.
@@ -260,6 +303,7 @@ def write_dataset(
         digests = "".join(f"{name} {written[name].digest}\n" for name in sorted(written))
         info = {"source": source, "channels": spec.channels, "size": spec.size, "classes": list(classes)}
         info |= {"normalization": normalization} if normalization else {}
+        info |= {"paired": True} if paired else {}
         info |= {"splits": entries, "mean": mean, "std": std, "digest": hashlib.sha256(digests.encode()).hexdigest()}
         write_json(temporary / "spec.json", info)
     return info

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.dataset import ArrayStore, Split
+from pipeline.data.dataset import ArrayStore, Split, ViewStore
 
 READ_AHEAD = 2**29  # bytes
 
@@ -70,6 +70,9 @@ def on_device(split: Split, device: torch.device, share: float) -> Split:
     Returns:
         The split there, or as it is.
     """
+    if isinstance(split.store, ViewStore):  # the images lie there, and are seen as something else there
+        there = on_device(replace(split, store=split.store.of), device, share)
+        return there.seen_as(split.store.view)
     if device.type != "cuda" or not isinstance(split.store, ArrayStore):
         return split
     free, _ = torch.cuda.mem_get_info(device)
@@ -86,7 +89,7 @@ def moved(split: Split, device: torch.device) -> Split:
 
 def size_of(split: Split) -> int:
     """Return how many bytes the images of a split take; 0 where they are elsewhere."""
-    store = split.store
+    store = split.store.of if isinstance(split.store, ViewStore) else split.store
     return len(split) * store.arrays[0][0].nbytes if isinstance(store, ArrayStore) and len(split) else 0
 
 
@@ -95,7 +98,8 @@ class Reader:
 
     def __init__(self, split: Split, device: torch.device) -> None:
         self.split, self.pinned = split, device.type == "cuda"
-        threaded = isinstance(split.store, ArrayStore) and (self.pinned or size_of(split) > READ_AHEAD)
+        here = split.store.of if isinstance(split.store, ViewStore) else split.store
+        threaded = isinstance(here, ArrayStore) and (self.pinned or size_of(split) > READ_AHEAD)
         self.pool = ThreadPoolExecutor(1) if threaded else None
 
     def __enter__(self) -> "Reader":

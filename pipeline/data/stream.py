@@ -32,6 +32,7 @@ def batches(
     world: World,
     start: int = 0,
     other: Split | None = None,
+    paired: bool = False,
     augment: Augmentation = NO_AUGMENTATION,
     waiting: Waiting | None = None,
 ) -> Iterator[Batch]:
@@ -46,7 +47,8 @@ def batches(
         batch_size: images of a global batch; a multiple of the number of workers.
         world: this rank and its device.
         start: position in the stream, in images seen, to start from.
-        other: a second domain, shuffled independently; each batch brings as many of its images, unpaired.
+        other: a second domain; each batch brings as many of its images, shuffled independently.
+        paired: image i of ``other`` is the partner of image i of ``split``: they come together, augmented alike.
         augment: applied to the images of both domains.
         waiting: gets the seconds spent waiting for images.
 
@@ -54,15 +56,13 @@ def batches(
         Batches of ``batch_size / world.size`` images in [-1, 1] on the device.
 
     Raises:
-        ValueError: ``batch_size`` is not a multiple of the number of workers.
+        ValueError: ``batch_size`` is not a multiple of the number of workers, or some images have no partner.
     """
     if batch_size % world.size:
         raise ValueError(f"batch_size {batch_size} is not a multiple of the {world.size} workers")
     share = batch_size // world.size
-    order = _Order(len(split), seed)
-    other_order = _Order(len(other), seed + 1) if other else None
-    position = start + world.rank * share
-    waiting = waiting or Waiting()
+    order, other_order = _orders(split, other, seed, paired)
+    position, waiting = start + world.rank * share, waiting or Waiting()
     pending: deque[_PendingBatch] = deque()
     with reader(split, world.device) as images, reader(other, world.device) as others:
         assert images is not None, "the first domain is always there"
@@ -73,10 +73,20 @@ def batches(
                 second = others.prefetch(other_order[positions]) if others and other_order else None
                 pending.append(_PendingBatch(positions, split.labels_of(rows), images.prefetch(rows), second))
                 position += batch_size
-            yield _arrived(pending.popleft(), seed, world, augment, waiting)
+            yield _arrived(pending.popleft(), seed, world, augment, waiting, paired)
 
 
-def _arrived(pending: "_PendingBatch", seed: int, world: World, augment: Augmentation, waiting: Waiting) -> Batch:
+def _orders(split: Split, other: Split | None, seed: int, paired: bool) -> "tuple[_Order, _Order | None]":
+    """Return the orders of both domains: that of pairs is one."""
+    order = _Order(len(split), seed)
+    if paired and (other is None or len(other) != len(split)):
+        raise ValueError(f"{len(split)} images and {0 if other is None else len(other)} partners are no pairs")
+    return order, order if paired else _Order(len(other), seed + 1) if other else None
+
+
+def _arrived(
+    pending: "_PendingBatch", seed: int, world: World, augment: Augmentation, waiting: Waiting, paired: bool
+) -> Batch:
     noise = Noise(seed, torch.from_numpy(pending.positions).to(world.device))
     images = to_unit_range(waiting.measure(pending.images), world.device)
     other = pending.other and to_unit_range(waiting.measure(pending.other), world.device)
@@ -84,7 +94,7 @@ def _arrived(pending: "_PendingBatch", seed: int, world: World, augment: Augment
         images=augment(images, noise.stream("augment")),
         labels=pending.labels.to(world.device),
         noise=noise,
-        other=None if other is None else augment(other, noise.stream("other")),
+        other=None if other is None else augment(other, noise.stream("augment" if paired else "other")),
     )
 
 

@@ -23,10 +23,19 @@ from pipeline.data.dataset import Dataset, ImageStore, Split, domains, open_data
 from pipeline.evaluate.extractor import Extractor, Features
 from pipeline.evaluate.extractors import load_all
 from pipeline.inference.diagnosis import NotFiniteError
-from pipeline.inference.generate import Tally, batches, has_scores, load_fitting, sample, scores_of, shuffled
+from pipeline.inference.generate import (
+    Tally,
+    batches,
+    drawn_beside,
+    has_scores,
+    load_fitting,
+    sample,
+    scores_of,
+    shuffled,
+)
 from pipeline.inference.path import between
 from pipeline.inference.scored import WEIGHTS, digest_of
-from pipeline.inference.weights import Trained
+from pipeline.inference.weights import Trained, method_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +104,13 @@ class Subject:
         settings: how many images, of which split, in the order of which seed.
         beside: the real images that samples are drawn beside; None: there are no samples.
         real: the real images of which features are wanted; None: of none.
+        split: of the images that samples are drawn beside; None: that of the settings.
     """
 
     settings: Evaluate
     beside: Dataset | None = None
     real: Dataset | None = None
+    split: str | None = None
 
     def chunks(self) -> list[Chunk]:
         """Return all of them, in the order in which they are put together."""
@@ -122,7 +133,7 @@ class Subject:
     def drawn_beside(self) -> Split:
         """The split of real images that samples are drawn beside."""
         assert self.beside is not None
-        return self.beside.splits[self.settings.split]
+        return self.beside.splits[self.split or self.settings.split]
 
     @cached_property
     def rows(self) -> Tensor:
@@ -261,7 +272,10 @@ class Examiner:
         if has_scores(self._trained):
             assert self.subject.beside is not None
             rows, split = self.subject.scored_rows, self.subject.beside.splits["test"]
-            real = batches(split, rows, batch_size=self._at_once, **self._plan(chunk))
+            paired = "pair" in self._trained.method.needs
+            other = self.subject.real.splits["test"] if paired and self.subject.real else None
+            plan = {"other": other, "paired": paired, **self._plan(chunk)}
+            real = batches(split, rows, batch_size=self._at_once, **plan)
             yield from scores_of(self._trained, real)
 
     def _like(self, chunk: Chunk, size: int, rows: Tensor | None = None) -> Iterator[Batch]:
@@ -293,7 +307,7 @@ class Materials:
         prepared: what ``prepare_extractors`` wrote.
         settings: which extractors see how many images.
         weights: the run's, to be sampled; None: real images are examined alone.
-        classes: the two domains of a run that translates, else None.
+        classes: the two domains of a run that translates, else None; of real images alone there are none.
         at_a_time: images that the nets take at once, if fewer than the extractors do (``settings.batch_size``).
     """
 
@@ -314,12 +328,15 @@ class Materials:
             What is examined.
 
         Raises:
-            UserError: the folder holds no readable dataset.
+            UserError: the folder holds no readable dataset, or the weights are damaged.
         """
-        first, second = domains(open_dataset(self.data, elsewhere), self.classes)
+        dataset = open_dataset(self.data, elsewhere)
         if self.weights is None:
-            return Subject(settings=self.settings, real=first)
-        return Subject(settings=self.settings, beside=first, real=second)
+            return Subject(settings=self.settings, real=dataset)
+        method = method_of(self.weights)
+        first, second = domains(dataset, self.classes, method.views)
+        split = drawn_beside(method, self.settings.split)
+        return Subject(settings=self.settings, beside=first, real=second, split=split)
 
     def examiner(self, device: torch.device, elsewhere: Callable[[str], ImageStore] | None = None) -> Examiner:
         """Open the data, and load the weights and the extractors.

@@ -24,7 +24,7 @@ from pipeline.evaluate.program import try_out
 from pipeline.evaluate.statistics_files import import_statistics
 from pipeline.files import write_json
 from pipeline.inference.diagnosis import NotFiniteError, not_finite
-from pipeline.inference.generate import load_fitting, mean_scores
+from pipeline.inference.generate import drawn_beside, load_fitting, mean_scores
 from pipeline.inference.weights import Trained
 
 Examine = Callable[[Materials, Sequence[Chunk]], Iterator[Part]]  # what is found in each of the chunks, in order
@@ -139,7 +139,8 @@ def write_samples(
     Raises:
         ValueError: the samples are not in [-1, 1].
     """
-    subject = Subject(settings=settings, beside=dataset, real=second)
+    split = drawn_beside(trained.method, settings.split)
+    subject = Subject(settings=settings, beside=dataset, real=second, split=split)
     examiner = Examiner(subject=subject, extractors=extractors, trained=trained, at_a_time=at_a_time)
     _write_samples(folder, subject, map(examiner.examine, subject.chunks()), partial(not_finite, trained))
 
@@ -153,7 +154,11 @@ def _write_samples(
 ) -> None:
     settings, dataset = subject.settings, subject.beside
     assert dataset is not None
-    images: dict[str, Any] = {"split": settings.split, "count": settings.samples, "seed": settings.seed}
+    images: dict[str, Any] = {
+        "split": subject.split or settings.split,
+        "count": settings.samples,
+        "seed": settings.seed,
+    }
     images |= {"digest": dataset.digest, "truncation": settings.truncation}
     found = Found.of(parts)
     images |= found.about.weights
@@ -169,7 +174,8 @@ def _write_samples(
         size = len(subject.drawn_beside)
         images["distinct"] = min(settings.samples, size)  # a translation of the same image is the same again
         (folder / TARGET).mkdir()
-        about = {"class": int(subject.real.splits[settings.split].labels[0])}
+        shown = set(subject.real.splits[settings.split].labels.tolist())
+        about = {"class": shown.pop()} if len(shown) == 1 else {}
         _write_real(folder / TARGET, subject, found, about)
     images |= {} if found.labelled else {"labelled": False}
     labels = subject.drawn_beside.labels_of(subject.rows.numpy())

@@ -15,6 +15,8 @@ METRIC = Metric(
         "bits_per_dim": Quantity(title="bits/dim", better="lower"),
         "elbo_bits_per_dim": Quantity(title="ELBO bits/dim", better="lower"),
         "iwae_bits_per_dim": Quantity(title="IWAE bits/dim", better="lower"),
+        "l1": Quantity(title="L1 to the truth", better="lower"),
+        "psnr": Quantity(title="PSNR (dB)", better="higher"),
         "nats_per_code": Quantity(title="nats/code", better="lower"),
     },
     needs=frozenset({"model"}),

@@ -99,6 +99,19 @@ def shuffled(size: int, count: int, seed: int) -> Tensor:
     return order[torch.arange(count) % size]
 
 
+def drawn_beside(method: Method | type[Method], otherwise: str) -> str:
+    """Return the split beside whose images samples are drawn.
+
+    Args:
+        method: that samples.
+        otherwise: where its samples are no answers to images that it has seen with their partners.
+
+    Returns:
+        "test" of a method that learns from pairs: it has seen what the training images become.
+    """
+    return "test" if "pair" in method.needs else otherwise
+
+
 def batches(
     split: Split,
     rows: Tensor,
@@ -108,6 +121,7 @@ def batches(
     device: torch.device | str,
     truncation: float | None = None,
     other: Split | None = None,
+    paired: bool = False,
     numbers: slice = slice(None),
 ) -> Iterator[Batch]:
     """Iterate over the real images at ``rows``, each once and in order, sample i with noise number i.
@@ -120,6 +134,7 @@ def batches(
         device: where the batches go.
         truncation: bound of normal latents, in standard deviations; None: no bound.
         other: a second domain, of which sample i gets image i, from the start again if it has fewer.
+        paired: image i of ``other`` is the partner of image i of ``split``, and comes with it.
         numbers: a contiguous part of the samples, to leave out the others; each keeps its number.
 
     Yields:
@@ -128,11 +143,12 @@ def batches(
     target = torch.device(device)
     for ids in torch.arange(len(rows))[numbers].split(batch_size):
         chosen = rows[ids].numpy()
+        partners = None if other is None else chosen if paired else (ids % len(other)).numpy()
         yield Batch(
             images=to_unit_range(split.images(chosen), target),
             labels=split.labels_of(chosen).to(target),
             noise=Noise(seed, ids.to(target), truncation=truncation).stream("evaluate"),
-            other=None if other is None else to_unit_range(other.images((ids % len(other)).numpy()), target),
+            other=None if other is None or partners is None else to_unit_range(other.images(partners), target),
         )
 
 

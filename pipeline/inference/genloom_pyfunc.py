@@ -89,8 +89,10 @@ class GenloomModel:
         if not known:
             return self.decode(self.encode(images, labels), labels)
         there = direction or known[0]
-        translated = self.translate(images, there)
-        return self.translate(translated, next(name for name in known if name != there))
+        back = next((name for name in known if name != there), None)
+        if back is None:
+            self._check_part("reconstruct")
+        return self.translate(self.translate(images, there), back)
 
     def _images(self, images: Any) -> torch.Tensor:
         values, shape = _array(images), tuple(self._about["images"])

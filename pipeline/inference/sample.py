@@ -174,9 +174,8 @@ def write_reconstructions(
     def reconstructed(parts: Iterable[Tensor]) -> Iterator[Tensor]:
         return reconstruct(trained, parts, labels, via)
 
-    about = describe(trained) | (
-        {"direction": chosen(via, trained.method.decodes)} if trained.method.directions else {}
-    )
+    both = trained.method.directions and trained.method.decodes
+    about = describe(trained) | ({"direction": chosen(via, trained.method.decodes)} if both else {})
     return _write_of_images(trained, images, folder, reconstructed, about, "reconstructions.json", batch_size, report)
 
 

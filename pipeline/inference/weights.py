@@ -6,7 +6,8 @@ needs. The header names the method, its params, the data's spec and the images s
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,21 +125,40 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> Trained:
     return Trained(method=method, nets=nets.eval(), spec=spec, **known)
 
 
+def method_of(path: Path) -> type[Method]:
+    """Return the class of a weights file's method; UserError as for ``load_weights``."""
+    return methods.find(_about(path)["method"])
+
+
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Return the tensors alone, by "<net>.<parameter or buffer>", the moving average where one was kept."""
     return _prefer_average(_read(path, device)[1])
 
 
 def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"{path}: not a readable weights file ({error}). Run `dvc repro` to make it.") from error
+    with _opened(path, device) as file:
+        return _about_in(file, path), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with _opened(path, "cpu") as file:
+        return _about_in(file, path)
+
+
+def _about_in(file: Any, path: Path) -> dict[str, Any]:
+    about: dict[str, Any] | None = json.loads((file.metadata() or {}).get(FORMAT, "null"))
     if about is None:
         raise UserError(f"{path}: not a weights file of this program (no '{FORMAT}' in its header).")
-    return about, tensors
+    return about
+
+
+@contextmanager
+def _opened(path: Path, device: torch.device | str) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            yield file
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{path}: not a readable weights file ({error}). Run `dvc repro` to make it.") from error
 
 
 def _hashable(value: Any) -> Any:

@@ -21,7 +21,7 @@ from pipeline.ingest.labels import Table
 from pipeline.ingest.source import UNLABELED, LeftOut
 
 _TEST = {"test", "val", "valid", "validation"}
-_DOMAINS = re.compile(r"(train|test|val|valid|validation)[-_]?([AB])", re.IGNORECASE)
+DOMAIN = re.compile(r"(train|test|val|valid|validation)[-_]?([AB])", re.IGNORECASE)  # a folder of one of two domains
 _BUCKET, _BUCKETED = re.compile(r"\d{5}"), re.compile(r"img\d{8}\.\w+")
 _Paths = dict[str, tuple[str, ...]]
 
@@ -103,7 +103,7 @@ def _splits(paths: _Paths) -> tuple[dict[str, str], _Paths, list[LeftOut]]:
     lies beside them is left out.
     """
     top = {parts[0] for parts in paths.values() if len(parts) > 1}
-    if top and all(_DOMAINS.fullmatch(name) for name in top):
+    if top and all(DOMAIN.fullmatch(name) for name in top):
         return _domains(paths)
     folders = {name.lower() for name in top}
     others = folders - {"train"} - _TEST
@@ -123,7 +123,7 @@ def _domains(paths: _Paths) -> tuple[dict[str, str], _Paths, list[LeftOut]]:
     """Read trainA, trainB, testA and testB as the classes A and B of two splits."""
     splits, rest, left_out = {}, {}, []
     for name, parts in paths.items():
-        found = _DOMAINS.fullmatch(parts[0]) if len(parts) > 1 else None
+        found = DOMAIN.fullmatch(parts[0]) if len(parts) > 1 else None
         if found is None:
             left_out.append(LeftOut(name=name, kind="beside the folders of the two domains"))
             continue

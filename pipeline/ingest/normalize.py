@@ -206,9 +206,8 @@ def normalize(
         made = make_shards(splits, normalization, spec, work, report, elsewhere)
         left_out = _check(made, raw.left_out, most_bad, normalization, quarantine)
         new = {name: NewSplit(labels=split.labels, files=split.files) for name, split in made.items()}
-        info = write_dataset(
-            folder, source=source, spec=spec, classes=raw.classes, splits=new, normalization=str(normalization)
-        )
+        known: dict[str, Any] = {"source": source, "normalization": str(normalization), "paired": raw.paired}
+        info = write_dataset(folder, spec=spec, classes=raw.classes, splits=new, **known)
         work.clear(file for split in made.values() for file in split.files)
     _write_about(about, made, left_out)
     return info

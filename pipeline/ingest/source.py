@@ -126,11 +126,14 @@ class RawDataset:
         classes: names, by label.
         splits: 'train' and, if the publisher has one, 'test'.
         left_out: files that were found and are no images of any split.
+        paired: of each split, image i of the first class is the partner of image i of the second, in the order of the
+            images' names.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, RawSplit]
     left_out: tuple[LeftOut, ...] = ()
+    paired: bool = False
 
 
 def unusable(raw: Path, reason: object) -> UserError:
@@ -143,10 +146,12 @@ class Source(ABC):
 
     Attributes:
         own: the data are the user's own, at ``data.path``: the stage own looks at them at every ``dvc repro``.
+        paired: its two classes are the two images of pairs.
         gray: all images are gray, so they are trained on with one channel unless params.yaml says otherwise.
     """
 
     own: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
     gray: bool = False
 
     def channels(self, given: int | str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from pipeline.core.noise import Noise
 from pipeline.data.dataset import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.inference.directions import Directions, find_directions
-from pipeline.inference.generate import batches, shuffled
+from pipeline.inference.generate import batches, drawn_beside, shuffled
 from pipeline.inference.onnx import Draw, LatentSampler
 from pipeline.inference.weights import Trained
 from pipeline.render.curves import Series
@@ -36,6 +36,7 @@ Need = Literal[
     "critic",
     "decodes",
     "directions",
+    "pairs",
     "history",
     "snapshots",
     "seeds",
@@ -124,7 +125,8 @@ class Subject:
             "temperature": "temperature" in self.trained.params,
             "critic": method.criticizes,
             "decodes": method.decodes and not method.directions,
-            "directions": method.directions and self.other,
+            "directions": method.directions and method.decodes and self.other,
+            "pairs": "pair" in method.needs and self.other,
             "history": self.history,
             "snapshots": self.snapshots,
             "seeds": self.seeds,
@@ -157,7 +159,7 @@ class Subject:
     def samples(self, count: int) -> tuple[Tensor, Tensor]:
         """Sample as a user does: images (n, c, h, w) in [-1, 1], and the labels (n,) that they were asked for."""
         found, labels = [], []
-        for batch in self.real("train", count):
+        for batch in self.real(drawn_beside(self.trained.method, "train"), count):
             with torch.no_grad():
                 found.append(self.trained.method.sample(self.trained.nets, batch))
             labels.append(batch.labels)
@@ -176,7 +178,8 @@ class Subject:
         images, other = self.data.splits[split], self.other.splits[split] if self.other else None
         rows = shuffled(len(images), min(count, len(images)), self.settings.seed)
         at_once = self.at_a_time
-        yield from batches(images, rows, seed=self.settings.seed, batch_size=at_once, device="cpu", other=other)
+        plan: dict[str, Any] = {"batch_size": at_once, "paired": "pair" in self.trained.method.needs}
+        yield from batches(images, rows, seed=self.settings.seed, device="cpu", other=other, **plan)
 
     def shown(self, columns: int, data: Dataset | None = None) -> tuple[Tensor, Tensor]:
         """Return test images for a picture, one class per column.

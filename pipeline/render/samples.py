@@ -14,7 +14,7 @@ from pipeline.core.batch import Batch, ImageSpec
 from pipeline.data.dataset import Dataset, Split, domains, open_dataset
 from pipeline.files import atomic_folder
 from pipeline.inference.diagnosis import NotFiniteError
-from pipeline.inference.generate import batches, load_fitting, samples, samples_as_they_are, shuffled
+from pipeline.inference.generate import batches, drawn_beside, load_fitting, samples, samples_as_they_are, shuffled
 from pipeline.inference.published import read_seeds, training_of
 from pipeline.inference.weights import Trained
 from pipeline.render import pictures
@@ -45,7 +45,7 @@ def render(folder: Path, data: Path, settings: Render, classes: Sequence[str] | 
     """
     dataset = open_dataset(data)
     trained = load_fitting(folder / "weights.safetensors", dataset.spec)
-    first, second = domains(dataset, classes)
+    first, second = domains(dataset, classes, trained.method.views)
     subject = Subject(
         trained=trained,
         data=first,
@@ -97,7 +97,7 @@ def sample_grid(trained: Trained, dataset: Dataset, settings: Render, at_a_time:
     Where the evaluation would refuse them because they are not finite, they are drawn as they are: pictures of a run in
     trouble are worth more than none.
     """
-    split = dataset.splits["train"]
+    split = dataset.splits[drawn_beside(trained.method, "train")]
     chosen = _choose(split, dataset.spec.classes, settings.rows, settings.columns, settings.seed)
 
     def like() -> Iterator[Batch]:

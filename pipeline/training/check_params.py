@@ -129,10 +129,11 @@ def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
         with gathering(problems):
             check_watching(one.prefix, one.run, one.method)
         with gathering(problems):
-            check_classes(one.prefix, one.run, one.method, classes)
-            if data:
-                number = SOME_CLASSES if classes is None else len(classes)
-                spec = spec_of(data, number)
+            number = SOME_CLASSES if classes is None else len(classes)
+            spec, paired = (spec_of(data, number), sources.find(data.source).paired) if data else (None, False)
+            channels = spec.channels if spec else None
+            check_classes(one.prefix, one.run, one.method, classes, channels=channels, paired=paired)
+            if spec:
                 nets[name] = rehearsed(one.prefix, one.run, one.method, spec, cluster)
     for name, own in nets.items():
         with gathering(problems):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,9 +11,9 @@ from pipeline.config import LAST, PARAMS, Cluster, Data, Run
 from pipeline.config.validation import field_names
 from pipeline.core import transfer
 from pipeline.core.batch import ImageSpec
-from pipeline.core.method import Method, Nets
+from pipeline.core.method import TWO_DOMAINS, Method, Nets
 from pipeline.core.transfer import LoadReport
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, are_views
 from pipeline.errors import UserError, nearest, refuse
 from pipeline.inference.weights import load_tensors
 from pipeline.ingest import sources
@@ -40,10 +40,14 @@ def check_data(prefix: str, run: Run, method: Method, dataset: Dataset) -> None:
     Raises:
         UserError: with the key and the remedy.
     """
-    check_classes(prefix, run, method, [str(name) for name in dataset.info["classes"]])
+    known = [str(name) for name in dataset.info["classes"]]
+    paired = bool(dataset.info.get("paired"))
+    check_classes(prefix, run, method, known, channels=dataset.spec.channels, paired=paired)
 
 
-def check_classes(prefix: str, run: Run, method: Method, classes: Sequence[str] | None) -> None:
+def check_classes(
+    prefix: str, run: Run, method: Method, classes: Sequence[str] | None, *, channels: int | None, paired: bool
+) -> None:
     """Raise UserError if a method needs labels or domains that there are not, or gets domains that it does not take.
 
     Args:
@@ -51,6 +55,8 @@ def check_classes(prefix: str, run: Run, method: Method, classes: Sequence[str] 
         run: its settings.
         method: its method.
         classes: of the data; None: not known yet.
+        channels: of its images; None: not known yet.
+        paired: whether its two classes are pairs.
 
     Raises:
         UserError: with the key and the remedy.
@@ -61,19 +67,44 @@ def check_classes(prefix: str, run: Run, method: Method, classes: Sequence[str] 
             f"{prefix}method: {run.method} needs labels, but data.source has {len(classes)} class(es). Choose a source "
             "with classes, or a method without labels."
         )
-    if "other" in method.needs and run.domains is None:
-        example = f", for example [{', '.join(classes[:2])}]" if classes else ""
-        problems.append(
-            f"{prefix}domains: name two classes of the data{example}: {run.method} translates one to another."
-        )
-    elif "other" not in method.needs and run.domains is not None:
-        problems.append(f"{prefix}domains: leave it out: {run.method} has one domain.")
-    elif run.domains and run.domains[0] == run.domains[1]:
-        problems.append(f"{prefix}domains: name two different classes, not '{run.domains[0]}' twice.")
-    elif run.domains and classes is not None:
-        strange = [name for name in run.domains if name not in classes]
-        problems += [f"{prefix}domains: no class '{name}' in the data. {nearest(name, classes)}" for name in strange]
+    problems += [f"{prefix}domains: {problem}" for problem in _domain_problems(run, method, classes, channels, paired)]
     refuse([f"{PARAMS}: {problem}" for problem in problems])
+
+
+def _domain_problems(
+    run: Run, method: Method, classes: Sequence[str] | None, channels: int | None, paired: bool
+) -> Iterator[str]:
+    """Yield what is wrong with a run's domains: two classes or, where the method takes them, two views."""
+    if run.domains is None:
+        if method.needs & TWO_DOMAINS:
+            example = _example(classes if "other" in method.needs or paired else (), list(method.views))
+            yield f"name two {example}: {run.method} translates one to another."
+    elif not method.needs & TWO_DOMAINS:
+        yield f"leave it out: {run.method} has one domain."
+    elif run.domains[0] == run.domains[1]:
+        yield f"name two different {'domains' if method.views else 'classes'}, not '{run.domains[0]}' twice."
+    elif are_views(run.domains, classes or (), method.views):
+        if channels == 1 and "gray" in run.domains:
+            yield "the images are gray already (data.channels); take edges."
+    elif classes is not None:
+        known = [*classes, *(name for name in method.views if name not in classes)]
+        strange = [name for name in run.domains if name not in known]
+        yield from (f"no class '{name}' in the data. {nearest(name, known)}" for name in strange)
+        if not strange and not set(run.domains) <= set(classes):
+            yield f"{' and '.join(run.domains)}: name two classes, or two of {', '.join(method.views)}."
+        elif "pair" in method.needs and not strange and not paired:
+            yield (
+                f"the classes {' and '.join(run.domains)} are no pairs, which {run.method} learns from. Bring pairs by "
+                f"data.source: paired, or name two of {', '.join(method.views)}."
+            )
+
+
+def _example(classes: Sequence[str] | None, views: Sequence[str]) -> str:
+    """Return which two domains there are, as a message says it."""
+    some = f"[{', '.join(classes[:2])}]" if classes else ""
+    if not views:
+        return f"classes of the data{f', for example {some}' if some else ''}"
+    return f"domains: {f'the classes {some}, or ' if some else ''}of {', '.join(views)}, for example [edges, images]"
 
 
 def check_watching(prefix: str, run: Run, method: Method) -> None:

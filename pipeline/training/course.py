@@ -109,7 +109,7 @@ def stream_of(
         Batches.
     """
     run = job.run
-    first, second = domains(dataset, run.domains)
+    first, second = domains(dataset, run.domains, job.method.views)
     share = job.data_on_device / (2 if second else 1)
     return batches(
         on_device(first.splits["train"], world.device, share),
@@ -118,6 +118,7 @@ def stream_of(
         world=world,
         start=start,
         other=on_device(second.splits["train"], world.device, share) if second else None,
+        paired="pair" in job.method.needs,
         augment=Augmentation(flip=run.flip, crop=run.crop, rotation=run.rotation),
         waiting=waiting,
     )

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pipeline.core.batch import Batch, Clock, ImageSpec
-from pipeline.core.method import Method, Nets
+from pipeline.core.method import TWO_DOMAINS, Method, Nets
 from pipeline.core.noise import Noise
 from pipeline.core.transfer import trainable_parameters
 
@@ -70,7 +70,7 @@ def rehearse(method: Method, nets: Nets, spec: ImageSpec, *, samples: int, image
 def _batch(method: Method, spec: ImageSpec, samples: int) -> Batch:
     images = torch.empty(samples, spec.channels, spec.size, spec.size)
     labels, ids = torch.empty(samples, dtype=torch.int64), torch.empty(samples, dtype=torch.int64)
-    other = images if "other" in method.needs else None
+    other = images if method.needs & TWO_DOMAINS else None
     return Batch(images=images, labels=labels, noise=Noise(0, ids), other=other)
 
 

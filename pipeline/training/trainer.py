@@ -21,6 +21,7 @@ from pipeline.core.world import World
 from pipeline.data.dataset import Dataset, domains, open_dataset
 from pipeline.data.feed import Waiting
 from pipeline.files import atomic_file
+from pipeline.inference.generate import drawn_beside
 from pipeline.render.grid import grid
 from pipeline.storage.aside import Aside
 from pipeline.storage.checkpoint import Budgets
@@ -237,7 +238,8 @@ def draw_snapshot(job: Job, state: State, fixed: Iterable[Batch]) -> str:
 def fixed_batches(job: Job, dataset: Dataset, device: torch.device, *, processes: int) -> Iterator[Batch]:
     """Yield the same latents and labels for every snapshot, so that the film shows training alone; as many at a time
     as each of so many processes trains on, so that no snapshot needs more memory than training."""
-    split = domains(dataset, job.run.domains)[0].splits["train"]
+    first, _ = domains(dataset, job.run.domains, job.method.views)
+    split = first.splits[drawn_beside(job.method, "train")]
     for rows in torch.arange(SNAPSHOT_GRID**2).split(max(1, job.run.batch_size // processes)):
         yield Batch(
             images=to_unit_range(split.images((rows % len(split)).numpy()), device),

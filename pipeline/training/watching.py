@@ -31,7 +31,7 @@ def look(job: Job, state: State, dataset: Dataset, device: torch.device, *, proc
     """
     at_a_time = max(1, job.run.batch_size // processes)
     with needed_by("look"):
-        batches = fixed_images(*domains(dataset, job.run.domains), device, at_a_time=at_a_time)
+        batches = fixed_images(*domains(dataset, job.run.domains, job.method.views), device, at_a_time=at_a_time)
         return watch(job.method, state.averaged(), batches)
 
 

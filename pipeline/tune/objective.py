@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from pipeline.config import Evaluate, Search
 from pipeline.core.world import default_device
 from pipeline.data.dataset import Dataset, domains
+from pipeline.data.views import View
 from pipeline.errors import UserError, nearest
 from pipeline.evaluate import metrics, own_scores
 from pipeline.evaluate.extractor import Extractor, Features, extract
@@ -121,6 +122,7 @@ class Judge:
         settings: of evaluate, for the extractors.
         prepared: out/extractors.
         at_a_time: images that the nets take at once.
+        views: domains besides classes that the method takes.
     """
 
     search: Search
@@ -130,6 +132,7 @@ class Judge:
     settings: Evaluate
     prepared: Path
     at_a_time: int
+    views: Mapping[str, View] = field(default_factory=dict)
 
     def score(self, trained: Trained, seconds: float) -> dict[str, float]:
         """Score a model by every objective.
@@ -151,10 +154,12 @@ class Judge:
         return {objective.name: found.get(objective.name, math.nan) for objective in self.objectives}
 
     def _own(self, trained: Trained) -> dict[str, float]:
-        first, _ = domains(self.dataset, self.classes)
+        first, second = domains(self.dataset, self.classes, self.views)
         split = first.splits[self.search.split]
         rows = shuffled(len(split), min(len(split), self.search.samples), self.search.seed)
         plan: dict[str, Any] = {"seed": self.search.seed, "batch_size": self.at_a_time}
+        if second and "pair" in trained.method.needs:
+            plan |= {"other": second.splits[self.search.split], "paired": True}
         means = mean_scores(scores_of(trained, batches(split, rows, device=trained.device, **plan)))
         return {name: mean.value for name, mean in means.items()}
 
@@ -162,7 +167,7 @@ class Judge:
         chosen = [objective for objective in self.objectives if objective.metric is not None]
         if not chosen:
             return {}
-        split = domains(self.dataset, self.classes)[0].splits[self.search.split]
+        split = domains(self.dataset, self.classes, self.views)[0].splits[self.search.split]
         rows = shuffled(len(split), self.search.samples, self.search.seed)
         plan: dict[str, Any] = {"seed": self.search.seed, "batch_size": self.at_a_time, "device": trained.device}
         like = batches(split, rows, truncation=self.settings.truncation, **plan)
@@ -192,7 +197,7 @@ class Judge:
 
     @cached_property
     def _real(self) -> Mapping[str, FeatureSet]:
-        first, second = domains(self.dataset, self.classes)
+        first, second = domains(self.dataset, self.classes, self.views)
         split = (second or first).splits[self.search.split]
         rows = shuffled(len(split), min(len(split), self.search.reference_samples), self.search.seed)
         parts = [split.images(part.numpy()) for part in rows.split(self.settings.batch_size)]

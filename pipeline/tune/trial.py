@@ -292,6 +292,7 @@ class Trial:
                 task.params.evaluate,
                 task.out / "extractors",
                 run.batch_size,
+                self.job.method.views,
             )
         return judges[seen]
 

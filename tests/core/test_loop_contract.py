@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_data import toy_split
+from toy_data import second_domain, toy_split
 
 from pipeline import methods
 from pipeline.core.batch import Batch, Clock, ImageSpec
@@ -29,9 +29,9 @@ SMALL = {"width": 8, "latent": 6, "categories": 3, "continuous": 1, "blocks": 1,
 SMALL |= {"codes": 16, "embedding": 8, "grid": 4, "transformer_width": 16, "layers": 1, "heads": 2, "test_draws": 3}
 LONG, SHORT = 200, 12
 # How far the means over the first SHORT iterations may be apart, in parts of their size. CycleGAN's instance norm makes
-# noise of what it divides by nearly nothing, and rounding grows there from the first step.
+# noise of what it divides by nearly nothing, and rounding grows there from the first step; pix2pix's does so too.
 # IWAE's divergence, near zero at first, is a difference of larger numbers.
-CLOSE, CLOSE_OF = 1e-4, {"cyclegan": 1e-2, "iwae": 1e-3}
+CLOSE, CLOSE_OF = 1e-4, {"cyclegan": 1e-2, "pix2pix": 1e-2, "iwae": 1e-3}
 # The same of the losses over the last half of LONG iterations, when rounding has led some trainings apart.
 ALIKE = 5e-2
 
@@ -54,8 +54,9 @@ def fresh(name: str, seed: int = 0) -> State:
 
 
 def stream(method: Method, start: int = 0) -> Iterator[Batch]:
-    other = toy_split(30, channels=3) if "other" in method.needs else None
-    return batches(toy_split(channels=3), seed=0, batch_size=BATCH, world=World(), start=start, other=other)
+    split = toy_split(channels=3)
+    second = second_domain(method, split, channels=3)
+    return batches(split, seed=0, batch_size=BATCH, world=World(), start=start, **second)
 
 
 def trained(name: str, state: State, turns: int) -> State:

@@ -10,7 +10,7 @@ from toy_data import toy_split
 from pipeline.core.batch import ImageSpec
 from pipeline.core.world import World
 from pipeline.data import feed
-from pipeline.data.dataset import ArrayStore, NewSplit, Split, open_dataset, write_dataset
+from pipeline.data.dataset import ArrayStore, NewSplit, Split, ViewStore, open_dataset, write_dataset
 from pipeline.data.feed import DeviceStore, Waiting, moved, on_device, size_of
 from pipeline.data.stream import batches
 
@@ -52,6 +52,19 @@ def test_only_what_fits_in_its_share_lies_on_the_gpu(monkeypatch: pytest.MonkeyP
     assert asked == [gpu]
     on_device(Split(Elsewhere(), split.labels), gpu, 1.0)
     assert asked == [gpu], "images of another node stay there"
+
+
+def test_a_view_is_computed_where_its_images_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = toy_split(48)
+    seen = split.seen_as(lambda images: 255 - images)
+    whole = drawn(seen, split)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 48 * 16 * 16, 10**9))
+    monkeypatch.setattr(feed, "moved", lambda split, device: moved(split, CPU))
+    there = on_device(seen, torch.device("cuda", 0), 0.5)
+    assert isinstance(there.store, ViewStore) and isinstance(there.store.of, DeviceStore)
+    assert torch.equal(drawn(there, split), whole) and size_of(seen) == size_of(split)
+    monkeypatch.setattr(feed, "READ_AHEAD", 1)
+    assert torch.equal(drawn(seen, split), whole), "read by a thread"
 
 
 class Elsewhere:

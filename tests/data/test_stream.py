@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +131,29 @@ def test_images_that_have_a_long_way_are_asked_for_before_they_are_needed() -> N
         assert torch.equal(expected.images, found.images) and torch.equal(expected.labels, found.labels)
     assert events.index("needed") == AHEAD + 1
     assert events[AHEAD + 1 :][::2] == ["needed"] * (3 * COUNT // BATCH)
+
+
+def negative(images: torch.Tensor) -> torch.Tensor:
+    return 255 - images
+
+
+@pytest.mark.parametrize("augment", [Augmentation(), Augmentation(flip=True, crop=3)], ids=["plain", "augmented"])
+def test_pairs_stay_together_in_any_world_and_after_a_resume(augment: Augmentation) -> None:
+    split = toy_split(COUNT, channels=3)
+    plan: dict[str, Any] = {"seed": 0, "other": split.seen_as(negative), "paired": True, "augment": augment}
+    whole = list(islice(batches(split, batch_size=BATCH, world=World(), **plan), 9))
+    alone = list(islice(batches(split, batch_size=BATCH, world=World(), seed=0, augment=augment), 9))
+    for batch, without in zip(whole, alone, strict=True):
+        assert batch.other is not None and torch.equal(batch.images, without.images), "the partner changes no image"
+        torch.testing.assert_close(batch.other, -batch.images, rtol=0, atol=1e-6)
+    for rank in range(2):
+        parts = batches(split, batch_size=BATCH, world=World(rank=rank, size=2), start=3 * BATCH, **plan)
+        for batch, part in zip(whole[3:], parts, strict=False):
+            mine = slice(6 * rank, 6 * rank + 6)
+            assert batch.other is not None and part.other is not None
+            assert torch.equal(part.images, batch.images[mine]) and torch.equal(part.other, batch.other[mine])
+
+
+def test_images_without_partners_are_refused() -> None:
+    with pytest.raises(ValueError, match="48 images and 20 partners are no pairs"):
+        next(batches(toy_split(), seed=0, batch_size=BATCH, world=World(), other=toy_split(20), paired=True))

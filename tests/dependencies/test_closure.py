@@ -12,7 +12,7 @@ from toy_data import ROOT
 from tracing import uncounted
 
 from pipeline import methods, registry
-from pipeline.config import Evaluate
+from pipeline.config import Evaluate, read_params
 from pipeline.config.pictures import Render
 from pipeline.dependencies.closure import Closure
 from pipeline.dependencies.entries import CHOSEN, COURSE, ENTRIES, METHODS, code_files
@@ -228,6 +228,7 @@ def test_no_exempt_file_is_counted() -> None:
 
 TRACE = """
 import json
+import shutil
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -248,8 +249,11 @@ own = {field.name for field in fields(methods.find(sys.argv[2]))}
 method = methods.load(sys.argv[2], **{name: value for name, value in small.items() if name in own})
 work = job(Path(sys.argv[1]), images=32)
 spec = Path(work.data) / "spec.json"
-spec.write_text(json.dumps(json.loads(spec.read_text()) | {"classes": list("0123456789")}))
-domains = ("0", "1") if "other" in method.needs else None
+info = json.loads(spec.read_text()) | {"classes": list("0123456789")}
+info["splits"]["test"] = info["splits"]["train"]
+spec.write_text(json.dumps(info))
+shutil.copyfile(spec.parent / "train-labels.npy", spec.parent / "test-labels.npy")
+domains = ("0", "1") if "other" in method.needs else ("edges", "images") if "pair" in method.needs else None
 work = replace(work, method=method, run=replace(work.run, method=sys.argv[2], domains=domains))
 
 def whole():
@@ -264,6 +268,16 @@ def course():
 
 print(json.dumps([sorted(called(whole)), sorted(called(course))]))
 """
+
+
+def test_views_decide_the_runs_of_methods_that_take_them_and_of_no_other() -> None:
+    params = read_params(ROOT / "params.yaml")
+    views = "pipeline/data/views.py"
+    found = {name for name, code in code_files(ROOT, params.evaluate, params.render) if views in code["files"]}
+    takes = {name for name in methods.names() if methods.find(name).views}
+    assert takes and found == {
+        f"{stage}-{name}" for stage in ("train", "generate", "render", "course") for name in takes
+    }
 
 
 @pytest.mark.parametrize(

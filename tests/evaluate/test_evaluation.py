@@ -359,6 +359,7 @@ def test_the_stages_write_references_features_numbers_and_protocol(
         monkeypatch.setattr(f"{module}.open_dataset", lambda *_: dataset)
     model = trained(Copying(), dataset.spec)
     monkeypatch.setattr("pipeline.evaluate.chunks.load_fitting", lambda path, spec, device: model)
+    monkeypatch.setattr("pipeline.evaluate.chunks.method_of", lambda path: type(model.method))
     monkeypatch.chdir(tmp_path)
     reference_stage.main()
     generate_stage.main("toy")

@@ -167,6 +167,22 @@ def test_translations_keep_names_and_have_both_directions(tmp_path: Path) -> Non
             assert np.abs(np.asarray(Image.open(tmp_path / folder / row["file"])).astype(int) - image).max() <= 1
 
 
+def test_a_method_of_pairs_translates_in_one_direction(tmp_path: Path) -> None:
+    found = model("pix2pix", ImageSpec(channels=3, size=16), levels=2)
+    with open_images([own(tmp_path)]) as images:
+        write_translations(found, images, tmp_path / "there", batch_size=2)
+        (whole,) = images.batches(found.spec, 3)
+        with pytest.raises(UserError, match="b_to_a"):
+            write_translations(found, images, tmp_path / "back", direction="b_to_a")
+        with pytest.raises(UserError, match="pix2pix"):
+            write_reconstructions(found, images, tmp_path / "again")
+    with torch.no_grad():
+        expected = to_uint8(found.nets["generator"](whole / 127.5 - 1, None)).permute(0, 2, 3, 1).int().numpy()
+    listed = json.loads((tmp_path / "there" / "translations.json").read_text())
+    for row, image in zip(listed["images"], expected, strict=True):
+        assert np.abs(np.asarray(Image.open(tmp_path / "there" / row["file"])).astype(int) - image).max() <= 1
+
+
 def test_reconstructions_say_how_far_they_are(tmp_path: Path) -> None:
     found = model("vae", ImageSpec(channels=3, size=16))
     with open_images([own(tmp_path)]) as images:

@@ -110,7 +110,7 @@ def test_domains_are_two_classes_of_the_data() -> None:
     split = toy_split(40)
     spec = ImageSpec(channels=1, size=16, classes=10)
     info = {"classes": [f"c{k}" for k in range(10)], "digest": "d"}
-    first, second = domains(Dataset(spec=spec, info=info, splits={"train": split}), ("c3", "c7"))
+    first, second = domains(Dataset(spec=spec, info=info, splits={"train": split}), ("c3", "c7"), {})
     assert second is not None
     for dataset, label in ((first, 3), (second, 7)):
         part = dataset.splits["train"]

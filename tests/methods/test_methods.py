@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from toy_data import gloo_rank, toy_batch, toy_split
+from toy_data import gloo_rank, second_domain, toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.core import batch_norm
@@ -48,8 +48,8 @@ def trained(method: Method, state: State, turns: int, world: World | None = None
     """Runs that many turns from where the state is."""
     world = world or World()
     split = toy_split(channels=channels)
-    other = toy_split(30, channels=channels) if "other" in method.needs else None
-    stream = batches(split, seed=0, batch_size=BATCH, world=world, start=state.seen, other=other)
+    second = second_domain(method, split, channels=channels)
+    stream = batches(split, seed=0, batch_size=BATCH, world=world, start=state.seen, **second)
     for logs in islice(fit(method, state, stream, world, seed=0, total=10**6, ema_half_life=20.0), turns):
         state.logs = logs  # type: ignore[attr-defined]
     return state

@@ -60,7 +60,7 @@ def test_every_param_has_limits_and_a_new_default_keeps_them(name: str) -> None:
 
 
 # Of every method; they are no params.
-CLASS_VARIABLES = {"sampled", "needs", "starts_from", "encodes", "decodes", "directions", "criticizes"}
+CLASS_VARIABLES = {"sampled", "needs", "views", "starts_from", "encodes", "decodes", "directions", "criticizes"}
 
 
 @pytest.mark.parametrize("name", NAMES)

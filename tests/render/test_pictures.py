@@ -18,8 +18,8 @@ from toy_data import ROOT, toy_split
 
 from pipeline import config, methods
 from pipeline.config.pictures import PICTURES
-from pipeline.core.batch import Batch, ImageSpec, to_unit_range
-from pipeline.core.method import Method, Nets
+from pipeline.core.batch import Batch, ImageSpec, to_uint8, to_unit_range
+from pipeline.core.method import TWO_DOMAINS, Method, Nets
 from pipeline.data.dataset import Dataset
 from pipeline.inference.directions import find_directions
 from pipeline.inference.weights import Trained
@@ -33,6 +33,7 @@ from pipeline.render.pictures.critic_outputs import outputs
 from pipeline.render.pictures.gradient_norms import histogram_over_time
 from pipeline.render.pictures.interpolation import walks
 from pipeline.render.pictures.neighbours import LEVELS, nearest_images
+from pipeline.render.pictures.pairs import rows_of
 from pipeline.render.pictures.real_interpolation import walks_between
 from pipeline.render.pictures.reconstructions import error_map, reconstructed
 from pipeline.render.pictures.saliency import saliency
@@ -116,6 +117,17 @@ class Turning(Plain):
 
     def decode(self, nets: Nets, encoded: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return -next(iter(encoded.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired(Plain):
+    """Becomes the image that it is given, a quarter darker."""
+
+    directions: ClassVar[tuple[str, ...]] = ("a_to_b",)
+    needs: ClassVar[frozenset[str]] = frozenset({"pair"})
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        return 0.75 * like.images
 
 
 def _weights() -> Tensor:
@@ -257,6 +269,19 @@ def test_the_error_of_a_perfect_autoencoder_is_black_and_of_a_negative_white() -
     assert torch.equal(error_map(torch.ones(1), -torch.ones(1)), torch.ones(1))
 
 
+def test_pairs_are_test_images_their_translations_and_their_own_partners() -> None:
+    data = dataset(SPEC)
+    other = data.seen_as(lambda images: 255 - images)
+    of = subject(Paired(), other=other, at_a_time=3)
+    images, made, partners, error = rows_of(of, 7)
+    assert len(images) == 7 and torch.equal(made, 0.75 * images)
+    torch.testing.assert_close(partners, -images, rtol=0, atol=1e-6)
+    torch.testing.assert_close(error, 1.75 * images.abs() - 1, rtol=0, atol=1e-5)
+    held_out = {image.numpy().tobytes() for image in data.splits["test"].images(range(20))}
+    shown = [image.numpy().tobytes() for image in to_uint8(images)]
+    assert set(shown) <= held_out and len(set(shown)) == 7
+
+
 def test_there_and_back_of_translators_that_undo_each_other_is_the_image() -> None:
     turning = subject(Turning(), other=dataset(SPEC))
     images, _ = turning.shown(8, turning.other)
@@ -370,6 +395,7 @@ OWN = {
     "infogan": SAMPLER | {"critic_outputs", "saliency", "codes"},
     "stylegan2": SAMPLER | CRITIC,
     "cyclegan": CRITIC | {"there_and_back"},
+    "pix2pix": {"pairs"},
     "vae": SAMPLER | {"reconstructions", "real_interpolation"},
     "cvae": SAMPLER | {"reconstructions", "real_interpolation", "classes"},
     "vqvae": {"reconstructions"},
@@ -387,7 +413,7 @@ def test_a_method_has_the_pictures_that_its_hooks_allow_of_no_more_images_at_onc
     monkeypatch.setattr("pipeline.render.picture.find_directions", partial(find_directions, points=10))
     spec = ImageSpec(channels=3 if name == "cgan" else 1, size=16, classes=10)
     Image.new("L", (20, 20)).save(tmp_path / "000000500.png")
-    other = dataset(spec) if "other" in methods.find(name).needs else None
+    other = dataset(spec) if methods.find(name).needs & TWO_DOMAINS else None
     of = subject(small(name), spec, other=other, at_a_time=5, history=HISTORY, snapshots=[*tmp_path.iterdir()])
     offers = of.offers  # its sampler is made of two samples
     taken = set[int]()
@@ -409,8 +435,8 @@ def test_a_method_has_the_pictures_that_its_hooks_allow_of_no_more_images_at_onc
 def test_a_picture_says_how_to_read_it_and_is_the_same_each_time(name: str) -> None:
     picture = pictures.load(name)
     assert picture.title and picture.caption.endswith(".") and len(picture.caption) > 30
-    method = {"codes": Coded(), "there_and_back": Turning()}.get(name, Plain())
-    known: dict[str, Any] = {"other": dataset(SPEC)} if name == "there_and_back" else {}
+    method = {"codes": Coded(), "there_and_back": Turning(), "pairs": Paired()}.get(name, Plain())
+    known: dict[str, Any] = {"other": dataset(SPEC)} if name in ("there_and_back", "pairs") else {}
     known |= {"seeds": {seed: subject(method).trained for seed in (0, 1)}} if name == "seeds" else {}
     made = [subject(method, history=HISTORY, **known) for _ in range(2)]
     drawn = [picture.draw(of) for of in made if picture.needs <= of.offers]

@@ -35,6 +35,16 @@ def saved(folder: Path, name: str, **params: Any) -> tuple[Any, Any, Trained]:
     return loaded, mlflow.pytorch.load_model(str(folder / "model")), load_weights(file)
 
 
+def test_a_translator_of_one_direction_does_not_go_back(project: Path) -> None:
+    plain, program, trained = saved(project, "pix2pix", width=4, levels=2)
+    with torch.no_grad():
+        there = trained.method.translate(trained.nets, torch.from_numpy(UNIT), "a_to_b").numpy()
+    np.testing.assert_allclose(plain.predict({"images": PIXELS}, {"direction": "a_to_b"}), there, atol=1e-5)
+    np.testing.assert_allclose(program(torch.from_numpy(UNIT)).detach().numpy(), there, atol=1e-5)
+    with pytest.raises(ValueError, match="pix2pix cannot reconstruct; it can a_to_b"):
+        plain.get_raw_model().reconstruct(PIXELS)
+
+
 def test_a_translator_has_both_directions_and_refuses_what_is_out_of_range(project: Path) -> None:
     plain, program, trained = saved(project, "cyclegan", width=4, blocks=0)
     raw, nets = plain.get_raw_model(), trained.nets

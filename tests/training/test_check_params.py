@@ -42,6 +42,7 @@ def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.Monke
     both = run("vqvae", width=8) | {"y": {"method": "vq_transformer", "init_from": "runs/x", "width": 8}}
     assert problems(tmp_path, monkeypatch, runs=both, cluster={"workers": [1, 2], "storage": "memory://x"}) == []
     assert problems(tmp_path, monkeypatch, runs=run("cyclegan", domains=["0", "1"], width=4)) == []
+    assert problems(tmp_path, monkeypatch, runs=run("pix2pix", domains=["edges", "images"], width=4)) == []
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,13 @@ def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.Monke
         ({"runs": run("cyclegan")}, "runs.x.domains: name two classes of the data, for example [0, 1]"),
         ({"runs": run("cyclegan", domains=["0", "0"])}, "runs.x.domains: name two different classes"),
         ({"runs": run("cyclegan", domains=["0", "x"])}, "runs.x.domains: no class 'x' in the data. Known: 0, 1"),
+        ({"runs": run("cyclegan", domains=["edges", "0"])}, "runs.x.domains: no class 'edges' in the data."),
+        ({"runs": run("pix2pix")}, "runs.x.domains: name two domains: of images, gray, edges, for example [edges,"),
+        ({"runs": run("pix2pix", domains=["edges", "edges"])}, "runs.x.domains: name two different domains"),
+        ({"runs": run("pix2pix", domains=["edge", "images"])}, "runs.x.domains: no class 'edge' in the data."),
+        ({"runs": run("pix2pix", domains=["edges", "1"])}, "runs.x.domains: edges and 1: name two classes, or two of"),
+        ({"runs": run("pix2pix", domains=["0", "1"])}, "runs.x.domains: the classes 0 and 1 are no pairs, which pix2"),
+        ({"runs": run("pix2pix", domains=["gray", "images"])}, "runs.x.domains: the images are gray already"),
         ({"runs": run("vq_transformer")}, "runs.x.init_from: vq_transformer needs trained weights of encoder"),
         ({"runs": run("dcgan", weights="a.safetensors")}, "runs.x.weights: 'a.safetensors' is no file. Name a weights"),
         ({"runs": run("dcgan", weights="params.yaml")}, "runs.x.weights: params.yaml: not a readable weights file"),

@@ -24,7 +24,7 @@ from pipeline.ingest.sources.parquet import SOURCE as PARQUET
 from pipeline.ingest.sources.webdataset import SOURCE as WEBDATASET
 
 logger = logging.getLogger(__name__)
-_LETTERS = ("A", "B")
+LETTERS = ("A", "B")
 _LISTING = "listing.csv"
 
 
@@ -41,14 +41,14 @@ class Unpaired(Source):
             raise UserError(f"params.yaml: data.path: {len(origin.paths)} paths. Name two, one for each domain.")
         assert origin.listing is not None, "a source of the user's own files"
         listed = read_listing(origin.listing)
-        for number, letter in enumerate(_LETTERS):
+        for number, letter in enumerate(LETTERS):
             (raw / letter).mkdir()
             mine = [replace(one, path=0) for one in listed if one.path == number]
             write_listing(raw / letter / _LISTING, mine)
             _reader(mine).download(_part(origin, number, raw), raw / letter)
 
     def foreseen_classes(self, origin: Origin) -> tuple[str, ...] | None:
-        return domains_of(origin.paths) if len(origin.paths) == 2 else _LETTERS
+        return domains_of(origin.paths) if len(origin.paths) == 2 else LETTERS
 
     @contextmanager
     def open(self, raw: Path, origin: Origin) -> Iterator[RawDataset]:
@@ -57,7 +57,7 @@ class Unpaired(Source):
                 yield stack.enter_context(IMAGE_FOLDER.open(raw, origin))
                 return
             parts = []
-            for number, letter in enumerate(_LETTERS):
+            for number, letter in enumerate(LETTERS):
                 source = _reader(read_listing(raw / letter / _LISTING))
                 parts.append(stack.enter_context(source.open(raw / letter, _part(origin, number, raw))))
             yield _two(parts, domains_of(origin.paths))
@@ -67,12 +67,12 @@ def domains_of(paths: Sequence[str]) -> tuple[str, ...]:
     """Return the names of two domains, by their paths: those of the folders or files, or A and B."""
     names = [PurePosixPath(path.rstrip("/")).name.partition(".")[0] for path in paths]
     plain = all(names) and len(set(names)) == 2 and not set("".join(names)) & set("*?[]{}")
-    return tuple(names) if plain else _LETTERS
+    return tuple(names) if plain else LETTERS
 
 
 def _part(origin: Origin, number: int, raw: Path) -> Origin:
     """Return where the files of one domain are from."""
-    listing = raw / _LETTERS[number] / _LISTING
+    listing = raw / LETTERS[number] / _LISTING
     return replace(origin, paths=(origin.paths[number],), listing=listing, labels="none")
 
 
@@ -117,7 +117,7 @@ def _joined(domains: Sequence[Sequence[RawSplit]]) -> RawSplit:
     return RawSplit(
         labels=np.concatenate([np.full(len(split.labels), label, dtype=np.int64) for label, split in pieces]),
         decode=decode,
-        names=[f"{_LETTERS[label]}/{split.name(row)}" for label, split in pieces for row in range(len(split.labels))],
+        names=[f"{LETTERS[label]}/{split.name(row)}" for label, split in pieces for row in range(len(split.labels))],
         digests=[digest for _, split in pieces for digest in split.digests or ()],
     )
 
