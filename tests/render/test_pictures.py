@@ -373,6 +373,7 @@ OWN = {
     "vae": SAMPLER | {"reconstructions", "real_interpolation"},
     "cvae": SAMPLER | {"reconstructions", "real_interpolation", "classes"},
     "vqvae": {"reconstructions"},
+    "vqgan": CRITIC | {"reconstructions"},
     "vq_transformer": {"reconstructions"},
     "realnvp": SAMPLER | {"reconstructions", "real_interpolation", "temperature"},
     "glow": SAMPLER | {"reconstructions", "real_interpolation", "temperature"},
