@@ -2,9 +2,10 @@
 
     python bench/reconstructions.py RUN [RUN ...] [--data out/data] [--images 2000] [--picture FILE]
 
-RUN is a folder with weights.safetensors, such as out/runs/vqvae. Errors are of pixels in [-1, 1], 2 apart from black to
-white. The distance is between the reconstructions and the very images that they are of (EfficientNet-Lite0's features), so
-0 is what a perfect one has. Seconds are CPU seconds of this process. The picture has a row of images and one for each run.
+RUN is a folder with weights.safetensors, such as out/runs/vqvae. Errors are of pixels in [-1, 1], where black and white
+are 2 apart. The distance is between the reconstructions and the very images that they are of (EfficientNet-Lite0's
+features), so a perfect one has 0. Seconds are CPU seconds of this process. The picture has a row of images, and below
+it one for each run.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.data.dataset import open_dataset
@@ -56,7 +56,6 @@ def main() -> None:
         rows.append(made[:SHOWN])
     if args.picture:
         grid(torch.cat(rows), SHOWN).save(args.picture)
-        print(Image.open(args.picture).size)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8, "latent": 5},
     "iwae": {"width": 8, "latent": 5},
     "cvae": {"width": 8, "latent": 5},
+    "ladder_vae": {"width": 8, "latent": 2},
     "vqvae": {"width": 8, "codes": 12, "grid": 4, "embedding": 3},
     "vqgan": {"width": 8, "codes": 12, "grid": 4, "embedding": 3},
     "vq_transformer": {"width": 8, "codes": 12, "grid": 4, "embedding": 3, "layers": 1, "transformer_width": 8},

@@ -265,10 +265,12 @@ def _log_prior(name: str, nets: Nets, every: Tensor, label: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-def test_the_transformer_makes_images_of_the_codes_and_independent_codes_do_not() -> None:
-    """On the ring: a vqvae, then a Transformer that starts from its nets."""
+@pytest.mark.parametrize("name", ["vqvae", "vqgan"])
+def test_the_transformer_makes_images_of_the_codes_and_independent_codes_do_not(name: str) -> None:
+    """On the ring: a vqvae or vqgan, then a Transformer that starts from its nets."""
     own = {"width": 16, "codes": 32, "embedding": 8, "grid": 4, "lr": 2e-3, "schedule": "cosine"}
-    vqvae, nets = _learnt(methods.load("vqvae", **own), 40_000)
+    critic = {"critic_width": 8, "critic_start": 20_000, "critic_lr": 5e-4} if name == "vqgan" else {}
+    vqvae, nets = _learnt(methods.load(name, **own, **critic), 40_000)
     held = _held()
     again = vqvae.decode(nets, vqvae.encode(nets, held), held.labels)
     assert (held.images - again).square().mean() < 0.2 * held.images.var()

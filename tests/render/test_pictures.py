@@ -372,6 +372,7 @@ OWN = {
     "cyclegan": CRITIC | {"there_and_back"},
     "vae": SAMPLER | {"reconstructions", "real_interpolation"},
     "cvae": SAMPLER | {"reconstructions", "real_interpolation", "classes"},
+    "ladder_vae": SAMPLER | {"reconstructions", "real_interpolation"},
     "vqvae": {"reconstructions"},
     "vqgan": CRITIC | {"reconstructions"},
     "vq_transformer": {"reconstructions"},
