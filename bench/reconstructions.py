@@ -1,11 +1,12 @@
 """How well trained runs reconstruct test images: pixel errors, and the Frechet distance of all of them to the images.
 
-    python bench/reconstructions.py RUN [RUN ...] [--data out/data] [--images 2000] [--picture FILE]
+    python bench/reconstructions.py RUN [RUN ...] [--data out/data] [--images 2000] [--extractor NAME] [--weights FILE]
+        [--picture FILE]
 
 RUN is a folder with weights.safetensors, such as out/runs/vqvae. Errors are of pixels in [-1, 1], where black and white
-are 2 apart. The distance is between the reconstructions and the very images that they are of (EfficientNet-Lite0's
-features), so a perfect one has 0. Seconds are CPU seconds of this process. The picture has a row of images, and below
-it one for each run.
+are 2 apart. The distance is between the reconstructions and the very images that they are of, in an extractor's
+features, so a perfect one has 0; the weights of classifier are out/extractors/classifier.safetensors. Seconds are CPU
+seconds of this process. The picture has a row of images, and below it one for each run.
 """
 
 import argparse
@@ -31,12 +32,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--data", default="out/data")
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--extractor", default="efficientnet_lite0")
+    parser.add_argument("--weights")
     parser.add_argument("--picture")
     args = parser.parse_args()
     split = open_dataset(Path(args.data)).splits["test"]
     ids = range(min(args.images, len(split)))
     images, labels = split.images(ids), split.labels_of(ids)
-    extractor = extractors.load("efficientnet_lite0")
+    extractor = extractors.load(args.extractor, weights=args.weights)
 
     def statistics_of(some: Tensor) -> Statistics:
         return Statistics.of(torch.cat([extractor(part).pooled for part in some.split(AT_A_TIME)]))
@@ -50,7 +53,7 @@ def main() -> None:
         distance = frechet_distance(real, statistics_of(made))
         print(
             f"{run}: mean absolute error {error.abs().mean():.4f}, mean squared {error.square().mean():.4f}, "
-            f"FID of reconstructions {distance:.1f} ({seconds:.0f} s)",
+            f"FID of reconstructions by {args.extractor} {distance:.1f} ({seconds:.1f} s)",
             flush=True,
         )
         rows.append(made[:SHOWN])
