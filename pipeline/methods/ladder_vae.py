@@ -81,6 +81,7 @@ class LadderVAE(Annealed):
     likelihood: LikelihoodName = "discretized_logistic"
     scale: PositiveFloat | None = None
     lr: PositiveFloat = 1e-3
+    beta_warm_up: Count = 20_000
 
     def __post_init__(self) -> None:
         check_likelihood(self)

@@ -118,7 +118,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, norm_name: NormName) -> None:
         super().__init__()
-        inner = norm(norm_name, width), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1)
+        bias = norm_name == "none"  # else a norm follows, which takes any bias away again
+        inner = norm(norm_name, width), nn.SiLU(), nn.Conv2d(width, width, 3, 1, 1, bias=bias)
         last = nn.Conv2d(width, width, 3, 1, 1)
         with torch.no_grad():
             last.weight.mul_(SLIGHT)
