@@ -124,6 +124,7 @@ class _Step:
         with world.averaging(parameters):
             loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = norm.to(world.device)  # where a loss reaches no parameter there is none, and torch's 0 lies on the CPU
         if not settings.skip_non_finite or norm.isfinite():
             phase.before(parameters)
             self._check_once()

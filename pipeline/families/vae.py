@@ -36,7 +36,7 @@ class Gaussian:
     """Independent normal variables.
 
     Attributes:
-        mean: (n, z) or (n, 1, z).
+        mean: (n, z), (n, 1, z) or maps (n, z, h, w).
         log_variance: of the same shape.
     """
 
@@ -53,10 +53,16 @@ class Gaussian:
         return -0.5 * (squares + self.log_variance + math.log(2.0 * math.pi)).sum(-1)
 
     def kl(self, prior: "Gaussian") -> Tensor:
-        """Return KL(self || prior) of each dimension, (n, z); never negative but for rounding."""
+        """Return KL(self || prior) of each dimension, of their shape; never negative but for rounding."""
         ratio = self.log_variance - prior.log_variance
         distance = (self.mean - prior.mean).square() * (-prior.log_variance).exp()
         return 0.5 * (distance + ratio.exp() - 1.0 - ratio)
+
+    def times(self, other: "Gaussian") -> "Gaussian":
+        """Return the normalized product of the two densities, of each dimension: precisions add up, and weigh means."""
+        log_variance = -torch.logaddexp(-self.log_variance, -other.log_variance)
+        own, others = ((log_variance - normal.log_variance).exp() for normal in (self, other))
+        return Gaussian(own * self.mean + others * other.mean, log_variance)
 
     def per_draw(self) -> "Gaussian":
         """Return the same variables for values of (n, k, z)."""
@@ -356,8 +362,8 @@ class Variational(Optimized):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elbo(Variational):
-    """The evidence lower bound with a weighted divergence, one draw per sample.
+class Annealed(Optimized):
+    """A divergence that is weighted, over time, and partly free.
 
     Attributes:
         beta: weight of the KL.
@@ -374,13 +380,22 @@ class Elbo(Variational):
         """Return beta at a time."""
         return self.beta * (min(1.0, clock.seen / self.beta_warm_up) if self.beta_warm_up else 1.0)
 
+    def paid(self, kl: Tensor, clock: Clock) -> Tensor:
+        """Return what is paid for the KL of each dimension, (n, z), at a time: 0-d, in nats per image."""
+        paid = kl.clamp(min=self.free_bits * math.log(2.0)) if self.free_bits else kl
+        return self.weight(clock) * paid.sum(1).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elbo(Annealed, Variational):
+    """The evidence lower bound with a weighted divergence, one draw per sample."""
+
     def loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         draws = self.draws(nets, batch, 1)
         reconstruction, kl = -draws.log_likelihood.mean(), draws.kl()
-        paid = kl.clamp(min=self.free_bits * math.log(2.0)) if self.free_bits else kl
         whole = kl.sum(1).mean()
         logs = {"reconstruction": reconstruction, "kl": whole} | self.bits("elbo", -reconstruction - whole, batch)
-        return reconstruction + self.weight(clock) * paid.sum(1).mean(), logs
+        return reconstruction + self.paid(kl, clock), logs
 
     def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         draws = self.draws(nets, batch, 1)

@@ -1,4 +1,5 @@
-"""What methods on a grid of discrete codes share: the autoencoder with its codebook, and the codebook's step.
+"""What methods on a grid of discrete codes share: the autoencoder with its codebook, how it learns, and the codebook's
+step.
 
 Legend: n samples, d dimensions of a code's vector, g x g grid of codes.
 """
@@ -8,14 +9,15 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
-from pipeline.config import Count, Positive, PositiveFloat
+from pipeline.config import Count, NonNegative, Positive, PositiveFloat, Unit
 from pipeline.core.batch import Batch, ImageSpec
-from pipeline.core.method import Nets
+from pipeline.core.method import Logs, Nets
 from pipeline.core.world import World
 from pipeline.families.optimization import Optimized
 from pipeline.families.vae import LIKELIHOODS, LikelihoodName, bound_in_bits, check_likelihood
-from pipeline.nets.codebook import Codebook
+from pipeline.nets.codebook import Codebook, draw
 from pipeline.nets.vq import Decoder, Encoder, default_grid
 
 
@@ -91,6 +93,71 @@ class Quantized(Optimized):
         It is the evidence lower bound whose posterior is certain of the codes that the encoder gives.
         """
         return bound_in_bits(self.likelihood, "elbo", log_prior + log_likelihood, batch.images)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an autoencoder's step made of a batch.
+
+    Attributes:
+        location: of p(x | codes), (n, c, h, w).
+        nats: -log p(x | codes) per dimension, the batch's mean.
+        commitment: the mean squared distance between the encoder's features and their codes' vectors.
+        logs: of all that.
+    """
+
+    location: Tensor
+    nats: Tensor
+    commitment: Tensor
+    logs: Logs
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeLearning(Quantized):
+    """An autoencoder that learns its codes; its samples are of independent codes.
+
+    Attributes:
+        commitment: beta, the weight of the distance between features and codes.
+        decay: decay of the codebook's averages, per step.
+        revival: codes used less than this share of an equal use are drawn from the batch again; 0: never.
+    """
+
+    sampled: ClassVar[tuple[str, ...]] = ("encoder", "codebook", "decoder")
+
+    commitment: NonNegative = 0.25
+    decay: Unit = 0.99
+    revival: Unit = 0.1
+
+    # Declared hook besides the contract's: the only implemented behaviour that a method may replace.
+
+    def further_nets(self, spec: ImageSpec) -> dict[str, nn.Module]:
+        """Return nets besides those of the autoencoder; by default none."""
+        return {}
+
+    def build(self, spec: ImageSpec) -> Nets:
+        codebook = Codebook(codes=self.codes, dim=self.embedding, decay=self.decay, revival=self.revival)
+        return nn.ModuleDict(self.autoencoder(spec, codebook) | self.further_nets(spec))
+
+    def sample(self, nets: Nets, like: Batch) -> Tensor:
+        uniform = like.noise.uniform("codes", *grid_of(nets))
+        return self.image(nets, draw(codebook_of(nets).prior(), uniform))
+
+    def scores(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        codes = self.codes_of(nets, batch.images)
+        log_likelihood = nets["likelihood"](batch.images, self.location(nets, codes), batch.noise)
+        return self.bits(codebook_of(nets).prior()[codes].sum((1, 2)), log_likelihood, batch)
+
+    def reconstructed(self, nets: Nets, batch: Batch) -> Reconstruction:
+        """Encode, quantize and decode the batch with gradients; the codebook remembers it for its own step."""
+        codebook, features = codebook_of(nets), nets["encoder"](batch.images)
+        codes = codebook.nearest(features)
+        codebook.observe(features, codes)
+        quantized = codebook(codes)
+        location = nets["decoder"](straight_through(features, quantized))
+        nats = -nets["likelihood"](batch.images, location, batch.noise).mean() / batch.images[0].numel()
+        commitment = mse_loss(features, quantized)
+        logs = {"reconstruction": nats, "commitment": commitment, "codes_in_use": codebook.in_use()}
+        return Reconstruction(location, nats, commitment, logs)
 
 
 def codebook_of(nets: Nets) -> Codebook:

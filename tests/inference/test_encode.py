@@ -28,7 +28,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"width": 8, "latent": 5},
     "iwae": {"width": 8, "latent": 5},
     "cvae": {"width": 8, "latent": 5},
+    "ladder_vae": {"width": 8, "latent": 2},
     "vqvae": {"width": 8, "codes": 12, "grid": 4, "embedding": 3},
+    "vqgan": {"width": 8, "codes": 12, "grid": 4, "embedding": 3},
     "vq_transformer": {"width": 8, "codes": 12, "grid": 4, "embedding": 3, "layers": 1, "transformer_width": 8},
     "realnvp": {"width": 4, "levels": 2},
     "glow": {"width": 8, "levels": 2, "steps": 1},
@@ -100,7 +102,7 @@ def test_a_vae_reconstructs_by_its_posterior_mean(name: str) -> None:
     torch.testing.assert_close(encoded(found, 7)["log_variance"], posterior.log_variance)
 
 
-@pytest.mark.parametrize("name", ["vqvae", "vq_transformer"])
+@pytest.mark.parametrize("name", ["vqvae", "vqgan", "vq_transformer"])
 def test_codes_are_indices_of_the_codebook(name: str) -> None:
     codes = encoded(model(name), 7)["codes"]
     assert codes.dtype == torch.int64 and codes.shape == (7, 4, 4)

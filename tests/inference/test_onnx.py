@@ -43,6 +43,7 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, tuple[str, list[int]]], bool]] 
     "glow": (FLOW | {"steps": 1}, {"latent": ("normal", [64])}, False),
     "nsf": (FLOW | {"steps": 1}, {"latent": ("normal", [64])}, False),
     "flow_matching": (FLOW | {"sampling_steps": 3}, {"latent": ("normal", [64])}, True),
+    "ladder_vae": ({"width": 4, "latent": 2}, {"latent": ("normal", [2 * 4 * 4])}, False),
     "vqvae": ({"width": 4, "codes": 4, "embedding": 4}, {"codes": ("uniform", [8, 8])}, False),
 }
 

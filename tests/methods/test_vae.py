@@ -417,7 +417,7 @@ def test_factor_images_are_learnt_to_their_entropy(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vae", "cvae", "iwae"])
+@pytest.mark.parametrize("name", ["vae", "cvae", "iwae", "ladder_vae"])
 def test_the_ring_is_covered(name: str) -> None:
     """A continuous latent space leaves images between the modes; with the label known there are few of them."""
     settings = {"width": 16, "latent": 2, "lr": 2e-3}

@@ -107,14 +107,14 @@ def test_the_reconstructions_gradient_reaches_the_encoder_as_if_there_were_no_co
     assert gradient.abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("name", ["vqvae", "vq_transformer"])
+@pytest.mark.parametrize("name", ["vqvae", "vqgan", "vq_transformer"])
 def test_a_batch_twice_has_the_loss_of_one(name: str) -> None:
     method = small(name)
     nets, batch = method.build(SPEC), toy_batch()
-    (phase,) = method.phases()
     ids = batch.noise.ids.repeat(2)
     twice = Batch(images=batch.images.repeat(2, 1, 1, 1), labels=batch.labels.repeat(2), noise=Noise(0, ids))
-    torch.testing.assert_close(*(phase.loss(nets, b, CLOCK)[0] for b in (batch, twice)), rtol=1e-5, atol=0)
+    for phase in method.phases():
+        torch.testing.assert_close(*(phase.loss(nets, b, CLOCK)[0] for b in (batch, twice)), rtol=1e-5, atol=0)
 
 
 def test_vqvae_trains_and_validates_alike() -> None:
@@ -221,9 +221,9 @@ def test_a_transformer_width_that_its_heads_do_not_divide_is_refused() -> None:
         methods.load("vq_transformer", transformer_width=30, heads=4)
 
 
-@pytest.mark.parametrize("name", ["vqvae", "vq_transformer"])
+@pytest.mark.parametrize("name", ["vqvae", "vqgan", "vq_transformer"])
 def test_sampling_exports_for_any_batch_size(name: str) -> None:
-    method, spec = small(name, grid=2, blocks=0), ImageSpec(channels=1, size=4, classes=10)
+    method, spec = small(name, grid=4, blocks=0), ImageSpec(channels=1, size=8, classes=10)
     nets = method.build(spec).eval()
     sampler = Sampler(Trained(method=method, nets=nets, spec=spec, seen=0, name=name, params={}))
     example, batch = (torch.arange(3), torch.zeros(3, dtype=torch.int64)), torch.export.Dim("batch")
@@ -265,10 +265,12 @@ def _log_prior(name: str, nets: Nets, every: Tensor, label: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-def test_the_transformer_makes_images_of_the_codes_and_independent_codes_do_not() -> None:
-    """On the ring: a vqvae, then a Transformer that starts from its nets."""
+@pytest.mark.parametrize("name", ["vqvae", "vqgan"])
+def test_the_transformer_makes_images_of_the_codes_and_independent_codes_do_not(name: str) -> None:
+    """On the ring: a vqvae or vqgan, then a Transformer that starts from its nets."""
     own = {"width": 16, "codes": 32, "embedding": 8, "grid": 4, "lr": 2e-3, "schedule": "cosine"}
-    vqvae, nets = _learnt(methods.load("vqvae", **own), 40_000)
+    critic = {"critic_width": 8, "critic_start": 20_000, "critic_lr": 5e-4} if name == "vqgan" else {}
+    vqvae, nets = _learnt(methods.load(name, **own, **critic), 40_000)
     held = _held()
     again = vqvae.decode(nets, vqvae.encode(nets, held), held.labels)
     assert (held.images - again).square().mean() < 0.2 * held.images.var()

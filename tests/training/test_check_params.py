@@ -39,8 +39,9 @@ def run(method: str, **settings: Any) -> dict[str, Any]:
 
 def test_what_is_right_has_no_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems(tmp_path, monkeypatch) == []
-    both = run("vqvae", width=8) | {"y": {"method": "vq_transformer", "init_from": "runs/x", "width": 8}}
-    assert problems(tmp_path, monkeypatch, runs=both, cluster={"workers": [1, 2], "storage": "memory://x"}) == []
+    for name in ("vqvae", "vqgan"):
+        both = run(name, width=8) | {"y": {"method": "vq_transformer", "init_from": "runs/x", "width": 8}}
+        assert problems(tmp_path, monkeypatch, runs=both, cluster={"workers": [1, 2], "storage": "memory://x"}) == []
     assert problems(tmp_path, monkeypatch, runs=run("cyclegan", domains=["0", "1"], width=4)) == []
     assert problems(tmp_path, monkeypatch, runs=run("pix2pix", domains=["edges", "images"], width=4)) == []
 
