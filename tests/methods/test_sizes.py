@@ -57,6 +57,8 @@ def test_a_method_works_at_a_size_or_says_which_it_takes(name: str) -> None:
         ("realnvp", 28, {"levels": 4}, "cannot be halved 3 times, as levels: 4 does; .* or levels to 3"),
         ("vqvae", 28, {"grid": 8}, "grid: data.size 28 should be 8 times 1, 2, 4, 8 ...; set it to 28, 14, 7"),
         ("flow_matching", 28, {"levels": 4}, "cannot be halved 3 times, as levels: 4 does; set it to 24 or 32"),
+        ("pix2pix", 33, {}, "data.size: 33 is odd; set it to 32 or 34"),
+        ("pix2pix", 28, {"levels": 3}, "28 cannot be halved 3 times, as levels: 3 does; set it to 24 or 32"),
         ("vqgan", 16, {"patch_steps": 3}, "patch_steps: 3 need images of 24 pixels or more, not 16"),
         ("cyclegan", 16, {"patch_steps": 3}, "patch_steps: 3 need images of 24 pixels or more, not 16"),
         ("cyclegan", 8, {"blocks": 1, "width": 4, "upsampling": "nearest", "patch_steps": 2}, "patch_steps: 2 need"),
