@@ -387,7 +387,7 @@ class Annealed(Optimized):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elbo(Annealed, Variational):
+class Elbo(Variational, Annealed):
     """The evidence lower bound with a weighted divergence, one draw per sample."""
 
     def loss(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:

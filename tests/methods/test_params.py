@@ -59,6 +59,15 @@ def test_every_param_has_limits_and_a_new_default_keeps_them(name: str) -> None:
         assert not {int, float, str} & {types[0], *get_args(types[0])} or hasattr(types[0], "__metadata__"), key
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_default_is_that_of_the_nearest_class_that_says_it(name: str) -> None:
+    """A dataclass takes over all fields of each of its parents, so a second parent can undo what the first one said."""
+    cls = methods.find(name)
+    for field in fields(cls):
+        said = next(parent for parent in cls.__mro__ if field.name in get_annotations(parent))
+        assert field.default == said.__dict__[field.name], f"{field.name} of {said.__name__}"
+
+
 # Of every method; they are no params.
 CLASS_VARIABLES = {"sampled", "needs", "views", "starts_from", "encodes", "decodes", "directions", "criticizes"}
 
