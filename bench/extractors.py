@@ -1,6 +1,10 @@
 """From images to features: Inception beside torch-fidelity's, EfficientNet-Lite0 beside the form it had before.
 
     OMP_NUM_THREADS=1 python bench/extractors.py [--images 64] [--rounds 6]
+    OMP_NUM_THREADS=1 python bench/extractors.py --kept [--rounds 6]
+
+--kept: EfficientNet-Lite0 in processes that keep the memory of freed tensors, as stages do, beside processes that do
+not, in turn.
 
 Random weights for Inception, whose published ones are a download: the same network. In one process and in turn; ratios
 of processor seconds and of the wall clock, and by how much the features differ.
@@ -8,6 +12,8 @@ of processor seconds and of the wall clock, and by how much the features differ.
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from pipeline.evaluate.extractors import efficientnet_lite0, inception
+from pipeline.training.memory import keep_freed_memory
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -74,14 +81,45 @@ def compared(name: str, ours: Network, theirs: Network, images: Tensor, batch: i
         )
 
 
+def features_rate(images: Tensor, batch: int) -> float:
+    """Images per second of processor time."""
+    extractor = efficientnet_lite0.load(None, torch.device("cpu"))
+    extractor(images[:batch])
+    cpu = time.process_time()
+    for part in images.repeat(16, 1, 1, 1).split(batch):
+        extractor(part)
+    return 16 * len(images) / (time.process_time() - cpu)
+
+
+def kept_or_not(rounds: int) -> None:
+    found: dict[str, list[float]] = {"kept": [], "freed": []}
+    for _ in range(rounds):
+        for which, rates in found.items():
+            command = [sys.executable, *sys.argv, "--only", which]
+            rates.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    ratios = sorted(a / b for a, b in zip(*found.values(), strict=True))
+    medians = " and ".join(f"{statistics.median(rates):.0f}" for rates in found.values())
+    print(
+        f"images per processor second {medians}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--kept", action="store_true")
+    parser.add_argument("--only", choices=("kept", "freed"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.kept and not options.only:
+        return kept_or_not(options.rounds)
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (options.images, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    if options.only:
+        if options.only == "kept":
+            keep_freed_memory()
+        return print(features_rate(images, options.batch))
     device = torch.device("cpu")
     ours = inception.Network(their_inception()).to(memory_format=torch.channels_last)
     plan = (images, options.batch, options.rounds)

@@ -2,15 +2,18 @@
 
     python -m pip install --no-deps --target PEERS normflows==1.7.3 pythae==0.1.2 torch-mimicry==0.1.16 \\
         tensorboard absl-py grpcio protobuf markdown werkzeug scikit-image lazy-loader imageio tifffile
-    PYTHONPATH=PEERS python bench/peer_loops.py [--row sngan vae glow stylegan2] [--rounds 5] [--seconds 20]
+    PYTHONPATH=PEERS python bench/peer_loops.py [--row sngan vae glow nsf stylegan2] [--rounds 5] [--seconds 20] \\
+        [--precision bf16]
 
     sngan       SNGAN-ResNet, 32 x 32 x 3, widths 256 and 128, five critic steps, against torch-mimicry's nets and steps
     vae         convolutional VAE, 32 x 32 x 1, width 32, against pythae's VAE around the same encoder and decoder
     glow        Glow, 3 levels of 8 steps, width 128, 32 x 32 x 3, against normflows' model and loss
+    nsf         NSF, 3 levels of 3 steps, width 32, 32 x 32 x 3, against a plain loop of the same nets whose splines are
+                normflows' function (its own spline couplings are of vectors alone)
     stylegan2   StyleGAN2, 64 x 64 x 3, batch 16, against a plain loop of the same nets and losses
 
 Each side is a process of its own, in turn, as in bench/loop.py: the other packages' threads wait as torch's own do, and
-their tensors are contiguous.
+their tensors are contiguous. ``--precision`` is of genloom's side alone.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +41,8 @@ from pipeline.core.method import Method, Nets
 from pipeline.core.world import World
 from pipeline.data.dataset import ArrayStore, Split
 from pipeline.data.stream import batches
+from pipeline.nets.flow.couplings import Coupling
+from pipeline.nets.flow.elements import Spline
 
 IMAGES = 2048
 # By row: the method, its params, channels, size, batch.
@@ -45,6 +50,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], int, int, int]] = {
     "sngan": ("sngan", {"width": 256, "critic_width": 128}, 3, 32, 64),
     "vae": ("vae", {"likelihood": "gaussian", "scale": 0.5}, 1, 32, 64),
     "glow": ("glow", {"levels": 3, "steps": 8, "width": 128}, 3, 32, 64),
+    "nsf": ("nsf", {}, 3, 32, 64),
     "stylegan2": ("stylegan2", {}, 3, 64, 16),
 }
 
@@ -131,9 +137,30 @@ def normflows_glow(method: Any, spec: ImageSpec, split: Split, batch: int) -> Lo
         yield batch
 
 
-def plain(method: Method, spec: ImageSpec, split: Split, batch: int) -> Loop:
+def normflows_splines(method: Method, spec: ImageSpec, split: Split, batch: int) -> Loop:
+    from normflows.utils.splines import unconstrained_rational_quadratic_spline
+
+    class Theirs(nn.Module):
+        def __init__(self, bins: int, bound: float) -> None:
+            super().__init__()
+            self.parts, self.bound = (bins, bins, bins - 1), bound
+
+        def forward(self, x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+            given = numbers.movedim(0, -1).split(self.parts, dim=-1)
+            found: tuple[Tensor, Tensor]
+            found = unconstrained_rational_quadratic_spline(x, *given, tails="linear", tail_bound=self.bound)
+            return found
+
+    nets = method.build(spec)
+    for module in nets.modules():
+        if isinstance(module, Coupling) and isinstance(module.element, Spline):
+            module.element = Theirs(module.element.bins, module.element.bound)  # type: ignore[assignment]
+    return plain(method, spec, split, batch, nets)
+
+
+def plain(method: Method, spec: ImageSpec, split: Split, batch: int, built: Nets | None = None) -> Loop:
     """A plain loop of the method's own nets and losses: contiguous, an Adam as it comes, an average by hand."""
-    nets = of_torchs_layers(method.build(spec)).train()
+    nets = of_torchs_layers(built or method.build(spec)).train()
     means = {name: [p.detach().clone() for p in nets[name].parameters()] for name in method.sampled}
     phases = method.phases()
     adams = {phase.name: Adam(parameters_of(nets, phase.trains), method.lr) for phase in phases}  # type: ignore[attr-defined]
@@ -171,18 +198,19 @@ THEIRS: dict[str, Callable[[Any, ImageSpec, Split, int], Loop]] = {
     "sngan": mimicrys,
     "vae": pythaes,
     "glow": normflows_glow,
+    "nsf": normflows_splines,
     "stylegan2": plain,
 }
 
 
-def loop_of(row: str, which: str) -> Loop:
+def loop_of(row: str, which: str, precision: Literal["fp32", "bf16"]) -> Loop:
     name, params, channels, size, batch = ROWS[row]
     method, spec = methods.load(name, **params), ImageSpec(channels=channels, size=size)
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, channels), dtype=np.uint8)
     split = Split(ArrayStore((pixels,)), np.zeros(IMAGES, dtype=np.int64))
     torch.manual_seed(0)
     if which == "genloom":
-        return ours(Run(method=name, batch_size=batch), method, spec, split)
+        return ours(Run(method=name, batch_size=batch, precision=precision), method, spec, split)
     return THEIRS[row](method, spec, split, batch)
 
 
@@ -195,7 +223,7 @@ def in_a_process(row: str, which: str) -> tuple[float, float, int]:
 
 def main(args: argparse.Namespace) -> None:
     if args.only:
-        print(json.dumps(rates(loop_of(*args.only), args.seconds)))
+        print(json.dumps(rates(loop_of(*args.only, args.precision), args.seconds)))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(args)}", flush=True)
     for row in args.row:
@@ -216,5 +244,6 @@ if __name__ == "__main__":
     parser.add_argument("--row", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of genloom's side alone")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     main(parser.parse_args())

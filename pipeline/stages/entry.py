@@ -19,16 +19,21 @@ COMPILER = ("torch._dynamo",)  # what computes with shapes alone imports it
 EXPORT = (*COMPILER, "torch.onnx", "onnx", "onnxscript")
 
 
-def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = ()) -> None:
+def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = (), nets: bool = False) -> None:
     """Run a stage's function with the arguments of the command line; end as it ends.
 
     Args:
         main: what `typer` calls.
         *needs: modules that it imports and that take long to import.
         soon: such modules of processes that it will start.
+        nets: it computes with nets, whose tensors are freed and asked for again and again.
     """
     status = hand_over(needs, soon)
     if status is None:
+        if nets:  # features of batches of 64 cost a fifth less on a CPU (bench/README.md)
+            from pipeline.training.memory import keep_freed_memory
+
+            keep_freed_memory()
         return run(typer.run, main)
     if status < 0:  # of a signal: this process ends of the same
         if -status != signal.SIGKILL:

@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, *TORCH)
+    run_stage(main, *TORCH, nets=True)

@@ -45,4 +45,4 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
 
 
 if __name__ == "__main__":
-    run_stage(main, *TORCH)
+    run_stage(main, *TORCH, nets=True)

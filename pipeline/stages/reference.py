@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, *TORCH, *PICTURES)
+    run_stage(main, *TORCH, *PICTURES, nets=True)

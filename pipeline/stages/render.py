@@ -24,4 +24,4 @@ def main(name: Annotated[str, typer.Argument(metavar="RUN", help="A run of param
 
 
 if __name__ == "__main__":
-    run_stage(main, *TORCH, *PICTURES, *EXPORT, *TRACKING)
+    run_stage(main, *TORCH, *PICTURES, *EXPORT, *TRACKING, nets=True)
