@@ -174,6 +174,18 @@ def test_shards_of_other_classes_are_not_taken_for_the_chosen_ones(tmp_path: Pat
     assert len(names) == 6, "two splits of three choices"
 
 
+def test_what_is_held_out_of_other_classes_is_not_taken_for_that_of_the_chosen_ones(tmp_path: Path) -> None:
+    """Of classes that come in turn the same numbers among the chosen images are held out."""
+    whole = published(splits=["train"])
+    in_turn = replace(whole.splits["train"], labels=np.arange(40) % 4)
+    whole, spec, names = replace(whole, splits={"train": in_turn}), ImageSpec(channels=1, size=8, classes=2), list[str]()
+    for chosen in (("ant", "bee"), ("cow", "dog")):
+        splits = with_test_split(whole.of_classes(chosen), 0.2)
+        shards = make_shards(splits, NORMALIZATION, spec, Work(folder=tmp_path, identity=""), lambda *_: None)
+        names += [file.name for split in shards.values() for file in split.files]
+    assert len(set(names)) == 4
+
+
 def test_shards_of_own_images_are_named_by_them_whatever_was_chosen(tmp_path: Path) -> None:
     spec, work = ImageSpec(channels=1, size=8, classes=1), Work(folder=tmp_path / "shards", identity="")
     with opened(IMAGE_FOLDER, tmp_path, own(tmp_path / "photos")) as whole:
