@@ -178,7 +178,8 @@ def test_what_is_held_out_of_other_classes_is_not_taken_for_that_of_the_chosen_o
     """Of classes that come in turn the same numbers among the chosen images are held out."""
     whole = published(splits=["train"])
     in_turn = replace(whole.splits["train"], labels=np.arange(40) % 4)
-    whole, spec, names = replace(whole, splits={"train": in_turn}), ImageSpec(channels=1, size=8, classes=2), list[str]()
+    whole, names = replace(whole, splits={"train": in_turn}), list[str]()
+    spec = ImageSpec(channels=1, size=8, classes=2)
     for chosen in (("ant", "bee"), ("cow", "dog")):
         splits = with_test_split(whole.of_classes(chosen), 0.2)
         shards = make_shards(splits, NORMALIZATION, spec, Work(folder=tmp_path, identity=""), lambda *_: None)
