@@ -22,6 +22,7 @@ from pipeline.ingest.sources.cifar10 import SOURCE as CIFAR10
 from pipeline.ingest.sources.image_folder import SOURCE as IMAGE_FOLDER
 from pipeline.ingest.sources.paired import SOURCE as PAIRED
 from pipeline.ingest.sources.unpaired import SOURCE as UNPAIRED
+from pipeline.render.inspection import PAGE, inspect
 
 CLASSES = ("ant", "bee", "cow", "dog")
 NORMALIZATION = Normalization(channels=1, size=8)
@@ -129,6 +130,13 @@ def test_the_written_dataset_has_the_choice(tmp_path: Path) -> None:
         np.testing.assert_array_equal(some.splits[split].labels, expected)
         assert some.info["splits"][split]["class_counts"] == [10, 10]
     assert some.of_class("dog").splits["train"].labels.tolist() == [0] * 10
+
+
+def test_the_page_of_the_images_has_the_choice(tmp_path: Path) -> None:
+    for chosen, said in {None: "<dd>4</dd>", ("dog", "bee"): "<dd>2 of 4, chosen by data.classes</dd>"}.items():
+        made(tmp_path, published().of_classes(chosen))
+        inspect(tmp_path / "data", tmp_path / "images", tmp_path / "inspection")
+        assert f"<dt>classes</dt>{said}" in (tmp_path / "inspection" / PAGE).read_text()
 
 
 def test_two_classes_of_real_photographs(tmp_path: Path, cifar_zip: Path) -> None:
