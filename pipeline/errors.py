@@ -22,11 +22,23 @@ class UserError(Exception):
         return str(self).split(_NEXT)
 
 
-def nearest(wrong: str, known: Iterable[str]) -> str:
-    """Suggest the closest known name ("Did you mean 'lr'?"), or list all if none is close."""
+def nearest(wrong: str, known: Iterable[str], most: int | None = None) -> str:
+    """Suggest the closest known name ("Did you mean 'lr'?"), or list all if none is close.
+
+    Args:
+        wrong: what is not known.
+        known: what is.
+        most: names to list, after the suggestion too, where there may be very many; None: all, if none is close.
+
+    Returns:
+        A sentence or two.
+    """
     names = sorted(known)
     close = get_close_matches(wrong, names, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(names)}."
+    more = f" and {len(names) - most} more" if most is not None and len(names) > most else ""
+    listed = f"Known: {', '.join(names[:most])}{more}."
+    suggested = f"Did you mean '{close[0]}'?" if close else ""
+    return f"{suggested} {listed}".strip() if most is not None or not close else suggested
 
 
 def refuse(problems: Iterable[str]) -> None:

@@ -54,6 +54,7 @@ class Job:
         origin: where the images are.
         normalization: what is done to each.
         test_fraction: how much is held out if there is no test split.
+        classes: the chosen ones; None: all.
     """
 
     source: str
@@ -61,6 +62,7 @@ class Job:
     origin: Origin
     normalization: Normalization
     test_fraction: float
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Sent:
                     (raw / name).parent.mkdir(parents=True, exist_ok=True)
                     (raw / name).write_bytes(get(reference))
             dataset = stack.enter_context(sources.find(self.job.source).open(raw, self.job.origin))
-            yield with_test_split(dataset, self.job.test_fraction)
+            yield with_test_split(dataset.of_classes(self.job.classes), self.job.test_fraction)
 
 
 def _large_files(job: Job) -> list[Path]:

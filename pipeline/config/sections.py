@@ -36,6 +36,7 @@ class Data:
         source: a file of pipeline/ingest/sources.
         path: of one's own images: a folder, an archive or a URL, or several of them.
         labels: of one's own images: auto, folders, none, or a table among the images, such as labels.csv:species.
+        classes: names of those whose images are taken, in the order of the labels; null: all.
         mirror: a folder or URL prefix to fetch a published set's files from instead.
         channels: 1: gray, 3: RGB; auto: 1 for a set that is gray, else 3.
         size: pixels, height and width.
@@ -49,6 +50,7 @@ class Data:
     source: str = "digits"
     path: str | Sequence[str] = "data"
     labels: str = "auto"
+    classes: tuple[Annotated[int, Field(strict=True)] | str, ...] | None = None  # strict: true is no number
     mirror: str | None = None
     channels: Literal[1, 3, "auto"] = "auto"
     size: Annotated[int, Field(ge=8, le=1024)] = 32
@@ -63,8 +65,16 @@ class Data:
         """Return ``path`` as a list."""
         return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
+    @property
+    def chosen_classes(self) -> tuple[str, ...] | None:
+        """Return ``classes`` by name: digits are called by numbers, which YAML takes for such."""
+        return None if self.classes is None else tuple(map(str, self.classes))
+
     def __post_init__(self) -> None:
         _check_choice("pipeline.ingest.sources", "source", self.source)
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes: name at least one class, or null for all")
+        check_once("classes", self.chosen_classes or ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ Shards are memory-mapped, so a node's memory holds the images once however many 
 spec.json: source; channels; size; normalization (in words); classes (names, by label); splits (by name: count, shards,
 class_counts by label); mean and std (per channel, of the train split's pixels in [0, 1]); digest (of
 every split's images and labels, in order; independent of how they are cut into shards); paired (true where image i of
-the first class is the partner of image i of the second).
+the first class is the partner of image i of the second); chosen_of (where data.classes chose some of the source's
+classes: how many it has).
 """
 
 import hashlib
@@ -271,6 +272,7 @@ def write_dataset(
     shard_bytes: int = SHARD_BYTES,
     normalization: str | None = None,
     paired: bool = False,
+    chosen_of: int | None = None,
 ) -> dict[str, Any]:
     """Write out/data from a stream of images, with one block in memory at a time.
 
@@ -285,6 +287,7 @@ def write_dataset(
         shard_bytes: at most as many bytes of images go into one file; files of a split are taken as they are.
         normalization: what was done to the images, for spec.json.
         paired: whether the two classes are pairs, for spec.json.
+        chosen_of: how many classes the source has, if only some are here, for spec.json.
 
     Returns:
         The content of spec.json.
@@ -304,6 +307,7 @@ def write_dataset(
         info = {"source": source, "channels": spec.channels, "size": spec.size, "classes": list(classes)}
         info |= {"normalization": normalization} if normalization else {}
         info |= {"paired": True} if paired else {}
+        info |= {"chosen_of": chosen_of} if chosen_of else {}
         info |= {"splits": entries, "mean": mean, "std": std, "digest": hashlib.sha256(digests.encode()).hexdigest()}
         write_json(temporary / "spec.json", info)
     return info

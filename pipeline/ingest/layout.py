@@ -23,6 +23,7 @@ from pipeline.ingest.source import UNLABELED, LeftOut
 _TEST = {"test", "val", "valid", "validation"}
 DOMAIN = re.compile(r"(train|test|val|valid|validation)[-_]?([AB])", re.IGNORECASE)  # a folder of one of two domains
 _BUCKET, _BUCKETED = re.compile(r"\d{5}"), re.compile(r"img\d{8}\.\w+")
+TEST_ALONE = "its class is in test alone"  # of what is left out for it the detail is the class
 _Paths = dict[str, tuple[str, ...]]
 
 
@@ -76,9 +77,7 @@ def arrange(names: Iterable[str], where: str, labels: str, table: Table | None) 
         raise UserError(f"{where}: a test split and no train. Name its folder train/, or have class folders only.")
     number = {name: label for label, name in enumerate(classes)}
     unknown = {name for name in rest.keys() - flat if rest[name][0] not in number}
-    left_out += [
-        LeftOut(name=name, kind="its class is in test alone", detail=rest[name][0]) for name in sorted(unknown)
-    ]
+    left_out += [LeftOut(name=name, kind=TEST_ALONE, detail=rest[name][0]) for name in sorted(unknown)]
     return Layout(
         classes=tuple(classes),
         labels={name: number[parts[0]] for name, parts in rest.items() if name not in flat | unknown},

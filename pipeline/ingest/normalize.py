@@ -13,7 +13,8 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,8 @@ def normalize(
         left_out = _check(made, raw.left_out, most_bad, normalization, quarantine)
         new = {name: NewSplit(labels=split.labels, files=split.files) for name, split in made.items()}
         known: dict[str, Any] = {"source": source, "normalization": str(normalization), "paired": raw.paired}
-        info = write_dataset(folder, spec=spec, classes=raw.classes, splits=new, **known)
+        known |= {"classes": raw.classes, "chosen_of": raw.chosen_of}
+        info = write_dataset(folder, spec=spec, splits=new, **known)
         work.clear(file for split in made.values() for file in split.files)
     _write_about(about, made, left_out)
     return info
@@ -263,7 +265,8 @@ def summary(left_out: Iterable[LeftOut]) -> str:
 
 def write_left_out(path: Path, left_out: Iterable[LeftOut]) -> None:
     """Write quarantine.csv: name, kind, detail."""
-    write_csv(path, [column.name for column in fields(LeftOut)], map(astuple, left_out))
+    columns = ("name", "kind", "detail")
+    write_csv(path, columns, map(attrgetter(*columns), left_out))
 
 
 def _by_name(one: LeftOut) -> str:

@@ -304,10 +304,13 @@ def content_of(name: str, split: RawSplit, members: NDArray[np.int64]) -> str:
         members: int64 (n,), n > 0.
 
     Returns:
-        A hex hash: of the images' own hashes, where there are any; the files of a published dataset are the same.
+        A hex hash: of the images' own hashes, where there are any; of their numbers in a published dataset, whose files
+        are the same.
     """
     if split.digests is None:
         what = f"{name} {members[0]} {members[-1]} of {len(split.labels)}"
+        if split.numbers is not None:  # else two choices of as many images would be taken for one
+            what += f" {hashlib.sha256(split.numbers[members].astype('<i8').tobytes()).hexdigest()}"
     else:
         what = "\n".join(split.digests[number] for number in members)
     return hashlib.sha256(what.encode()).hexdigest()

@@ -3,10 +3,11 @@
 Each source is one file of pipeline/ingest/sources; the file's name is the value of ``data.source``.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest, refuse
 
+logger = logging.getLogger(__name__)
 Report = Callable[[str, int, int | None], None]
 """Called with the name of what is in progress, how much of it is done, and the total if it is known."""
 
 
 UNLABELED = "images"
 """The class of images that have none."""
+
+_KEY = "params.yaml: data.classes"
+_NAMED = 20  # classes that a message lists: of ImageNet's thousand nobody reads more
 
 
 def silent(name: str, done: int, total: int | None) -> None:
@@ -55,11 +60,14 @@ class LeftOut:
         name: relative path.
         kind: what is wrong, see ``UnreadableError``.
         detail: what is known beyond that.
+        of: name of its class; None: not known. Nobody is told, but the images of other classes than the chosen ones
+            count for nothing.
     """
 
     name: str
     kind: str
     detail: str = ""
+    of: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +104,15 @@ class RawSplit:
         names: what people call each image, for quarantine.csv; None: its number.
         digests: hex SHA-256 of each image's content, of a dataset that may grow: by these it is cut into splits and
             shards, so that a new image changes few of them. None: published, the same for ever.
+        numbers: int64 (n,), of images without digests what numbers they have in the split as published, by which their
+            shards are told from those of another choice; None: it is the whole split.
     """
 
     labels: NDArray[np.int64]
     decode: Callable[[int], Image.Image]
     names: Sequence[str] | None = None
     digests: Sequence[str] | None = None
+    numbers: NDArray[np.int64] | None = None
 
     def take(self, indices: NDArray[np.int64]) -> "RawSplit":
         """Return the samples with these numbers, in this order."""
@@ -111,6 +122,7 @@ class RawSplit:
             decode=lambda number: decode(int(indices[number])),
             names=self.names and [self.names[number] for number in indices],
             digests=self.digests and [self.digests[number] for number in indices],
+            numbers=indices if self.numbers is None else self.numbers[indices],
         )
 
     def name(self, number: int) -> str:
@@ -128,12 +140,90 @@ class RawDataset:
         left_out: files that were found and are no images of any split.
         paired: of each split, image i of the first class is the partner of image i of the second, in the order of the
             images' names.
+        chosen_of: where only some of the classes were taken, how many there are; else None.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, RawSplit]
     left_out: tuple[LeftOut, ...] = ()
     paired: bool = False
+    chosen_of: int | None = None
+
+    def of_classes(self, chosen: Sequence[str] | None) -> "RawDataset":
+        """Return the images of some classes, in the order that they have here, without decoding any.
+
+        A test split that has no image of theirs is passed over. Of pairs both classes are taken, or the images of one
+        without their partners.
+
+        Args:
+            chosen: the classes' names, in the order of the new labels, which begin at 0; None: all.
+
+        Returns:
+            A dataset of these classes alone; this one, if they are all of its classes in its order.
+
+        Raises:
+            UserError: a class is not there, or has no image to train on; the message names data.classes.
+        """
+        if chosen is None:
+            return self
+        check_chosen(chosen, self.classes)
+        left_out = tuple(one for one in self.left_out if one.of is None or one.of in chosen)
+        label_of = np.full(len(self.classes), -1, dtype=np.int64)
+        label_of[[self.classes.index(name) for name in chosen]] = np.arange(len(chosen))
+        splits = {name: _relabelled(split, label_of) for name, split in self.splits.items()}
+        if "train" in splits:  # else nothing is usable, which is said later, with the reasons
+            splits = _trainable(splits, chosen)
+        if tuple(chosen) == self.classes:
+            return replace(self, left_out=left_out)
+        return RawDataset(
+            classes=tuple(chosen),
+            splits=splits,
+            left_out=left_out,
+            paired=self.paired and len(chosen) == len(self.classes),
+            chosen_of=len(self.classes),
+        )
+
+
+def check_chosen(chosen: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UserError if data.classes names a class that is not there, or a name that several classes have.
+
+    Args:
+        chosen: the names.
+        known: the classes of the source.
+
+    Raises:
+        UserError: with the key, and what there is.
+    """
+    if list(known) == [UNLABELED] and list(chosen) != [UNLABELED]:
+        raise UserError(
+            f"{_KEY}: the images have no classes, so there is no '{chosen[0]}'. Set it to null, or say in data.labels "
+            "where the images have their labels."
+        )
+    problems = [f"there is no class '{name}'. {nearest(name, known, _NAMED)}" for name in chosen if name not in known]
+    problems += [
+        f"{known.count(name)} classes are called '{name}'. Give them names of their own, or set it to null."
+        for name in chosen
+        if known.count(name) > 1
+    ]
+    refuse(f"{_KEY}: {problem}" for problem in problems)
+
+
+def _relabelled(split: RawSplit, label_of: NDArray[np.int64]) -> RawSplit:
+    """Return the images whose label has a new one, which is not -1, with that one."""
+    labels = label_of[split.labels]
+    rows = np.flatnonzero(labels >= 0)
+    return replace(split.take(rows), labels=labels[rows])
+
+
+def _trainable(splits: Mapping[str, RawSplit], chosen: Sequence[str]) -> dict[str, RawSplit]:
+    """Return the splits that have images; UserError where a class has none to train on."""
+    there = {name: set(split.labels.tolist()) for name, split in splits.items()}
+    without = [name for label, name in enumerate(chosen) if label not in there["train"]]
+    refuse(f"{_KEY}: '{name}' has no image to train on. Add some, or leave the class out." for name in without)
+    if lacking := [name for label, name in enumerate(chosen) if label not in there.get("test", range(len(chosen)))]:
+        rest = "a test split is held out of train" if not there["test"] else "its measures say nothing of them"
+        logger.warning("The test split has no image of %s: %s.", ", ".join(lacking), rest)
+    return {name: split for name, split in splits.items() if len(split.labels)}
 
 
 def unusable(raw: Path, reason: object) -> UserError:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def main() -> None:
     """Convert the images to one shape (data.channels, data.size, data.fit) and write them to out/data.
 
-    If the source has no test split, data.test_fraction is held out. Finished shards are kept in <scratch>/shards, where
-    the next call finds them. On a running cluster its nodes make those of many images (cluster/shards.py).
+    Where data.classes are given, only images of these. If the source has no test split, data.test_fraction is held out.
+    Finished shards are kept in <scratch>/shards, where the next call finds them. On a running cluster its nodes make
+    those of many images (cluster/shards.py).
     """
     from pipeline.ingest import sources
     from pipeline.ingest.normalize import Normalization, normalize
@@ -43,7 +44,7 @@ def main() -> None:
     )
     with progress() as report, source.open(RAW, origin := origin_of(params, report)) as raw:
         normalize(
-            raw,
+            raw.of_classes(data.chosen_classes),
             DATA,
             IMAGES,
             normalization,
@@ -68,6 +69,7 @@ def _elsewhere(params: Params, origin: "Origin", normalization: "Normalization")
         origin=origin,
         normalization=normalization,
         test_fraction=params.data.test_fraction,
+        classes=params.data.chosen_classes,
     )
     return on_nodes(params.cluster, job)
 

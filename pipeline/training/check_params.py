@@ -1,15 +1,16 @@
 """All that params.yaml decides by itself, checked before anything is downloaded or trained."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import yaml
 from torch import Tensor
 
 from pipeline import methods
 from pipeline.config import PARAMS, SCRATCH, Cluster, Data, Evaluate, Params, Run, general_settings, is_in_mlflow, parse
-from pipeline.config.validation import field_names
+from pipeline.config.validation import field_names, shown
 from pipeline.core.method import Method, Nets
 from pipeline.errors import UserError, gathering, refuse
 from pipeline.evaluate.extractors import classifier
@@ -18,6 +19,7 @@ from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.ingest.listing import is_url, listed_before, local
 from pipeline.ingest.patterns import split_pattern
+from pipeline.ingest.source import check_chosen
 from pipeline.tracking.target import resolve
 from pipeline.training.checks import (
     check_beginning,
@@ -43,6 +45,7 @@ def check_params() -> Params:
         UserError: everything that is wrong, one line each with file, key and remedy.
     """
     sections, problems = parse(PARAMS)
+    problems += _missing(Path("dvc.yaml"))
     for name, check in _CHECKS.items():
         if name in sections:
             with gathering(problems):
@@ -55,6 +58,26 @@ def check_params() -> Params:
             problems.append(f"{PARAMS}: {classifier.no_classes(len(classes))}")
     refuse(problems)
     return Params(**sections)
+
+
+def _missing(pipeline: Path) -> Iterator[str]:
+    """Yield a line for each param that DVC compares and the file lacks: DVC stops there, whatever the default."""
+    if not pipeline.exists():  # whoever calls stages by themselves needs no DVC
+        return
+    stages = [stage.get("do", stage) for stage in yaml.safe_load(pipeline.read_text())["stages"].values()]
+    compared = dict.fromkeys(str(param) for stage in stages for param in stage.get("params", ()))
+    raw, kinds = yaml.safe_load(PARAMS.read_text()), get_type_hints(Params)
+    for param in compared:
+        section, _, key = param.partition(".")
+        if not key or "$" in key or not isinstance(raw.get(section), dict) or key in raw[section]:
+            continue
+        one = next(one for one in fields(kinds[section]) if one.name == key)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if default is not MISSING:  # else it is said already
+            yield (
+                f"{PARAMS}: {param}: missing. DVC compares it and would stop without it: add the default to {section}, "
+                f"the line `{key}: {shown(default)}`."
+            )
 
 
 def _check_data(data: Data) -> None:
@@ -70,6 +93,8 @@ def _check_data(data: Data) -> None:
         raise UserError(f"{PARAMS}: data.path: there is no '{missing[0]}'. Name a folder or an archive of images.")
     if data.mirror and "://" not in data.mirror and not Path(project_root(), data.mirror).is_dir():
         raise UserError(f"{PARAMS}: data.mirror: '{data.mirror}' is no directory. Name one, a URL prefix, or null.")
+    if data.chosen_classes and (known := _before_choice(data)):
+        check_chosen(data.chosen_classes, known)
 
 
 def _check_evaluate(settings: Evaluate) -> None:
@@ -130,7 +155,7 @@ def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
             check_watching(one.prefix, one.run, one.method)
         with gathering(problems):
             number = SOME_CLASSES if classes is None else len(classes)
-            spec, paired = (spec_of(data, number), sources.find(data.source).paired) if data else (None, False)
+            spec, paired = (spec_of(data, number), _has_pairs(data)) if data else (None, False)
             channels = spec.channels if spec else None
             check_classes(one.prefix, one.run, one.method, classes, channels=channels, paired=paired)
             if spec:
@@ -139,6 +164,11 @@ def _problems_of_runs(sections: Mapping[str, Any]) -> list[str]:
         with gathering(problems):
             _check_weights(runs[name], own, nets)
     return problems
+
+
+def _has_pairs(data: Data) -> bool:
+    """Tell whether the data are pairs: of one of their two classes alone the images have no partners."""
+    return sources.find(data.source).paired and (data.chosen_classes is None or len(data.chosen_classes) == 2)
 
 
 def _configured(prefix: str, raw: dict[str, Any]) -> _Checked:
@@ -162,7 +192,12 @@ def _classes(data: Data, chosen: Sequence[Method]) -> Sequence[str] | None:
 
 
 def _foreseen(data: Data) -> Sequence[str] | None:
-    """Return the names of the classes if they are known before the download."""
+    """Return the names of the classes that are taken, if they are known before the download."""
+    return data.chosen_classes or _before_choice(data)
+
+
+def _before_choice(data: Data) -> Sequence[str] | None:
+    """Return the names of all the source's classes if they are known before the download."""
     try:
         origin = sources.origin_of(data, project_root(), project_root() / Cluster().scratch)
         return sources.find(data.source).foreseen_classes(origin)

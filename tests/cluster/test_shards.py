@@ -25,7 +25,7 @@ from pipeline.cluster.shards import Job, Normalizer, Sent, on_nodes
 from pipeline.config import Cluster
 from pipeline.errors import UserError
 from pipeline.ingest.listing import write_listing
-from pipeline.ingest.normalize import Normalization, normalize
+from pipeline.ingest.normalize import Normalization, normalize, with_test_split
 from pipeline.ingest.originals import list_files
 from pipeline.ingest.shards import Make, Work
 from pipeline.ingest.source import Origin
@@ -111,6 +111,17 @@ def test_a_node_that_sees_no_project_opens_what_it_is_sent(job: Job, tmp_path: P
         assert splits.keys() == known.keys() == {"train", "test"}
         for name, split in splits.items():
             assert split.digests == known[name].digests and split.names == known[name].names
+
+
+def test_a_node_takes_the_chosen_classes_alone(job: Job) -> None:
+    """Under the numbers that the driver's pieces have."""
+    some = replace(job, classes=("b",))
+    with own(Sent.of(some, bytes)).opened(bytes) as splits, SOURCE.open(job.raw, job.origin) as raw:
+        known = with_test_split(raw.of_classes(("b",)), job.test_fraction)
+        for name, split in splits.items():
+            assert split.names == known[name].names and all(one.startswith("b/") for one in split.names or ())
+            members = np.arange(len(split.labels))
+            assert shards.content_of(name, split, members) == shards.content_of(name, known[name], members)
 
 
 def test_a_node_that_does_not_see_the_images_says_which(job: Job, tmp_path: Path) -> None:

@@ -55,6 +55,30 @@ def test_the_stages_make_the_same_digits_every_time(project: Path) -> None:
     assert split_images(project / "out" / "data", "train").max() == 255
 
 
+def test_chosen_digits_are_those_of_all(project: Path) -> None:
+    images: dict[str, set[bytes]] = {}
+    for chosen in ("null          ", "[3, 1]        "):
+        for name in ("download", "normalize"):
+            done = stage(project, name)
+            assert done.returncode == 0, done.stderr
+        dataset = open_dataset(project / "out/data")
+        for name in ("3", "1"):
+            found = [
+                image.numpy().tobytes()
+                for split in dataset.of_class(name).splits.values()
+                for image in split.images(range(len(split)))
+            ]
+            assert images.setdefault(name, set(found)) == set(found)
+        params(project, f"classes: {chosen}", "classes: [3, 1]        ")
+    assert dataset.info["classes"] == ["3", "1"] and dataset.info["chosen_of"] == 10
+    assert sum(map(len, dataset.splits.values())) == 183 + 182
+    params(project, "[3, 1]", "[3, x]")
+    done = stage(project, "normalize")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: data.classes: there is no class 'x'. Known: 0, 1, 2,")
+    assert open_dataset(project / "out/data").info == dataset.info
+
+
 def test_bad_input_gets_one_line_and_leaves_nothing(project: Path) -> None:
     params(project, "source: digits", "source: digit")
     done = stage(project, "download")

@@ -219,6 +219,13 @@ def test_the_page_tells_the_dataset_the_costs_the_real_images_and_the_lineage(ou
         assert expected in text, expected
 
 
+def test_the_page_tells_which_classes_were_chosen(out: Path) -> None:
+    assert "2: zero, one" in page_of(out)
+    spec = json.loads((out / "data/spec.json").read_text())
+    (out / "data/spec.json").write_text(json.dumps(spec | {"chosen_of": 10}))
+    assert "2 of 10: zero, one" in page_of(out)
+
+
 def test_runs_are_ranked_by_fid_and_those_without_one_come_last(out: Path) -> None:
     make_run(out, "broken", {FID: float("nan"), IS: 1.0})
     runs = board_of(out, "unmeasured", "second", "first", "broken").runs

@@ -8,4 +8,9 @@ from torchvision.datasets import CIFAR10
 from pipeline.ingest.remote_file import RemoteFile
 from pipeline.ingest.torchvision_dataset import TorchvisionDataset
 
-SOURCE = TorchvisionDataset(dataset=CIFAR10, files=(RemoteFile.at(CIFAR10.url, CIFAR10.tgz_md5),))
+SOURCE = TorchvisionDataset(
+    dataset=CIFAR10,
+    files=(RemoteFile.at(CIFAR10.url, CIFAR10.tgz_md5),),
+    # As batches.meta has them: so a misspelt one is said before the download.
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+)

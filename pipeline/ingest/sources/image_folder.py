@@ -28,7 +28,7 @@ from pipeline.files import rows_of, write_csv, write_json
 from pipeline.ingest.archives import Archive, is_archive, open_archive
 from pipeline.ingest.decode import SUFFIXES, decode
 from pipeline.ingest.labels import read_table
-from pipeline.ingest.layout import Layout, arrange
+from pipeline.ingest.layout import TEST_ALONE, Layout, arrange
 from pipeline.ingest.listing import is_url
 from pipeline.ingest.originals import Original, check, keep_listing, originals, read, read_unlisted, unlisted
 from pipeline.ingest.parallel import in_threads
@@ -40,7 +40,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An image of images.csv; a problem stands in the place of label and split."""
+    """An image of images.csv; with a problem it has no split, and a label where its class is known all the same."""
 
     name: str
     file: int  # number in files.csv
@@ -103,7 +103,9 @@ class ImageFolder(Source):
                 classes=classes,
                 splits={name: _split(chosen, files, archives) for name, chosen in splits.items() if chosen},
                 left_out=tuple(
-                    LeftOut(name=row.name, kind=row.problem, detail=row.detail) for row in rows if row.problem
+                    LeftOut(name=row.name, kind=row.problem, detail=row.detail, of=_class_of(row, classes))
+                    for row in rows
+                    if row.problem
                 ),
             )
 
@@ -161,11 +163,17 @@ def _rows(found: Sequence[_Found], layout: Layout, origin: Origin) -> list[_Row]
     for done, (one, (sha256, kind, detail)) in enumerate(zip(images, hashed, strict=True), start=1):
         if not kind and one.name in left_out:
             kind, detail = left_out[one.name].kind, left_out[one.name].detail
-        split, label = ("", -1) if kind else (layout.splits[one.name], layout.labels[one.name])
+        split, label = "" if kind else layout.splits[one.name], layout.labels.get(one.name, -1)
         rows.append(_Row(one.name, one.file, one.member, sha256, label, split, kind, detail))
         if done % 256 == 0 or done == len(images):
             origin.report("reading the archive" if one.member else "listing images", done, len(images))
     return rows
+
+
+def _class_of(row: _Row, classes: Sequence[str]) -> str | None:
+    """Return the name of the class that an image would be of, or None."""
+    known = classes[row.label] if row.label >= 0 else None
+    return row.detail if row.problem == TEST_ALONE else known
 
 
 def _hashed(one: _Found) -> tuple[str, str, str]:

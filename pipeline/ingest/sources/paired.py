@@ -12,7 +12,7 @@ cannot be read.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -70,7 +70,8 @@ class Paired(Source):
             where = ", ".join(origin.paths)
             pairs = _by_name(found, classes, where) if by_name else _side_by_side(found)
             splits = {name: _split(chosen) for name, chosen in pairs.items() if chosen}
-            yield RawDataset(classes=classes, splits=splits, left_out=found.left_out, paired=True)
+            left_out = tuple(replace(one, of=None) for one in found.left_out)  # an image of both, or with a partner
+            yield RawDataset(classes=classes, splits=splits, left_out=left_out, paired=True)
 
 
 def _images_of(origin: Origin) -> Source:

@@ -94,7 +94,7 @@ def _two(parts: Sequence[RawDataset], classes: tuple[str, ...]) -> RawDataset:
     names = ("train", "test") if all(with_test) else ("train",)
     splits = {name: _joined([_whole(part, name, all(with_test)) for part in parts]) for name in names}
     left_out = [
-        LeftOut(name=f"{name}/{one.name}", kind=one.kind, detail=one.detail)
+        LeftOut(name=f"{name}/{one.name}", kind=one.kind, detail=one.detail, of=name)
         for name, part in zip(classes, parts, strict=True)
         for one in part.left_out
     ]
