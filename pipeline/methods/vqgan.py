@@ -29,6 +29,7 @@ from pipeline.families.vq import CodeLearning, move_codebook
 from pipeline.nets.balance import AdaptiveWeight
 from pipeline.nets.layers import NormName
 from pipeline.nets.patch import PatchCritic, least_size
+from pipeline.nets.perceptual import PerceptualDistance
 from pipeline.nets.vq import Decoder
 
 
@@ -37,6 +38,7 @@ class VQGAN(CodeLearning):
     """A vqvae whose reconstructions also face a critic of patches.
 
     Attributes:
+        perceptual_weight: p, of the distance in EfficientNet-Lite0's features; 0: none, and the network is not needed.
         critic_start: images after which the critic begins, and its term of the autoencoder's loss.
         critic_weight: w; 1 gives the critic's term the gradient that L_rec has in the decoder's last layer.
         largest_weight: of lambda, where the critic's gradient is nearly none.
@@ -49,6 +51,7 @@ class VQGAN(CodeLearning):
 
     criticizes: ClassVar[bool] = True
 
+    perceptual_weight: NonNegative = 0.0
     critic_start: Count = 0
     critic_weight: NonNegative = 0.8
     largest_weight: PositiveFloat = 1e4
@@ -63,6 +66,9 @@ class VQGAN(CodeLearning):
         critic = PatchCritic(norm_name=self.critic_norm, **shape)
         return {"critic": critic, "balance": AdaptiveWeight(self.largest_weight)}
 
+    def pretrained(self, spec: ImageSpec) -> Nets:
+        return nn.ModuleDict({"perceptual": PerceptualDistance(spec.size)} if self.perceptual_weight else {})
+
     def phases(self) -> tuple[Phase, ...]:
         learning = trained_nets(self, ("encoder", "decoder"))
         autoencoder = self.phase("autoencoder", learning, self._autoencoder, after=move_codebook)
@@ -75,16 +81,19 @@ class VQGAN(CodeLearning):
 
     def _autoencoder(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         made = self.reconstructed(nets, batch)
-        loss, last = made.nats + self.commitment * made.commitment, _last_weights(nets)
-        if clock.seen < self.critic_start:
-            none = torch.zeros_like(made.nats)
-            return loss, {**made.logs, "fooling": none, "adaptive_weight": none}
         images = LIKELIHOODS[self.likelihood].image(made.location)
+        reconstruction, logs = made.nats, dict(made.logs)
+        if self.perceptual_weight:
+            logs["perceptual"] = nets["perceptual"](images, batch.images).mean()
+            reconstruction = reconstruction + self.perceptual_weight * logs["perceptual"]
+        loss, last = reconstruction + self.commitment * made.commitment, _last_weights(nets)
+        if clock.seen < self.critic_start:
+            none = torch.zeros_like(loss)
+            return loss, {**logs, "fooling": none, "adaptive_weight": none}
         batch.shared["fake"] = images.detach()
         fooling = -nets["critic"](images).mean()
-        weight = nets["balance"](made.nats, fooling, last)
-        logs = {**made.logs, "fooling": fooling, "adaptive_weight": weight}
-        return loss + self.critic_weight * weight * fooling, logs
+        weight = nets["balance"](reconstruction, fooling, last)
+        return loss + self.critic_weight * weight * fooling, {**logs, "fooling": fooling, "adaptive_weight": weight}
 
     def _critic(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         if clock.seen < self.critic_start:
