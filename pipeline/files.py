@@ -16,6 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.errors import UserError
+
 _logger = logging.getLogger(__name__)
 _TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -105,6 +107,28 @@ def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verified(path: Path, sha256: str, remedy: str) -> Path:
+    """Return the path of a weights file after checking that it is the published one.
+
+    Args:
+        path: the file.
+        sha256: hex digest of the published file.
+        remedy: what a person can do, the end of the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: there is no such file, or it is another one.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file. {remedy}")
+    found = sha256_of(path)
+    if found != sha256:
+        raise UserError(f"{path}: its sha256 is {found}, expected {sha256}. {remedy}")
+    return path
 
 
 @contextmanager

@@ -60,7 +60,8 @@ def fit(
     Yields:
         Logs by name, 0-d tensors on the device.
     """
-    steps = [_Step(phase, state.nets, state.optimizers[phase.name], world, settings) for phase in state.phases]
+    nets = state.together()
+    steps = [_Step(phase, nets, state.optimizers[phase.name], world, settings) for phase in state.phases]
     draws = max(phase.repeats for phase in state.phases)
     budget = total if method.uses_budget() else None
     while state.seen < total:
@@ -92,7 +93,7 @@ def descend(
 
     Args:
         phase: what is differentiated.
-        nets: all nets of the method; those that the phase does not train are frozen here.
+        nets: all nets that the loss uses (``State.together``); those that the phase does not train are frozen here.
         optimizer: of the parameters that move: the phase's nets without their frozen parameters.
         batch: this rank's shard of the global batch.
         clock: progress, for the phase's settings and its loss.

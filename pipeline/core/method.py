@@ -38,7 +38,8 @@ class Phase:
     Attributes:
         name: prefix of its logs.
         trains: the nets that move; every other one is frozen.
-        loss: (nets, batch, clock) -> the loss, a mean over the batch's samples and never a sum over ranks, and logs.
+        loss: (nets, batch, clock) -> the loss, a mean over the batch's samples and never a sum over ranks, and logs. It
+            gets all nets, pretrained ones too.
         optimizer: makes the optimizer of given parameters or parameter groups; called once per phase and process.
         repeats: steps per iteration, each on a fresh batch.
         settings: the optimizer's settings at a time (lr, betas).
@@ -106,6 +107,15 @@ class Method(ABC):
         If not, a training of some images is the beginning of every longer one.
         """
         return False
+
+    def pretrained(self, spec: ImageSpec) -> Nets:
+        """Make the nets that have their weights from outside of any run; by default there are none.
+
+        A loss finds them among its nets, by names of their own. They are fixed: in evaluation mode, moved by no phase,
+        and in no checkpoint, moving average or weights file; each training makes them anew. Nothing else gets them, so
+        what is published needs none of them. UserError if their weights are not at hand.
+        """
+        return nn.ModuleDict()
 
     def initialize(self, nets: Nets, batch: Batch, world: World) -> None:
         """Initialize from data, once before the first step, to the same values on every rank."""

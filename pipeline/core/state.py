@@ -33,6 +33,7 @@ class State:
         optimizers: by the phase's name.
         seen: images seen, over all ranks.
         phases: of the method.
+        pretrained: nets that its losses use and nothing changes; in no checkpoint.
     """
 
     nets: Nets
@@ -40,6 +41,7 @@ class State:
     optimizers: dict[str, Optimizer]
     seen: int = 0
     phases: tuple[Phase, ...] = field(default=(), repr=False)
+    pretrained: Nets = field(default_factory=nn.ModuleDict, repr=False)
     _averaged: "_Averaged | None" = field(default=None, repr=False)
 
     @classmethod
@@ -72,17 +74,14 @@ class State:
         torch.manual_seed(seed)
         nets = method.build(spec).to(device)
         transfer.load(nets, initial or {})
-        for module in nets.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                module.to(memory_format=torch.channels_last)
-        for net in nets.values():
-            net.register_forward_hook(_returns_float32)
+        _prepare(nets)
         ema = nn.ModuleDict({name: copy.deepcopy(nets[name]) for name in method.sampled})
         phases = method.phases()
         trainable = transfer.trainable_parameters(nets, phases, freeze)
         optimizers = {phase.name: phase.optimizer(trainable[phase.name]) for phase in phases}
         transfer.freeze_statistics(nets.train(), freeze)
-        return cls(nets, ema.eval().requires_grad_(False), optimizers, phases=phases)
+        given = pretrained_nets(method, spec, device)
+        return cls(nets, ema.eval().requires_grad_(False), optimizers, phases=phases, pretrained=given)
 
     def shard(self, world: World) -> None:
         """Share out the optimizers' state among the ranks; in a world of one nothing changes.
@@ -132,11 +131,43 @@ class State:
         """Return the nets that sampling uses: the average if one is kept, else the net itself, not a copy."""
         return nn.ModuleDict({name: self.ema[name] if name in self.ema else net for name, net in self.nets.items()})
 
+    def together(self) -> Nets:
+        """Return all nets that a loss sees: those that train and the pretrained ones, not copies."""
+        return joined(self.nets, self.pretrained)
+
     def synchronize(self, world: World) -> None:
         """Average the float buffers (batch statistics drift per rank) so that all ranks hold one state. Collective."""
         with torch.no_grad():
             for nets in (self.nets, self.ema):
                 world.average([buffer for buffer in nets.buffers() if buffer.is_floating_point()])
+
+
+def pretrained_nets(method: Method, spec: ImageSpec, device: torch.device) -> Nets:
+    """Make a method's pretrained nets, frozen and in evaluation mode; torch's generator stays as it was.
+
+    They are made on the CPU, even for the meta device, to which no file can be read.
+    """
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        nets = method.pretrained(spec)
+    nets.to(device).eval().requires_grad_(False)
+    _prepare(nets)
+    return nets
+
+
+def joined(nets: Nets, pretrained: Nets) -> Nets:
+    """Return nets and pretrained ones as those that a loss sees, not copies; ValueError if they share a name."""
+    if shared := nets.keys() & pretrained.keys():
+        raise ValueError(f"a pretrained net is called like one that trains: {', '.join(sorted(shared))}")
+    return nn.ModuleDict({**nets, **pretrained})
+
+
+def _prepare(nets: Nets) -> None:
+    """Bring convolutions into channels-last memory, and what nets return to float32."""
+    for module in nets.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.to(memory_format=torch.channels_last)
+    for net in nets.values():
+        net.register_forward_hook(_returns_float32)
 
 
 def _returns_float32(module: nn.Module, inputs: Any, output: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.files import sha256_of
+from pipeline.files import verified
 from pipeline.ingest.download import DownloadError, download
 
 
@@ -93,28 +93,6 @@ def join(parts: Sequence[Features]) -> Features:
     return Features(
         pooled=torch.cat([part.pooled for part in parts]), logits=torch.cat([part.logits for part in parts])
     )
-
-
-def verified(path: Path, sha256: str, remedy: str) -> Path:
-    """Return the path of a weights file after checking that it is the published one.
-
-    Args:
-        path: the file.
-        sha256: hex digest of the published file.
-        remedy: what a person can do, the end of the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: there is no such file, or it is another one.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file. {remedy}")
-    found = sha256_of(path)
-    if found != sha256:
-        raise UserError(f"{path}: its sha256 is {found}, expected {sha256}. {remedy}")
-    return path
 
 
 def published(name: str, weights: str | None, url: str, sha256: str) -> Path:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.evaluate.extractor import Extractor, verified
+from pipeline.evaluate.extractor import Extractor
+from pipeline.files import verified
 
 _HOW = "Export it by torch.export with a dynamic batch: images (n, c, h, w) uint8 to features (n, d)[, logits (n, k)]."
 _TOLERANCE = 1e-3  # of the features' size: another batch size is other kernels, which is rounding and no more

@@ -1,17 +1,20 @@
 """VQGAN: Esser, Rombach, Ommer, "Taming transformers for high-resolution image synthesis", CVPR 2021,
 arXiv:2012.09841, section 3.1; hinge loss of Lim, Ye, arXiv:1705.02894; the critic of patches of Isola et al.,
-arXiv:1611.07004; the codes of van den Oord et al., arXiv:1711.00937.
+arXiv:1611.07004; the codes of van den Oord et al., arXiv:1711.00937; the perceptual distance of Zhang et al.,
+arXiv:1801.03924.
 
-    autoencoder:  L_rec + beta |z - sg[e]|^2 - w lambda E D(x'),   L_rec = -log p(x | e),   x' the image of p(x | e)
+    autoencoder:  L_rec + beta |z - sg[e]|^2 - w lambda E D(x'),   L_rec = -log p(x | e) + p d(x', x)
                   lambda = |grad L_rec| / (|grad E D(x')| + 1e-6),   both of the decoder's last weights (eq. 7)
     critic:       1/2 (E max(0, 1 - D(x)) + E max(0, 1 + D(x')))
 
-z = encoder(x), e the nearest code's vector, as in vqvae; L_rec is per dimension. The gradients in lambda are those of
-the global batch. Before ``critic_start`` it is vqvae, to the bit, and the critic stays as it was built.
+z = encoder(x), e the nearest code's vector, as in vqvae, x' the image of p(x | e); the likelihood is per dimension. The
+gradients in lambda are those of the global batch. Before ``critic_start`` the critic stays as it was built, and without
+the perceptual term (p = 0) it is vqvae, to the bit.
 
-What differs from the paper: **there is no perceptual term** (LPIPS of a VGG), for whose weights a method has no place.
-L_rec is a likelihood instead of an absolute difference, so codes bound bits per dimension. Encoder, decoder and
-codebook are vqvae's, without attention. Like vqvae it has no prior over the codes: vq_transformer learns one.
+What differs from the paper: d has EfficientNet-Lite0's features, as they come, instead of a VGG's with LPIPS's learned
+weights (nets/perceptual.py), and **p is 0 unless it is set**: the paper's is 1. In the place of the absolute difference
+is a likelihood, so codes bound bits per dimension. Encoder, decoder and codebook are vqvae's, without attention. Like
+vqvae it has no prior over the codes: vq_transformer learns one.
 """
 
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from pipeline.families.vq import CodeLearning, move_codebook
 from pipeline.nets.balance import AdaptiveWeight
 from pipeline.nets.layers import NormName
 from pipeline.nets.patch import PatchCritic, least_size
+from pipeline.nets.perceptual import PerceptualDistance
 from pipeline.nets.vq import Decoder
 
 
@@ -37,6 +41,7 @@ class VQGAN(CodeLearning):
     """A vqvae whose reconstructions also face a critic of patches.
 
     Attributes:
+        perceptual_weight: p, of the distance in EfficientNet-Lite0's features; 0: none, and that network is not needed.
         critic_start: images after which the critic begins, and its term of the autoencoder's loss.
         critic_weight: w; 1 gives the critic's term the gradient that L_rec has in the decoder's last layer.
         largest_weight: of lambda, where the critic's gradient is nearly none.
@@ -49,6 +54,7 @@ class VQGAN(CodeLearning):
 
     criticizes: ClassVar[bool] = True
 
+    perceptual_weight: NonNegative = 0.0
     critic_start: Count = 0
     critic_weight: NonNegative = 0.8
     largest_weight: PositiveFloat = 1e4
@@ -63,6 +69,9 @@ class VQGAN(CodeLearning):
         critic = PatchCritic(norm_name=self.critic_norm, **shape)
         return {"critic": critic, "balance": AdaptiveWeight(self.largest_weight)}
 
+    def pretrained(self, spec: ImageSpec) -> Nets:
+        return nn.ModuleDict({"perceptual": PerceptualDistance(spec.size)} if self.perceptual_weight else {})
+
     def phases(self) -> tuple[Phase, ...]:
         learning = trained_nets(self, ("encoder", "decoder"))
         autoencoder = self.phase("autoencoder", learning, self._autoencoder, after=move_codebook)
@@ -75,16 +84,19 @@ class VQGAN(CodeLearning):
 
     def _autoencoder(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         made = self.reconstructed(nets, batch)
-        loss, last = made.nats + self.commitment * made.commitment, _last_weights(nets)
-        if clock.seen < self.critic_start:
-            none = torch.zeros_like(made.nats)
-            return loss, {**made.logs, "fooling": none, "adaptive_weight": none}
         images = LIKELIHOODS[self.likelihood].image(made.location)
+        reconstruction, logs = made.nats, dict(made.logs)
+        if self.perceptual_weight:
+            logs["perceptual"] = nets["perceptual"](images, batch.images).mean()
+            reconstruction = reconstruction + self.perceptual_weight * logs["perceptual"]
+        loss, last = reconstruction + self.commitment * made.commitment, _last_weights(nets)
+        if clock.seen < self.critic_start:
+            none = torch.zeros_like(loss)
+            return loss, {**logs, "fooling": none, "adaptive_weight": none}
         batch.shared["fake"] = images.detach()
         fooling = -nets["critic"](images).mean()
-        weight = nets["balance"](made.nats, fooling, last)
-        logs = {**made.logs, "fooling": fooling, "adaptive_weight": weight}
-        return loss + self.critic_weight * weight * fooling, logs
+        weight = nets["balance"](reconstruction, fooling, last)
+        return loss + self.critic_weight * weight * fooling, {**logs, "fooling": fooling, "adaptive_weight": weight}
 
     def _critic(self, nets: Nets, batch: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         if clock.seen < self.critic_start:

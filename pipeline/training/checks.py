@@ -197,7 +197,8 @@ def rehearsed(prefix: str, run: Run, method: Method, spec: ImageSpec, cluster: C
         The nets, on the meta device.
 
     Raises:
-        UserError: the nets do not fit the data or the batch, or freeze names nothing.
+        UserError: the nets do not fit the data or the batch, freeze names nothing, or pretrained weights are not at
+            hand.
     """
     alone = 1 if run.sync_batch_norm else max(cluster.most, 1)
     try:
@@ -205,6 +206,8 @@ def rehearsed(prefix: str, run: Run, method: Method, spec: ImageSpec, cluster: C
         rehearse(method, nets, spec, samples=max(run.batch_size // alone, 1), images=run.images)
     except ValueError as error:
         raise UserError(f"{PARAMS}: {_with_key(prefix, run, method, str(error))}") from None
+    except UserError as error:  # of pretrained nets, which know nothing of params
+        raise UserError(f"{PARAMS}: {prefix.removesuffix('.')}: {run.method} needs {error}") from None
     return nets
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from pipeline.core.batch import Batch, Clock, ImageSpec
 from pipeline.core.method import TWO_DOMAINS, Method, Nets
 from pipeline.core.noise import Noise
+from pipeline.core.state import joined, pretrained_nets
 from pipeline.core.transfer import trainable_parameters
 
 META = torch.device("meta")
@@ -55,14 +56,14 @@ def rehearse(method: Method, nets: Nets, spec: ImageSpec, *, samples: int, image
         ValueError: the batch or the images are too small for a norm of the nets.
     """
     times = (0, images) if ends and method.uses_budget() else (0,)
+    together = joined(nets.train(), pretrained_nets(method, spec, META))
     with _norms_that_say_what_they_need(nets), META:
-        nets.train()
         for seen in times:
             clock = Clock(seen=seen, total=images if method.uses_budget() else None)
             batch = _batch(method, spec, samples)
             method.set_progress(nets, clock)
             for phase in method.phases():
-                loss, _ = phase.loss(nets, batch.stream(phase.name), clock)
+                loss, _ = phase.loss(together, batch.stream(phase.name), clock)
                 loss.backward()
     nets.zero_grad(set_to_none=True)
 

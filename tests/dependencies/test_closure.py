@@ -244,7 +244,7 @@ from pipeline.training.publish import RunInfo, publish
 from pipeline.training.trainer import train
 
 small = {"width": 8, "latent": 6, "categories": 3, "continuous": 1, "blocks": 1, "levels": 2, "steps": 1}
-small |= {"codes": 16, "embedding": 8, "grid": 4}
+small |= {"codes": 16, "embedding": 8, "grid": 4, "perceptual_weight": 1.0}
 own = {field.name for field in fields(methods.find(sys.argv[2]))}
 method = methods.load(sys.argv[2], **{name: value for name, value in small.items() if name in own})
 work = job(Path(sys.argv[1]), images=32)

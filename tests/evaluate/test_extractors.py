@@ -10,11 +10,12 @@ from toy_data import toy_split
 from pipeline.core.batch import to_uint8, to_unit_range
 from pipeline.errors import UserError
 from pipeline.evaluate import extractors as features
-from pipeline.evaluate.extractor import Extractor, extract, verified
+from pipeline.evaluate.extractor import Extractor, extract
 from pipeline.evaluate.extractors import efficientnet_lite0
 from pipeline.evaluate.feature_set import Statistics
 from pipeline.evaluate.metrics.fid import frechet_distance
-from pipeline.files import sha256_of
+from pipeline.files import sha256_of, verified
+from pipeline.nets import efficientnet
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_other_shapes_raise(lite: Extractor, shape: tuple[int, ...]) -> None:
 
 def test_folded_and_padding_as_it_goes_it_gives_the_packages_own_features(lite: Extractor, colour: Tensor) -> None:
     with torch.inference_mode():
-        pooled, logits = efficientnet_lite0.Network(efficientnet_lite0.pretrained())(colour)
+        pooled, logits = efficientnet_lite0.Network(efficientnet.pretrained(efficientnet_lite0.SIZE))(colour)
     torch.testing.assert_close(lite(colour).pooled, pooled, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(lite(colour).logits, logits, rtol=1e-4, atol=1e-3)
 
@@ -74,7 +75,7 @@ def test_the_weights_know_real_photographs() -> None:
     from sklearn.datasets import load_sample_images
     from torchvision.transforms.v2.functional import center_crop
 
-    network = efficientnet_lite0.Network(efficientnet_lite0.pretrained(), size=224)
+    network = efficientnet_lite0.Network(efficientnet.pretrained(224), size=224)
     palace, daisy = 698, 985  # ImageNet's classes
     for photograph, expected in zip(load_sample_images().images, (palace, daisy), strict=True):
         image = torch.from_numpy(photograph.copy()).permute(2, 0, 1)
@@ -106,6 +107,6 @@ def test_other_weights_than_the_published_are_refused(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match=r"weights\.pth: its sha256 is .*expected 00.*Get it"):
         verified(path, "00", "Get it.")
     assert verified(path, sha256_of(path), "") == path
-    monkeypatch.setattr(efficientnet_lite0, "SHA256", "00")
+    monkeypatch.setattr(efficientnet, "SHA256", "00")
     with pytest.raises(UserError, match="Reinstall"):
         features.load("efficientnet_lite0")

