@@ -1,11 +1,13 @@
 """flow_matching: its step against its net's own, its sampling against flow_matching's loop, few steps after reflow.
 
     python bench/flow_matching.py step [--size 16] [--width 32] [--batch 64] [--rounds 9]
+    python bench/flow_matching.py bf16 [the same options]
     python bench/flow_matching.py sample [--samples 1000] [--size 32] [--steps 20] [--rounds 3] --peer FOLDER
     python bench/flow_matching.py reflow [--data out/data] [--run out/runs/flow_matching] [--pairs 20000]
 
 step: whole iterations of the loop (noise, dequantization, loss, gradients, Adam, the moving average), and forward and
-backward passes of the same U-Net alone, in turn. sample: what `genloom sample` draws, and `ODESolver.sample` of the
+backward passes of the same U-Net alone, in turn. bf16: iterations in bfloat16 with our group norm and with torch's, in
+turn; then in float32. sample: what `genloom sample` draws, and `ODESolver.sample` of the
 package flow_matching (pip install --target FOLDER flow_matching torchdiffeq) on the same net and times, Euler steps, in
 turn; once as its documentation has it, all images at once in the net's usual memory, and once in batches as ours.
 reflow: straightens a run of flow_matching that `dvc repro` has trained, and prints FID by the number of Euler steps, of
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 
 from pipeline import methods
 from pipeline.core.batch import Batch, ImageSpec, to_uint8
-from pipeline.core.loop import fit
+from pipeline.core.loop import Settings, fit
 from pipeline.core.noise import Noise
 from pipeline.core.state import State
 from pipeline.core.world import World
@@ -42,6 +44,7 @@ from pipeline.evaluate.metrics.fid import frechet_distance
 from pipeline.families.continuous_flow import moments
 from pipeline.inference.generate import samples
 from pipeline.inference.weights import Trained, load_tensors, load_weights
+from pipeline.nets.layers import GroupNorm
 
 CPU = torch.device("cpu")
 SHAPE = ("width", "max_width", "levels", "blocks", "attention", "class_conditional")
@@ -72,13 +75,34 @@ def noise_images(count: int, size: int, channels: int) -> Split:
     return Split(ArrayStore((array,)), np.arange(count, dtype=np.int64) % 10)
 
 
+def loop_of(args: argparse.Namespace, coupling: str, precision: str = "fp32", *, torchs: bool = False) -> Iterator[Any]:
+    """Whole iterations; torchs: with torch's own group norm."""
+    method = methods.load("flow_matching", width=args.width, coupling=coupling)
+    state = State.fresh(method, ImageSpec(channels=1, size=args.size, classes=10), 0, CPU)
+    for module in state.nets.modules():
+        if torchs and isinstance(module, GroupNorm):
+            module.__class__ = nn.GroupNorm
+    stream = batches(noise_images(4096, args.size, 1), seed=0, batch_size=args.batch, world=World())
+    settings = Settings(precision=precision)
+    return fit(method, state, stream, World(), seed=0, total=10**9, ema_half_life=2000.0, settings=settings)
+
+
+def bf16(args: argparse.Namespace) -> None:
+    def steps(loop: Iterator[Any]) -> Callable[[], object]:
+        return lambda: [None for _ in islice(loop, args.steps)]
+
+    ours, theirs = (loop_of(args, "independent", "bf16", torchs=torchs) for torchs in (False, True))
+    name = f"{args.steps} steps of {args.size} pixels in bfloat16"
+    ratios(f"{name}, theirs with torch's group norm", steps(ours), steps(theirs), args.rounds)
+    plain = loop_of(args, "independent")
+    ratios(f"{name}, theirs in float32", steps(ours), steps(plain), args.rounds)
+
+
 def step(args: argparse.Namespace) -> None:
     for coupling in ("independent", "optimal"):
         method = methods.load("flow_matching", width=args.width, coupling=coupling)
         spec = ImageSpec(channels=1, size=args.size, classes=10)
-        state = State.fresh(method, spec, 0, CPU)
-        stream = batches(noise_images(4096, args.size, 1), seed=0, batch_size=args.batch, world=World())
-        loop = fit(method, state, stream, World(), seed=0, total=10**9, ema_half_life=2000.0)
+        loop = loop_of(args, coupling)
         net = State.fresh(method, spec, 0, CPU).nets["velocity"]
         x, times, labels = (
             torch.randn(args.batch, 1, args.size, args.size),
@@ -189,7 +213,7 @@ def reflow(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "sample", "reflow"))
+    parser.add_argument("what", choices=("step", "bf16", "sample", "reflow"))
     parser.add_argument("--size", type=int)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--width", type=int)
@@ -205,7 +229,7 @@ def main() -> None:
     args.size = args.size or {"sample": 32}.get(args.what, 16)
     args.width = args.width or 32
     args.samples = args.samples or {"reflow": 2000}.get(args.what, 1000)
-    {"step": step, "sample": sample, "reflow": reflow}[args.what](args)
+    {"step": step, "bf16": bf16, "sample": sample, "reflow": reflow}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -270,6 +270,26 @@ def test_group_norm_is_torchs() -> None:
     torch.testing.assert_close(norm("group", 16)(images), expected.reshape(images.shape), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_group_norm_in_bfloat16_is_that_of_float32_rounded_once(memory_format: torch.memory_format) -> None:
+    maps = torch.randn(3, 16, 6, 6).bfloat16().contiguous(memory_format=memory_format).requires_grad_()
+    wide = maps.detach().float().requires_grad_()
+    layer = norm("group", 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(maps)
+    exact = layer(wide)
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+    assert found.is_contiguous(memory_format=memory_format)
+    gradient = torch.randn_like(exact).bfloat16()
+    found.backward(gradient)
+    exact.backward(gradient.float())
+    assert maps.grad is not None
+    assert wide.grad is not None
+    assert maps.grad.dtype is torch.bfloat16
+    assert torch.equal(maps.grad, wide.grad.bfloat16())
+
+
 # Upsampling.
 
 
