@@ -25,12 +25,14 @@ from pipeline.errors import UserError
 from pipeline.files import locked
 from pipeline.session import client
 from pipeline.session.dvc import repro_of_everything
+from pipeline.storage.dvc_cache import in_cache
 from pipeline.tracking.dvc_lock import LOCK, Stages, maker, read_stages
 from pipeline.training.outcome import next_goal
 from pipeline.training.prepare import Prepared, prepared
 from pipeline.training.threads import decide_threads
 
 MODULE = "pipeline.stages.beside"
+WEIGHTS = "weights.safetensors"
 ROOM = 2 * 1024**3  # bytes of memory that must be free for one more; a small training takes a third
 
 
@@ -138,11 +140,17 @@ def to_come(slots: Slots, params: Params) -> list[Training]:
 
 
 def _as_recorded(name: str, settings: Mapping[str, Any], stages: Stages) -> bool:
-    """Return whether DVC would pass over a run's training: params and deps are those of dvc.lock."""
+    """Return whether DVC would pass over a run's training: params and deps are those of dvc.lock, outs are at hand.
+
+    In a fresh clone dvc.lock has everything as it is, and nothing is there.
+    """
     stage = stages.get(f"train@{name}")
     if stage is None or stage.params.get(f"runs.{name}") != settings:
         return False
-    return all(recorded == _digest(path, stages) for path, recorded in stage.deps.items())
+    if any(recorded != _digest(path, stages) for path, recorded in stage.deps.items()):
+        return False
+    weights = {path: recorded for path, recorded in stage.outs.items() if Path(path).name == WEIGHTS}
+    return all(Path(path).is_file() or in_cache(recorded) is not None for path, recorded in weights.items())
 
 
 def _digest(path: str, stages: Stages) -> str | None:

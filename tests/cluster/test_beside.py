@@ -13,6 +13,7 @@ import yaml
 from pipeline.cluster.beside import Slots, to_come
 from pipeline.config import read_params
 from pipeline.session.dvc import repro_of_everything
+from pipeline.storage import dvc_cache
 
 RUN = {"method": "vae", "init_from": "scratch", "seed": 0, "images": 1280, "batch_size": 64}
 RUNS: dict[str, dict[str, Any]] = {
@@ -22,6 +23,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tuned": RUN | {"init_from": "runs/first"},
 }
 CODE = "out/code/train-vae.json"
+MD5 = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -41,13 +43,17 @@ def write_params(runs: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def write_lock(trained: Sequence[str]) -> None:
-    """What DVC records of trainings, for the params and code of now."""
+    """What DVC records of trainings, for the params and code of now, and the weights that they left."""
     data = {"path": "out/data", "md5": "d.dir"}
     code = {"path": CODE, "md5": hashlib.md5(Path(CODE).read_bytes()).hexdigest()}
     stages: dict[str, Any] = {"normalize": {"cmd": "normalize", "outs": [dict(data)]}}
     for name in trained:
         params = {"params.yaml": {f"runs.{name}": RUNS[name]}}
-        stages[f"train@{name}"] = {"cmd": "train", "params": params, "deps": [dict(code), dict(data)]}
+        weights = Path("out", "runs", name, "weights.safetensors")
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.touch()
+        outs = [{"path": weights.as_posix(), "md5": MD5}]
+        stages[f"train@{name}"] = {"cmd": "train", "params": params, "deps": [dict(code), dict(data)], "outs": outs}
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
 
@@ -86,6 +92,19 @@ def test_what_comes_is_what_has_changed_since(slots: Slots) -> None:
     assert names(slots) == ["second"]
     Path(CODE).write_text("{ }")
     assert names(slots) == ["first", "second", "seeds seed 0", "seeds seed 3"]
+
+
+def test_what_comes_in_a_fresh_clone_is_what_is_recorded_but_nowhere(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lock(list(RUNS))
+    for name in ("first", "seeds"):
+        Path("out", "runs", name, "weights.safetensors").unlink()
+    assert names(slots) == ["first", "seeds seed 0", "seeds seed 3"]
+    monkeypatch.setattr(dvc_cache, "_folder", lambda: slots.folder / "cache")  # from where DVC takes it again
+    (kept := slots.folder / "cache/files/md5" / MD5[:2] / MD5[2:]).parent.mkdir(parents=True)
+    kept.touch()
+    assert names(slots) == []
 
 
 def test_other_data_are_a_change(slots: Slots) -> None:
