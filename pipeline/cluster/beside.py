@@ -128,15 +128,27 @@ def to_come(slots: Slots, params: Params) -> list[Training]:
     Returns:
         Those of runs that begin from scratch and whose stage is not as dvc.lock has it.
     """
+    stale = changed_runs(params)
+    found = trainings(params, stale) if stale else []
+    return [training for training in found if not slots.mark(training.run, training.seed).exists()]
+
+
+def changed_runs(params: Params) -> list[str]:
+    """Return the runs that begin from scratch and whose training is not as dvc.lock has it, in DVC's order.
+
+    Args:
+        params: of the project.
+
+    Returns:
+        Their names; none while DVC is just writing dvc.lock.
+    """
     try:
         stages = read_stages() if LOCK.exists() else {}
     except UserError:
-        return []  # DVC is just writing it
+        return []
     written = yaml.safe_load(PARAMS.read_text())["runs"]
     scratch = [name for name in params.runs if read_run(params, name)[0].init_from == SCRATCH]
-    stale = [name for name in scratch if not _as_recorded(name, written[name], stages)]
-    found = trainings(params, stale) if stale else []
-    return [training for training in found if not slots.mark(training.run, training.seed).exists()]
+    return [name for name in scratch if not _as_recorded(name, written[name], stages)]
 
 
 def _as_recorded(name: str, settings: Mapping[str, Any], stages: Stages) -> bool:

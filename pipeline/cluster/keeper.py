@@ -83,9 +83,15 @@ def _start(folder: Path) -> str | None:
 
 
 def main() -> None:
-    """Start a cluster, write where it is to ray.json of a folder, and end it when asked to by SIGTERM, or broken."""
+    """Start a cluster, write where it is to ray.json of a folder, and end it when asked to by SIGTERM, or broken.
+
+    Without an argument: start one ahead, in a process of its own, for those that will ask for it.
+    """
     from pipeline.cluster.connect import end_cluster, join
 
+    if len(sys.argv) == 1:
+        shared_cluster()
+        return
     folder = Path(sys.argv[1])
     address = join(None).address_info["gcs_address"]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

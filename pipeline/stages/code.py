@@ -19,7 +19,11 @@ logger = logging.getLogger("pipeline.stages.code")  # __name__ is "__main__" in 
 
 
 def main() -> None:
-    """Check params.yaml; hash the code that decides each stage's outputs, by what it means, for DVC to compare."""
+    """Check params.yaml; hash the code that decides each stage's outputs, by what it means, for DVC to compare.
+
+    Where trainings will follow, their Ray cluster starts meanwhile.
+    """
+    from pipeline.cluster.ahead import start_ahead
     from pipeline.training.check_params import check_params
 
     _borrow_files()
@@ -33,6 +37,7 @@ def main() -> None:
         # Every run's training depends on out/<init_from>/weights.safetensors; a run from scratch reads none.
         (folder / "weights.safetensors").write_text("No weights: a run from scratch draws its own from its seed.\n")
     CHECKED.write_text("params.yaml was checked in this folder.\n")
+    start_ahead(params)
 
 
 def _borrow_files() -> None:

@@ -1,14 +1,12 @@
 """Stage download: the source's files to out/raw."""
 
-import typer
-
 from pipeline.config import read_params
 from pipeline.console import progress
-from pipeline.errors import run
 from pipeline.files import atomic_folder
 from pipeline.ingest import sources
 from pipeline.ingest.listing import note_listing
 from pipeline.stages.common import origin_of
+from pipeline.stages.entry import run_stage
 from pipeline.stages.paths import RAW
 
 
@@ -28,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main)  # needs nothing, but has what the stages before it have loaded

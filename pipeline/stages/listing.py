@@ -2,15 +2,14 @@
 
 import logging
 
-import typer
-
 from pipeline.config import Params, read_params
 from pipeline.console import progress
-from pipeline.errors import UserError, run
+from pipeline.errors import UserError
 from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.ingest.listing import LISTING, listed_before, read_listing, write_listing
 from pipeline.stages.common import origin_of, scratch
+from pipeline.stages.entry import run_stage
 from pipeline.stages.paths import RAW
 
 logger = logging.getLogger("pipeline.stages.listing")
@@ -46,4 +45,4 @@ def _list(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run(typer.run, main)
+    run_stage(main)  # needs nothing, but has what the stages before it have loaded
