@@ -17,6 +17,7 @@ import psutil
 import pipeline
 from pipeline.cluster import nodes
 from pipeline.cluster.keeper import shared_cluster
+from pipeline.cluster.one_machine import WORKERS
 from pipeline.config import Cluster
 from pipeline.console import print_table
 from pipeline.errors import UserError
@@ -24,9 +25,6 @@ from pipeline.files import private_folder
 from pipeline.storage import remote
 from pipeline.training.job import Job
 
-# Ray trains in a thread, and glibc gives a thread memory that it returns to the system at every iteration: one arena
-# for all threads lets training.keep_freed_memory work there too.
-WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 PREFLIGHT_SECONDS = 120.0  # a node's first task imports torch
 EXIT_SECONDS = 5.0
 
@@ -119,15 +117,14 @@ def _keep_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _runtime_env(cluster: Cluster) -> dict[str, Any]:
-    """Return what gives Ray's processes this program's code: its path or, on a cluster, a copy."""
-    code = Path(pipeline.__file__).parent
+def _runtime_env(cluster: Cluster) -> dict[str, Any] | None:
+    """Return what gives Ray's processes this program's code: a copy; None: they have it from who started them."""
     if cluster.address is None:
-        return {"env_vars": WORKER_ENVIRONMENT | {"PYTHONPATH": str(code.parent)}}
+        return None
     # A copy: Ray writes the hook's key into it, which is of one connection alone.
     return {
-        "env_vars": dict(WORKER_ENVIRONMENT),
-        "py_modules": [str(code)],
+        "env_vars": dict(WORKERS),
+        "py_modules": [str(Path(pipeline.__file__).parent)],
         "worker_process_setup_hook": _name_interface,
     }
 

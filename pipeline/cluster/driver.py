@@ -101,12 +101,14 @@ def rays_environment(
     before = dict(os.environ)
     alone = one_machine.environment() if cluster.address is None else {}
     alone = {name: value for name, value in alone.items() if name not in but}
-    os.environ |= ENVIRONMENT | waits | alone | dict(more or {}) | before
+    path = {"PYTHONPATH": alone["PYTHONPATH"]} if alone else {}  # which has the user's own
+    os.environ |= ENVIRONMENT | waits | alone | dict(more or {}) | before | path
     try:
         yield
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
+        os.environ |= before
 
 
 def _fit(

@@ -49,6 +49,18 @@ def shared_cluster() -> str | None:
         return None
 
 
+def start_shared(folder: Path) -> None:
+    """Start that cluster, if there is none, and do not wait for it: who asks for it meanwhile does.
+
+    Args:
+        folder: that the stages of this `dvc repro` share.
+    """
+    with suppress(OSError), (folder / "ray.log").open("ab") as log:
+        client.start(
+            "pipeline.cluster.keeper", [], (), output=log, environment={}, project=Path(pipeline.__file__).parents[1]
+        )
+
+
 def _running(folder: Path) -> str | None:
     """Return the address of a cluster that answers; end the keeper of one that does not."""
     file = folder / "ray.json"
@@ -85,7 +97,7 @@ def _start(folder: Path) -> str | None:
 def main() -> None:
     """Start a cluster, write where it is to ray.json of a folder, and end it when asked to by SIGTERM, or broken.
 
-    Without an argument: start one ahead, in a process of its own, for those that will ask for it.
+    Without an argument: have it started, for those that will ask for it.
     """
     from pipeline.cluster.connect import end_cluster, join
 

@@ -9,7 +9,15 @@ it began, which Ray Train's processes take for that of their own, though it may 
 waits 12 s at its end (Ray 2.60, findings/ray-train-asks-the-last-cluster.sh).
 """
 
+import os
+from pathlib import Path
+
+import pipeline
 from pipeline.files import private_folder
+
+# Ray trains in a thread, and glibc gives a thread memory that it returns to the system at every iteration: one arena
+# for all threads lets training.keep_freed_memory work there too.
+WORKERS = {"MALLOC_ARENA_MAX": "1"}
 
 # Set before Ray is imported, as it reads them then; what the user has set wins. Workers train at the priority that
 # training without Ray has, not at 15; reports that nobody reads are rare.
@@ -29,11 +37,16 @@ ENVIRONMENT = {
     "RAY_memory_monitor_refresh_ms": "1000",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody tells Ray of this machine's end
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # they would be of who starts the cluster and trains nothing
     # Ray's default for a cluster of its own, but not for who joins one: said to both, they agree.
     "RAY_AUTH_MODE": "token",
 }
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a cluster of this machine alone."""
-    return ENVIRONMENT | {"RAY_TMPDIR": str(private_folder())}
+    """Return the variables of a cluster of this machine alone; its processes have them from who starts it.
+
+    So workers find this program's code. With a runtime environment for it a training would begin a second later.
+    """
+    code = [str(Path(pipeline.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return ENVIRONMENT | WORKERS | {"RAY_TMPDIR": str(private_folder()), "PYTHONPATH": os.pathsep.join(code)}

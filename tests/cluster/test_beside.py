@@ -4,14 +4,16 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.cluster import ahead
 from pipeline.cluster.beside import Slots, to_come
-from pipeline.config import read_params
+from pipeline.config import Cluster, read_params
 from pipeline.session.dvc import repro_of_everything
 from pipeline.storage import dvc_cache
 
@@ -112,6 +114,34 @@ def test_other_data_are_a_change(slots: Slots) -> None:
     assert "first" not in names(slots)
     Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace("md5: d.dir", "md5: e.dir", 1))
     assert "first" in names(slots)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "trained", "all_of_it", "starts"),
+    [
+        ({}, [], True, True),
+        ({"workers": 2}, ["first"], True, True),
+        ({}, list(RUNS), True, False),
+        ({"workers": 0}, [], True, False),
+        ({"address": "auto"}, [], True, False),
+        ({}, [], False, False),
+    ],
+)
+def test_rays_cluster_starts_ahead_where_a_training_will_need_it(
+    slots: Slots,
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: dict[str, Any],
+    trained: list[str],
+    all_of_it: bool,
+    starts: bool,
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(ahead.client, "folder", lambda: slots.folder)
+    monkeypatch.setattr(ahead, "repro_of_everything", lambda folder: all_of_it)
+    monkeypatch.setattr(ahead, "start_shared", started.append)
+    write_lock(trained)
+    ahead.start_ahead(replace(read_params(), cluster=Cluster(**cluster)))
+    assert started == [slots.folder] * starts
 
 
 def test_a_lock_file_that_is_being_written_starts_nothing(slots: Slots) -> None:

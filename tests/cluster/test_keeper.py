@@ -20,11 +20,16 @@ import typer
 from pipeline.stages.entry import run_stage
 
 
-def main() -> None:
+def main(what: str = typer.Argument("")) -> None:
     from pipeline.cluster.connect import connect
     from pipeline.cluster.driver import rays_environment
+    from pipeline.cluster.keeper import start_shared
     from pipeline.config import Cluster
+    from pipeline.session import client
 
+    if what == "ahead":
+        with rays_environment(Cluster()):
+            return start_shared(client.folder())
     with rays_environment(Cluster()), connect(Cluster(), shared=True) as resources:
         import ray
 
@@ -59,6 +64,15 @@ def test_trainings_share_a_cluster_that_goes_with_dvc(dvc: Dvc) -> None:
     assert dvc.run() == 0
     assert dvc.told() == first
     assert first["cpus"] == os.cpu_count()
+    assert len(rays() - before) == 2
+    dvc.kill()
+    assert until(lambda: not rays() - before)
+
+
+def test_a_training_joins_the_cluster_that_was_started_ahead(dvc: Dvc) -> None:
+    before = rays()
+    assert dvc.run("ahead") == 0
+    assert dvc.run() == 0  # it does not start one of its own meanwhile
     assert len(rays() - before) == 2
     dvc.kill()
     assert until(lambda: not rays() - before)
