@@ -143,7 +143,7 @@ def normflows_splines(method: Method, spec: ImageSpec, split: Split, batch: int)
     class Theirs(nn.Module):
         def __init__(self, bins: int, bound: float) -> None:
             super().__init__()
-            self.parts, self.bound = (bins, bins, bins - 1), bound
+            self.parts, self.bound, self.numbers = (bins, bins, bins - 1), bound, 3 * bins - 1
 
         def forward(self, x: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
             given = numbers.movedim(0, -1).split(self.parts, dim=-1)
