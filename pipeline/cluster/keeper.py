@@ -55,10 +55,8 @@ def start_shared(folder: Path) -> None:
     Args:
         folder: that the stages of this `dvc repro` share.
     """
-    with suppress(OSError), (folder / "ray.log").open("ab") as log:
-        client.start(
-            "pipeline.cluster.keeper", [], (), output=log, environment={}, project=Path(pipeline.__file__).parents[1]
-        )
+    with suppress(OSError):
+        _begin(folder, [])
 
 
 def _running(folder: Path) -> str | None:
@@ -79,11 +77,7 @@ def _running(folder: Path) -> str | None:
 
 
 def _start(folder: Path) -> str | None:
-    package = Path(pipeline.__file__).parents[1]
-    with (folder / "ray.log").open("ab") as log:
-        process = client.start(
-            "pipeline.cluster.keeper", [str(folder)], (), output=log, environment={}, project=package
-        )
+    process = _begin(folder, [str(folder)])
     deadline = time.monotonic() + START_SECONDS
     while process and time.monotonic() < deadline:
         if found := _running(folder):
@@ -92,6 +86,13 @@ def _start(folder: Path) -> str | None:
             process.wait(POLL_SECONDS)
             return None  # it has ended: its own message is in ray.log
     return None
+
+
+def _begin(folder: Path, arguments: list[str]) -> client.Forked | None:
+    """Start this module beside this process, which it outlives."""
+    package = Path(pipeline.__file__).parents[1]
+    with (folder / "ray.log").open("ab") as log:
+        return client.start("pipeline.cluster.keeper", arguments, (), output=log, environment={}, project=package)
 
 
 def main() -> None:
