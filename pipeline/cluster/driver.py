@@ -9,6 +9,7 @@ Nodes of a cluster get this program's code from Ray, and the data too if they do
 
 import logging
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -100,7 +101,10 @@ def rays_environment(
     }
     before = dict(os.environ)
     alone = one_machine.environment() if cluster.address is None else {}
-    alone = {name: value for name, value in alone.items() if name not in but}
+    # Ray takes this one in when it is loaded. Said later, it reaches the cluster and not this process, which the
+    # cluster then turns away for 20 s; unsaid, Ray says it to both of a cluster that starts here.
+    late = {"RAY_AUTH_MODE"} if "ray" in sys.modules else set()
+    alone = {name: value for name, value in alone.items() if name not in {*but, *late}}
     path = {"PYTHONPATH": alone["PYTHONPATH"]} if alone else {}  # which has the user's own
     os.environ |= ENVIRONMENT | waits | alone | dict(more or {}) | before | path
     try:

@@ -47,6 +47,24 @@ def test_what_cannot_be_had_is_said_at_once(tmp_path: Path, cluster: Cluster, me
     assert not (tmp_path / "store").exists()
 
 
+LATE = """
+import ray
+from pipeline.cluster.connect import connect
+from pipeline.cluster.driver import rays_environment
+from pipeline.config import Cluster
+
+for _ in range(2):
+    with rays_environment(Cluster()), connect(Cluster()) as resources:
+        print(int(resources["CPU"] > 0), ray.get(ray.remote(num_cpus=0)(lambda: "answered").remote()))
+"""
+
+
+def test_a_process_that_has_loaded_ray_already_starts_a_cluster() -> None:
+    without = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    found = subprocess.run([sys.executable, "-c", LATE], env=without, text=True, capture_output=True, timeout=120)
+    assert found.stdout.split() == ["1", "answered"] * 2, found.stderr
+
+
 def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     work = job(tmp_path, images=100_000, lr=1e30)
     with pytest.raises(DivergedError, match="not finite"):
