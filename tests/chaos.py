@@ -71,7 +71,8 @@ class Training:
     def windows(self) -> list[tuple[float, int, float]]:
         """(when it was over, in seconds; images seen; images/s) of each log window in the journal."""
         rows = [row for file in self.folder.glob(f".genloom/runs/*/{NAME}") for row, _ in read(file)]
-        windows = [row for row in rows if row["kind"] == "metrics" and row["once"]]
+        timed = [row for row in rows if row["kind"] == "metrics" and row["once"]]
+        windows = [row for row in timed if "images_per_second" in row["values"]]  # the others are looks at the training
         return [(row["time"] / 1000, row["step"], row["values"]["images_per_second"]) for row in windows]
 
     @property

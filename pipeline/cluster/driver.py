@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.cluster import nodes, one_machine
 from pipeline.cluster.connect import check_cpus, connect, logs, preflight, scaling_for
 from pipeline.cluster.image_server import start_image_server
-from pipeline.cluster.stop_request import StopRequest
+from pipeline.cluster.stop_request import StopByActor, StopByFile, StopRequest
 from pipeline.cluster.worker import run_worker
 from pipeline.config import Cluster
 from pipeline.errors import UserError
@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # how late reports come, and the end is noticed; Ray's own is 2
 }
 START_SECONDS = 300
 HEALTH_SECONDS = 120  # a worker that does not answer Ray within them is replaced
@@ -122,7 +123,7 @@ def _fit(
     import ray
     from ray.train import TrainingFailedError
 
-    request = _start_stop_request()
+    request = _start_stop_request() if cluster.address else _stop_by_file(job)
     trainer = _trainer(job, cluster, resources, request, _to_journal(journal_folder, job))
     try:
         _run(trainer, request, stop)
@@ -135,21 +136,26 @@ def _fit(
     return True
 
 
-def _start_stop_request() -> Any:
+def _stop_by_file(job: Job) -> StopByFile:
+    file = Path(job.store).absolute() / "stop"
+    file.unlink(missing_ok=True)
+    return StopByFile(file)
+
+
+def _start_stop_request() -> StopByActor:
     """Start the actor that passes a request to stop on, on this node: it lives as long as who makes the request."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Restarted, it has forgotten the request, which the driver repeats as long as training goes on.
-    return (
-        ray.remote(StopRequest)
-        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
-        .remote()
-    )
+    actor = ray.remote(StopRequest).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+    return StopByActor(actor.remote())
 
 
-def _trainer(job: Job, cluster: Cluster, resources: dict[str, float], request: Any, to_journal: Any) -> Any:
+def _trainer(
+    job: Job, cluster: Cluster, resources: dict[str, float], request: StopByActor | StopByFile, to_journal: Any
+) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -181,7 +187,7 @@ def _trainer(job: Job, cluster: Cluster, resources: dict[str, float], request: A
     )
 
 
-def _run(trainer: Any, request: Any, stop: Callable[[], bool]) -> None:
+def _run(trainer: Any, request: StopByActor | StopByFile, stop: Callable[[], bool]) -> None:
     """Run ``trainer.fit()`` in a thread, so that this one hears signals; block until it has ended."""
     fit: Future[Any] = Future()
     threading.Thread(target=_call_into, args=(fit, trainer.fit), daemon=True).start()  # a second Ctrl-C ends at once
@@ -191,7 +197,7 @@ def _run(trainer: Any, request: Any, stop: Callable[[], bool]) -> None:
             if not asked:
                 _log.warning("stopping at the next checkpoint; once more ends at once")
             asked = True
-            request.make.remote()
+            request.make()
     fit.result()
 
 

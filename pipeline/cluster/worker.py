@@ -1,6 +1,7 @@
 """The function that each Ray worker runs."""
 
 import faulthandler
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def run_worker(config: dict[str, Any]) -> None:
     )
 
     def stop() -> bool:
-        return world.rank == 0 and bool(ray.get(config["stop_request"].is_made.remote()))
+        return world.rank == 0 and config["stop_request"].is_made()
 
     try:
         train(job, world, reporter, stop, reporter.wants_checkpoint)
@@ -85,7 +86,7 @@ class _Reporter:
         self.rows: list[Row] = []
         self.known: set[str] = set()
         self.saved: set[str] = set()
-        self.last = time.monotonic()
+        self.last = -math.inf  # the first rows are reported at once: until then nobody knows that it trains
         faulthandler.dump_traceback_later(stall_seconds, exit=True)
 
     def __call__(self, rows: list[Row]) -> None:

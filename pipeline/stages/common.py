@@ -8,8 +8,6 @@ from pathlib import Path
 from pipeline.config import Params, read_run
 from pipeline.errors import UserError
 from pipeline.files import project_root
-from pipeline.ingest import sources
-from pipeline.ingest.source import Origin, Report, silent
 from pipeline.render.failures import forget_failure, note_failure
 from pipeline.stages.paths import run_folder
 
@@ -69,14 +67,6 @@ def enough_memory(stage: str) -> Iterator[None]:
 def at_a_time(params: Params, name: str) -> int:
     """Return how many images a process of a run's training takes at once: what is sampled of it takes no more."""
     return max(1, read_run(params, name)[0].batch_size // max(1, params.cluster.most))
-
-
-def origin_of(params: Params, report: Report = silent) -> Origin:
-    """Return where the source of params.yaml gets its files from; relative paths count from the project's folder.
-
-    That is so in a temporary workspace of DVC's too, which has none of the files that Git does not hold.
-    """
-    return sources.origin_of(params.data, project_root(), scratch(params), report)
 
 
 def scratch(params: Params) -> Path:

@@ -5,8 +5,8 @@ from pipeline.console import progress
 from pipeline.files import atomic_folder
 from pipeline.ingest import sources
 from pipeline.ingest.listing import note_listing
-from pipeline.stages.common import origin_of
 from pipeline.stages.entry import run_stage
+from pipeline.stages.origin import origin_of
 from pipeline.stages.paths import RAW
 
 

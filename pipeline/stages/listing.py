@@ -8,8 +8,9 @@ from pipeline.errors import UserError
 from pipeline.files import project_root
 from pipeline.ingest import sources
 from pipeline.ingest.listing import LISTING, listed_before, read_listing, write_listing
-from pipeline.stages.common import origin_of, scratch
+from pipeline.stages.common import scratch
 from pipeline.stages.entry import run_stage
+from pipeline.stages.origin import origin_of
 from pipeline.stages.paths import RAW
 
 logger = logging.getLogger("pipeline.stages.listing")

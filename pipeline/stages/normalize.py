@@ -6,8 +6,9 @@ from pipeline.config import Params, read_params
 from pipeline.console import progress
 from pipeline.dependencies.entries import CODE
 from pipeline.files import sha256_of
-from pipeline.stages.common import origin_of, scratch
+from pipeline.stages.common import scratch
 from pipeline.stages.entry import TORCH, run_stage
+from pipeline.stages.origin import origin_of
 from pipeline.stages.paths import DATA, IMAGES, RAW
 from pipeline.storage.dvc_cache import in_cache
 

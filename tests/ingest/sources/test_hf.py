@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.ingest import download, sources
 from pipeline.ingest.listing import read_listing
 from pipeline.ingest.originals import list_files
-from pipeline.stages.common import origin_of
+from pipeline.stages.origin import origin_of
 
 ROOT = Path(__file__).parents[3]
 TABLE = (FILES / "hf-train-00000-of-00001.parquet").read_bytes()
