@@ -92,7 +92,8 @@ class _Reporter:
     def __call__(self, rows: list[Row]) -> None:
         faulthandler.dump_traceback_later(self.stall_seconds, exit=True)  # starts the wait again
         self.rows += rows
-        if self.world.broadcast(int(time.monotonic() - self.last >= REPORT_SECONDS)):
+        due = bool(self.rows) and time.monotonic() - self.last >= REPORT_SECONDS
+        if self.world.broadcast(int(due)):
             self.flush()
 
     def flush(self, **more: str) -> None:

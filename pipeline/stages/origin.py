@@ -1,4 +1,4 @@
-"""Where the source of params.yaml gets its files from: apart from common.py, as most stages need no reader of images."""
+"""Where the source of params.yaml gets its files from: apart from common.py, since most stages need no image reader."""
 
 from pipeline.config import Params
 from pipeline.files import project_root

@@ -187,6 +187,19 @@ def test_a_checkpoint_is_written_once_for_each_node_that_will_be_taken_away(tmp_
     assert work.checkpoints.existing() == [192, work.finished_at]
 
 
+def test_the_first_rows_are_reported_at_once_and_the_next_together() -> None:
+    reported: list[int] = []
+    reporter = _Reporter(World(), lambda report: reported.append(len(report["rows"])), 600.0)
+    try:
+        reporter([])  # of a training that begins
+        for _ in range(3):
+            reporter([{"seen": 64}])
+        reporter.flush()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    assert reported == [1, 2]
+
+
 def test_stopping_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path) -> None:
     through = trained_here(job(tmp_path / "a"))
     work = job(tmp_path / "b")
