@@ -22,6 +22,8 @@ from pathlib import Path
 from pipeline.dependencies.meaning import PACKAGE, is_bare_string, meaning
 
 MARK = "DECIDES_NOTHING"
+_MAY_BE_RELATIVE = re.compile(r"\bfrom[\s\\]*\.")
+_LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _LIKE_A_FILE = re.compile(r"[\w-]+\.\w+")
 
 
@@ -59,6 +61,14 @@ class Module:
         return MARK in self.bindings
 
 
+@dataclass(frozen=True)
+class _Step:
+    """further: the targets that one leads to; statements: its own, by their places in the file."""
+
+    further: list[Target]
+    statements: dict[tuple[int, int], ast.stmt]
+
+
 class Closure:
     """The definitions that entries reach in the package below ``root``; parses every file once.
 
@@ -69,8 +79,10 @@ class Closure:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._modules: dict[str, Module | None] = {}
+        self._steps: dict[Target, _Step | None] = {}
         self._uses: dict[tuple[str, int], list[Target]] = {}
         self._meanings: dict[int, str] = {}
+        self._strings: dict[int, set[str]] = {}
         self._files_named: dict[int, list[Path]] = {}
 
     def files(self, entries: Iterable[str]) -> dict[str, str]:
@@ -121,8 +133,13 @@ class Closure:
 
     def _beside(self, module: Module, node: ast.stmt) -> list[Path]:
         if id(node) not in self._files_named:
-            self._files_named[id(node)] = _files_beside(module.path, node)
+            self._files_named[id(node)] = _files_beside(module.path, self._texts(node))
         return self._files_named[id(node)]
+
+    def _texts(self, node: ast.stmt) -> set[str]:
+        if id(node) not in self._strings:
+            self._strings[id(node)] = _texts_in(ast.walk(node))
+        return self._strings[id(node)]
 
     def _reached(self, entries: Iterable[str]) -> dict[str, list[ast.stmt]]:
         """Return the reached statements by module, in the order of the file."""
@@ -134,25 +151,38 @@ class Closure:
         statements: dict[str, dict[tuple[int, int], ast.stmt]] = {}
         while waiting:
             target = waiting.pop()
-            module = self.module(target.module)
-            if target in seen or module is None or self._is_exempt(target, module):
+            if target in seen:
                 continue
             seen.add(target)
-            waiting += [Target(parent, "") for parent in _parents(target.module)]  # their import runs too
-            chosen = list(module.effects)
-            if target.name is None:
-                waiting += [Target(target.module, name) for name in {*module.bindings, *module.imports}]
-            elif target.name in module.imports:
-                waiting.append(module.imports[target.name])
-            elif target.name in module.bindings:
-                chosen += module.bindings[target.name]
-            elif target.name:
-                waiting.append(Target(f"{target.module}.{target.name}"))  # a module of a package
-            for node in chosen:
-                statements.setdefault(target.module, {})[node.lineno, node.col_offset] = node
-                waiting += self._used(module, node)
-            statements.setdefault(target.module, {})
+            step = self._step(target)
+            if step is not None:
+                waiting += step.further
+                statements.setdefault(target.module, {}).update(step.statements)
         return {name: [nodes[place] for place in sorted(nodes)] for name, nodes in statements.items()}
+
+    def _step(self, target: Target) -> _Step | None:
+        """Return what a target leads to at once, the same from whatever entry; None: it counts for nothing."""
+        if target not in self._steps:
+            self._steps[target] = self._new_step(target)
+        return self._steps[target]
+
+    def _new_step(self, target: Target) -> _Step | None:
+        module = self.module(target.module)
+        if module is None or self._is_exempt(target, module):
+            return None
+        further = [Target(parent, "") for parent in _parents(target.module)]  # their import runs too
+        chosen = list(module.effects)
+        if target.name is None:
+            further += [Target(target.module, name) for name in {*module.bindings, *module.imports}]
+        elif target.name in module.imports:
+            further.append(module.imports[target.name])
+        elif target.name in module.bindings:
+            chosen += module.bindings[target.name]
+        elif target.name:
+            further.append(Target(f"{target.module}.{target.name}"))  # a module of a package
+        for node in chosen:
+            further += self._used(module, node)
+        return _Step(list(dict.fromkeys(further)), {(node.lineno, node.col_offset): node for node in chosen})
 
     def _is_exempt(self, target: Target, module: Module) -> bool:
         around = [self.module(name) for name in (target.module, *_parents(target.module))]
@@ -165,12 +195,14 @@ class Closure:
         """Return what a statement refers to: definitions of its module, and what is imported."""
         key = (module.name, id(node))
         if key not in self._uses:
-            inner = dict(_imports_in(ast.walk(node), self.root))
+            inside = list(ast.walk(node))
+            self._strings[id(node)] = _texts_in(inside)
+            inner = dict(_imports_in(inside, self.root))
             known, names = module.imports | inner, list(_names(node))
             found = [target for name, attribute in names if (target := _resolved(name, attribute, known, module))]
             if any(name == PACKAGE for name, _ in names):  # ``import pipeline.a.b``, then ``pipeline.a.b.c``
                 found += [target for name, target in known.items() if "." in name]
-            self._uses[key] = found + _named_modules(node, self.root)
+            self._uses[key] = found + _named_modules(self._strings[id(node)], self.root)
         return self._uses[key]
 
     @cached_property
@@ -189,18 +221,21 @@ class Closure:
 def _parsed(name: str, path: Path, root: Path) -> Module:
     module = Module(name, path)
     try:
-        tree = ast.parse(path.read_text())
+        text = path.read_text()
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
         module.problem = True
         return module
-    _make_absolute(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
+    if _MAY_BE_RELATIVE.search(text):
+        _make_absolute(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
     for node in tree.body:
         if is_bare_string(node) or _is_guard(node):
             continue
-        module.imports |= dict(_imports_in(_at_import(node), root))
+        running = list(_at_import(node))
+        module.imports |= dict(_imports_in(running, root))
         if isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        bound, changed = set(_bound(node)), set(_changed(node))
+        bound, changed = set(_bound(node, running)), set(_changed(running))
         for each in bound | changed:
             module.bindings.setdefault(each, []).append(node)
         if not bound:
@@ -224,9 +259,12 @@ def _registers(node: ast.stmt, known: set[str]) -> bool:
     return any(isinstance(part, ast.Name) and part.id in known for each in decorators for part in ast.walk(each))
 
 
-def _named_modules(node: ast.stmt, root: Path) -> list[Target]:
+def _texts_in(nodes: Iterable[ast.AST]) -> set[str]:
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def _named_modules(texts: set[str], root: Path) -> list[Target]:
     """Return the modules of the package that a statement names by a string, as importlib takes them."""
-    texts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
     names = [text for text in sorted(texts) if text.startswith(f"{PACKAGE}.") and text.replace(".", "").isidentifier()]
     return [Target(name) for name in names if root.joinpath(*name.split(".")).with_suffix(".py").is_file()]
 
@@ -241,18 +279,20 @@ def _is_guard(node: ast.stmt) -> bool:
 
 def _at_import(node: ast.AST) -> Iterator[ast.AST]:
     """Walk over what runs when the module is imported: not into functions."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from _at_import(child)
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        inside = [each for each in ast.iter_child_nodes(found) if not isinstance(each, _LATER)]
+        waiting += reversed(inside)
 
 
-def _bound(node: ast.stmt) -> Iterator[str]:
-    """Name what a top-level statement defines, in the branches of an if or try too."""
+def _bound(node: ast.stmt, running: Iterable[ast.AST] | None = None) -> Iterator[str]:
+    """Name what a top-level statement defines, in the branches of an if or try too; running: ``_at_import`` of it."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield node.name
         return
-    for found in _at_import(node):
+    for found in _at_import(node) if running is None else running:
         if isinstance(found, ast.ClassDef):
             yield found.name
         elif isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store):
@@ -262,9 +302,9 @@ def _bound(node: ast.stmt) -> Iterator[str]:
             yield child.name
 
 
-def _changed(node: ast.stmt) -> Iterator[str]:
+def _changed(running: Iterable[ast.AST]) -> Iterator[str]:
     """Name what a top-level statement changes without binding it: ``table[key] = value`` is a part of ``table``."""
-    for found in _at_import(node):
+    for found in running:
         if isinstance(found, ast.Attribute | ast.Subscript) and isinstance(found.ctx, ast.Store):
             yield from (inner.id for inner in ast.walk(found.value) if isinstance(inner, ast.Name))
 
@@ -318,14 +358,9 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
-def _files_beside(path: Path, statement: ast.stmt) -> list[Path]:
+def _files_beside(path: Path, texts: set[str]) -> list[Path]:
     """Return the files of the module's folder that a statement names by a string, such as a page's template."""
-    texts = {
-        node.value
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _LIKE_A_FILE.fullmatch(node.value)
-    }
-    found = [path.with_name(text) for text in texts if not text.endswith(".py")]
+    found = [path.with_name(text) for text in texts if _LIKE_A_FILE.fullmatch(text) and not text.endswith(".py")]
     return sorted(file for file in found if file.is_file())
 
 

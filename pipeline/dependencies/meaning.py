@@ -9,7 +9,6 @@ that are not empty, so every supported version gives the same.
 """
 
 import ast
-from collections.abc import Iterator
 
 PACKAGE = "pipeline"
 _IGNORED_FIELDS = {"ctx", "kind", "type_comment", "returns"}
@@ -25,7 +24,9 @@ def meaning(node: ast.AST) -> str:
     Returns:
         The node and its children as nested parentheses.
     """
-    return "".join(_written(node, in_function=False))
+    parts: list[str] = []
+    _write(node, in_function=False, to=parts)
+    return "".join(parts)
 
 
 def is_bare_string(statement: ast.stmt) -> bool:
@@ -37,38 +38,37 @@ def is_bare_string(statement: ast.stmt) -> bool:
     )
 
 
-def _written(node: ast.AST, in_function: bool) -> Iterator[str]:
+def _write(node: ast.AST, in_function: bool, to: list[str]) -> None:
     if isinstance(node, ast.Constant):
-        yield f"({type(node.value).__name__} {node.value!r})"
+        to.append(f"({type(node.value).__name__} {node.value!r})")
         return
     if in_function and isinstance(node, ast.AnnAssign) and node.value:  # a local variable's annotation means nothing
         node = ast.Assign(targets=[node.target], value=node.value)
     inside = isinstance(node, _FUNCTIONS) or (in_function and not isinstance(node, ast.ClassDef))
-    yield f"({type(node).__name__}"
+    to.append(f"({type(node).__name__}")
     for name, value in ast.iter_fields(node):
         if name in _IGNORED_FIELDS or (not value and not isinstance(value, int)):
             continue
         if name == "annotation" and isinstance(node, ast.arg):
             continue
-        yield f" {name}="
-        yield from _field(value, inside)
-    yield ")"
+        to.append(f" {name}=")
+        _write_field(value, inside, to)
+    to.append(")")
 
 
-def _field(value: object, in_function: bool) -> Iterator[str]:
+def _write_field(value: object, in_function: bool, to: list[str]) -> None:
     if isinstance(value, list):
-        yield "["
+        to.append("[")
         for item in value:
-            if isinstance(item, ast.AST):
-                if not _is_meaningless(item, in_function):
-                    yield from _written(item, in_function)
-            else:
-                yield f"({item!r})"
-        yield "]"
+            if not isinstance(item, ast.AST):
+                to.append(f"({item!r})")
+            elif not _is_meaningless(item, in_function):
+                _write(item, in_function, to)
+        to.append("]")
     elif isinstance(value, ast.AST):
-        yield from _written(value, in_function)
+        _write(value, in_function, to)
     else:
-        yield repr(value)
+        to.append(repr(value))
 
 
 def _is_meaningless(node: ast.AST, in_function: bool) -> bool:
