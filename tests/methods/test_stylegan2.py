@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_gans import SHAPE, START, fresh, latents, made, shaken, stepped
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, normalize
+from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, normalize
 from toy_data import toy_batch
 
 from pipeline.core.loop import descend
@@ -49,6 +49,22 @@ def test_demodulated_outputs_have_unit_deviation_whatever_the_style() -> None:
         assert abs(float(inner.std()) - 1) < 0.02
     plain = stylegan2.ModulatedConv2d(16, 8, 3, styles=6, demodulate=False)
     assert float(plain(maps, 10 * latents(8)).detach().std()) > 2
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_styled_convolution_is_its_definition(noisy: bool, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = stylegan2.StyledConv(5, 7, styles=6).double()
+    nn.init.normal_(layer.bias)
+    nn.init.normal_(layer.strength)
+    maps = toy_batch(4, channels=5, size=8).images.double().contiguous(memory_format=memory_format)
+    w, noise = latents(4).double(), torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    shift = layer.bias[:, None, None] + (layer.strength * noise if noisy else 0.0)
+    expected = 2**0.5 * leaky_relu(naive(layer.conv, maps, w) + shift, 0.2)
+    found = layer(maps, w, noise if noisy else None)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert found.is_contiguous(memory_format=memory_format)
 
 
 def test_the_path_length_of_a_linear_generator() -> None:

@@ -59,3 +59,29 @@ def test_resampling_keeps_a_constant_and_moves_nothing() -> None:
     inner = (resample.up(ramp)[0, 0, 8, 2:-2] - (torch.arange(2.0, 14.0) - 0.5) / 2).abs()
     assert inner.max() < 1e-5  # pixel centres stay where they are
     assert (resample.down(ramp)[0, 0, 2, 1:-1] - torch.tensor([2.5, 4.5])).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["up", "down"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_resampling_in_bfloat16_is_that_of_float32_rounded_once(kind: str, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(3, 8, 6, 6).bfloat16().contiguous(memory_format=memory_format).requires_grad_()
+    wide, resample = maps.detach().float().requires_grad_(), getattr(Resample(), kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = resample(maps)
+    exact = resample(wide)
+    assert found.dtype is torch.bfloat16 and torch.equal(found, exact.bfloat16())
+    gradient = torch.randn_like(exact).bfloat16()
+    found.backward(gradient)
+    exact.backward(gradient.float())
+    assert maps.grad is not None and wide.grad is not None
+    assert torch.equal(maps.grad, wide.grad.bfloat16())
+
+
+def test_resampling_keeps_the_precision_that_it_is_given() -> None:
+    resample, images = Resample(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for scale in (resample.up, resample.down):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert scale(images).dtype is torch.float64
+            assert scale(images.float()).dtype is torch.float32
+        assert (scale(images) - scale(images.float())).abs().max() < 1e-6
