@@ -13,13 +13,18 @@ from namespaces import QUIET, RAY, TOKEN
 
 @contextmanager
 def one_token() -> Iterator[None]:
-    """For all clusters of this process: Ray reads it once, and a cluster of this machine alone would make its own."""
+    """For all clusters of this process, as a cluster of this machine alone would make its own. Ray reads it once, so an
+    earlier test's is forgotten."""
+    from ray._private.authentication_test_utils import reset_auth_token_state
+
     own = {**QUIET, **TOKEN}
     before = {name: os.environ.get(name) for name in own}
     os.environ |= own
+    reset_auth_token_state()
     yield
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    reset_auth_token_state()
 
 
 @contextmanager
