@@ -1,5 +1,6 @@
 """All that params.yaml decides by itself, checked before anything is downloaded or trained."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -31,6 +32,9 @@ from pipeline.training.checks import (
     tensors_of,
 )
 from pipeline.training.initial import no_such_weights, state_file
+from pipeline.training.processor import slow_in_bf16
+
+_log = logging.getLogger(__name__)
 
 SOME_CLASSES = 2  # where their number is not known before the download
 
@@ -57,7 +61,11 @@ def check_params() -> Params:
         if classes is not None and len(classes) < 2:
             problems.append(f"{PARAMS}: {classifier.no_classes(len(classes))}")
     refuse(problems)
-    return Params(**sections)
+    params = Params(**sections)
+    in_bf16 = [name for name, raw in params.runs.items() if raw.get("precision") == "bf16"]
+    if line := slow_in_bf16(in_bf16, params.cluster):
+        _log.warning(line)
+    return params
 
 
 def _missing(pipeline: Path) -> Iterator[str]:

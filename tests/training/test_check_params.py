@@ -1,9 +1,11 @@
 """`genloom check`: everything that params.yaml decides by itself, all of it at once, one line each."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import save_file
 from toy_data import ROOT
@@ -11,6 +13,7 @@ from toy_data import ROOT
 from pipeline.errors import UserError
 from pipeline.training.check_params import check_params
 from pipeline.training.checks import check_workers
+from pipeline.training.processor import INSTRUCTIONS
 
 RIGHT: dict[str, Any] = {
     "data": {"source": "digits", "size": 16},
@@ -215,3 +218,35 @@ def test_no_worker_at_all_is_one_process() -> None:
     from pipeline.config import Cluster
 
     check_workers("", 1, Cluster(workers=0))
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "cluster", "warned"),
+    [
+        ("bf16", {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, {}, True),
+        ("bf16", {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, {}, False),
+        ("bf16", {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, {}, False),
+        ("bf16", {"architecture": "aarch64"}, {}, False),  # which has others
+        ("bf16", {"architecture": "x86_64"}, {"address": "auto"}, False),  # it is not known what its nodes are
+        ("fp32", {"architecture": "x86_64"}, {}, False),
+    ],
+)
+def test_a_processor_without_bf16_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    capabilities: dict[str, Any],
+    cluster: dict[str, Any],
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert problems(tmp_path, monkeypatch, runs=run("dcgan", width=4, precision=precision), cluster=cluster) == []
+    assert ("runs.x.precision: this machine's processor has no instructions for bf16" in caplog.text) is warned
+
+
+def test_torch_says_what_the_processor_is() -> None:
+    capabilities = torch.cpu.get_capabilities()
+    assert capabilities["architecture"] == platform.machine()
+    assert capabilities["architecture"] != "x86_64" or set(INSTRUCTIONS) <= capabilities.keys()
