@@ -16,7 +16,7 @@ from toy_data import ROOT
 
 FEW, MANY, SIZE = 10_000, 100_000, 64
 STAGES = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 from pipeline.ingest.listing import write_listing
 from pipeline.ingest.normalize import Normalization, normalize
@@ -36,7 +36,8 @@ with SOURCE.open(work / "raw", origin) as raw:
         raw, work / "data", work / "images", Normalization(channels=3, size=size), source="image_folder",
         test_fraction=0.1, work=Work(folder=work / "shards", identity=""),
     )
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# ru_maxrss begins at what the process that started this one had.
+peak = int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024
 count = sum(split["count"] for split in info["splits"].values())
 print(json.dumps({"count": count, "digest": info["digest"], "peak": peak}))
 """

@@ -175,6 +175,7 @@ print(json.dumps(sorted(called(lambda: stage.main(*sys.argv[2:])))))
 WIRING = ("pipeline.stages", "pipeline.config", "pipeline.registry", "pipeline.files", "pipeline.methods.__init__")
 # They keep a failure for the report, or are called by what tells MLflow: neither changes an output of the stage.
 WIRING += ("pipeline.render.failures", "pipeline.render.shown", "pipeline.inference.scored", "pipeline.core.world")
+WIRING += ("pipeline.inference.published",)  # where the trainings of a run lie: the stages and MLflow ask it
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from pipeline import methods
 from pipeline.config import Cluster, Run
 from pipeline.core.world import World
 from pipeline.ingest import sources
-from pipeline.ingest.normalize import normalize
+from pipeline.ingest.normalize import Normalization, normalize
+from pipeline.ingest.shards import Work
 from pipeline.tracking.journal import Journal
 from pipeline.training.job import Job, Row
 from pipeline.training.outcome import outcome_of
@@ -32,8 +33,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "raw").mkdir()
     source = sources.find("digits")
     source.download(origin(folder), folder / "raw")
-    with source.open(folder / "raw") as raw:
-        normalize(raw, folder / "data", source="digits", channels=1, size=16, test_fraction=0.2)
+    with source.open(folder / "raw", origin(folder)) as raw:
+        as_there, work = Normalization(channels=1, size=16), Work(folder=folder / "work", identity="")
+        normalize(raw, folder / "data", folder / "images", as_there, source="digits", test_fraction=0.2, work=work)
     return folder / "data"
 
 
