@@ -193,7 +193,8 @@ def test_whatever_a_stage_executes_is_counted(project: Path, stage: str) -> None
     chosen |= {PICTURES: list(pictures.PICTURES), COMPARISONS: ["pca"]}
     common = [f"{kind}.{name}" for kind in CHOSEN.get(stage, ()) for name in chosen[kind]]
     all_entries = [*entries, *common, *([f"{package}.{choice}"] if package else [])]
-    assert not uncounted(project, json.loads(done.stdout.splitlines()[-1]), all_entries, WIRING)
+    found = uncounted(project, json.loads(done.stdout.splitlines()[-1]), all_entries, WIRING)
+    assert not found - {"pipeline.ingest.sources:find"}  # it finds a file that is an entry itself
     assert not stale(project) - {"code", "report"}  # the same bytes again
 
 
@@ -368,4 +369,5 @@ def test_one_command_makes_mlflow_agree_after_a_pull_a_checkout_and_an_apply(sha
     assert {name: run.info.run_id for name, run in runs.items()} == {
         name: run.info.run_id for name, run in made.items()
     }
-    assert "0 runs sent, 3 were complete already" in call(folder, *sync)
+    trainings = sum(len(run.get("seeds", [0])) for run in RUNS.values())
+    assert f"0 runs sent, {trainings} were complete already" in call(folder, *sync)
