@@ -33,6 +33,11 @@ def work(folder: Path, images: int = IMAGES, **settings: Any) -> Job:
     return replace(made, run=replace(made.run, images=images, **(CADENCES | settings)))
 
 
+def sgd(made: Job) -> Job:
+    """Adam would blow up the rounding of the smallest gradients: sums of two workers are in another order."""
+    return replace(made, method=replace(made.method, optimizer="sgd", lr=1e-2))  # type: ignore[type-var]
+
+
 def trained(made: Job) -> Published:
     """As the train stage does, in this process."""
     train_on(Cluster(workers=0), made)
@@ -211,7 +216,7 @@ def test_a_checkpoint_that_cannot_be_made_ends_in_a_word(tmp_path: Path, monkeyp
 def test_two_workers_keep_and_see_what_one_does(tmp_path: Path) -> None:
     """Rank 0 looks and decides for all. The fixture reaches no worker, so the driver has the best state made again."""
     settings = {"keep": "frechet_pixels"}
-    one, two = work(tmp_path / "one", **settings), work(tmp_path / "two", **settings)
+    one, two = (sgd(work(tmp_path / name, **settings)) for name in ("one", "two"))
     first = trained(one)
     train_on(Cluster(workers=2), two)
     second = published(two)
