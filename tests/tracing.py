@@ -23,12 +23,10 @@ def called(action: Callable[[], Any]) -> set[tuple[str, str, str]]:
             while caller and "/pipeline/" not in caller.f_code.co_filename:
                 caller = caller.f_back
             name = code.co_qualname.split(".")[0]
-            if caller is None:
-                found.add((code.co_filename, name, ""))
-            elif (caller.f_code.co_filename, caller.f_code.co_qualname.split(".")[0]) != (code.co_filename, name):
-                found.add(
-                    (code.co_filename, name, caller.f_code.co_filename)
-                )  # no part of it: who called all of it counts
+            file = caller.f_code.co_filename if caller else ""
+            around = caller.f_code.co_qualname.split(".")[0] if caller else ""
+            if (file, around) != (code.co_filename, name):  # a part of a function is called by who called all of it
+                found.add((code.co_filename, name, file))
 
     sys.setprofile(note)
     try:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from pipeline.core.precision import without_autocast
+
 
 def _in_float32(scale: "Callable[[Resample, Tensor], Tensor]") -> "Callable[[Resample, Tensor], Tensor]":
     """Compute a change of size in float32 on a CPU, whatever it is given.
@@ -23,7 +25,7 @@ def _in_float32(scale: "Callable[[Resample, Tensor], Tensor]") -> "Callable[[Res
         autocast = images.dtype is torch.float32 and torch.is_autocast_enabled("cpu")
         if images.device.type != "cpu" or not (autocast or images.dtype is torch.bfloat16):
             return scale(self, images)
-        with torch.autocast("cpu", enabled=False):
+        with without_autocast(images.device):
             return scale(self, images.float()).to(images.dtype)
 
     return scaled
