@@ -18,13 +18,15 @@ memory-mapped: what a metric does not touch is not read.
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from pipeline.data.dataset import save_array
@@ -36,6 +38,7 @@ from pipeline.files import write_json
 TARGET = "reference"  # a folder in a translating run's features
 NEAREST = 5  # as many as any metric looks at
 _CHUNK = 2048  # of rows: faster than larger ones, whose memory is new each time
+_LARGE = 5e9  # products of numbers in a product of matrices: a tenth of a second of one core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +98,21 @@ class Statistics:
 
 
 def gram(x: Tensor) -> Tensor:
-    """Return x^T x (d, d) of float64 (n, d), by numpy: half the work of a product of two matrices."""
+    """Return x^T x (d, d) of float64 (n, d), by numpy: half the work of a product of two matrices.
+
+    Threads of numpy's OpenBLAS and of torch that compute in turn find each other's still on the cores: a small product
+    by one thread is sooner done, with what torch computes next (findings/numpy-and-torch-threads-collide.sh).
+    """
     array = x.numpy()
-    return torch.from_numpy(array.T @ array)
+    few = array.size * array.shape[1] < _LARGE
+    with _openblas().limit(limits=1) if few else nullcontext():
+        return torch.from_numpy(array.T @ array)
+
+
+@cache
+def _openblas() -> ThreadpoolController:
+    """Return the control of its threads; of none where numpy has another library (Accelerate on macOS)."""
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 def _without_mean(centred: Tensor) -> Tensor:

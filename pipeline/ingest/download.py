@@ -15,17 +15,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import aiohttp
 import fsspec
-from fsspec.implementations.http import HTTPStreamFile
 
 from pipeline.errors import UserError
 from pipeline.files import locked, naming, sha256_of, write_json
 from pipeline.ingest.source import Origin, Report, silent
+
+if TYPE_CHECKING:
+    import aiohttp
 
 TRIES = 3  # attempts in a row that add nothing to what has arrived
 BUSY_TRIES = 6  # of them where the server says that it is overloaded, or is asked too often
@@ -223,6 +224,8 @@ def _check_room(part: Path, done: int, size: int | None) -> None:
 
 def _blocks(files: Any, path: str, start: int) -> Iterator[bytes]:
     """Yield the file from ``start``: over HTTP in one streamed request from the beginning, else in ranges."""
+    from fsspec.implementations.http import HTTPStreamFile
+
     with files.open(path, "rb", block_size=_BLOCK if start else 0, cache_type="none") as remote:
         if start:
             remote.seek(start)
@@ -234,6 +237,8 @@ def file_system(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for a URL and the path in it; DownloadError if there is none for it."""
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
+        import aiohttp  # here: stages that download nothing, which read this module, need not wait for it
+
         # Without these aiohttp ignores proxies, ends any request after five minutes and unpacks a body that a server
         # declares as gzip, so that sizes and ranges would be those of other bytes.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=_TIMEOUT)
@@ -256,6 +261,8 @@ def _network(failure: str, call: Callable[..., _T], *args: Any) -> _T:
     try:
         return call(*args)
     except Exception as error:
+        import aiohttp
+
         # Over HTTP info raises FileNotFoundError whatever has happened; its cause says what.
         cause = (error.__cause__ if isinstance(error, FileNotFoundError) else None) or error
         if isinstance(cause, aiohttp.ClientResponseError):
@@ -263,7 +270,7 @@ def _network(failure: str, call: Callable[..., _T], *args: Any) -> _T:
         raise _InterruptedError(f"{failure} ({type(cause).__name__}: {cause})") from error
 
 
-def _refusal(answer: aiohttp.ClientResponseError) -> DownloadError:
+def _refusal(answer: "aiohttp.ClientResponseError") -> DownloadError:
     """Return the error for an answer that is no file: one for which another attempt is made, or is not."""
     said = f"the server answers {answer.status} {answer.message}"
     if answer.status not in _PASSING:

@@ -14,9 +14,16 @@ from pipeline.session.client import hand_over
 # Imported once for all stages of a `dvc repro` (session/server.py); a stage that is run by hand imports them itself.
 TORCH = ("torch",)
 TRACKING = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")
-PICTURES = ("PIL.Image", "matplotlib.figure", "matplotlib.backends.backend_agg")
+PICTURES = ("PIL.Image", "PIL.WebPImagePlugin", "matplotlib.figure", "matplotlib.backends.backend_agg")
 COMPILER = ("torch._dynamo",)  # what computes with shapes alone imports it
-EXPORT = (*COMPILER, "torch.onnx", "onnx", "onnxscript")
+EXPORT = (
+    *COMPILER,
+    "torch.onnx",
+    "torch.export._trace",  # and the rest, which an export imports once it is asked for one
+    "onnx",
+    "onnxscript",
+    "onnxscript.function_libs.torch_lib.ops",
+)
 
 
 def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = (), nets: bool = False) -> None:
