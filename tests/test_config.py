@@ -138,6 +138,7 @@ def test_a_recipes_params_are_right_and_its_nets_can_be_built(recipe: Path) -> N
         ({"runs.vae.precision": "fp16"}, "runs.vae.precision", "'fp32' or 'bf16'"),
         ({"cluster.workers": [0, 2]}, "cluster.workers", "greater than 0"),
         ({"cluster.workers": [2]}, "cluster.workers", "got [2]"),
+        ({"cluster.address": "auto"}, "cluster.address", "set cluster.workers to 1 or more"),
         ({"cluster.stream": True}, "cluster.stream", "needs cluster.storage to be a URL"),
         ({"runs.vae.domains": ["a"]}, "runs.vae.domains", "expected [text, text] or null, got ['a']"),
     ],

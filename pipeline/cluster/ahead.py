@@ -1,11 +1,9 @@
 """Ray's cluster of a `dvc repro`, started before its first training: while the stages before that leave cores idle."""
 
-from pipeline.cluster.beside import changed_runs
+from pipeline.cluster.beside import changed_runs, whole_repro_here
 from pipeline.cluster.driver import rays_environment
 from pipeline.cluster.keeper import start_shared
 from pipeline.config import Params
-from pipeline.session import client
-from pipeline.session.dvc import repro_of_everything
 
 
 def start_ahead(params: Params) -> None:
@@ -14,9 +12,7 @@ def start_ahead(params: Params) -> None:
     Args:
         params: of the project; out/code is up to date.
     """
-    folder, cluster = client.folder(), params.cluster
-    if folder is None or cluster.address or not cluster.most or not repro_of_everything(folder):
-        return
-    if changed_runs(params):
-        with rays_environment(cluster):
+    folder = whole_repro_here(params) if params.cluster.most else None
+    if folder and changed_runs(params):
+        with rays_environment(params.cluster):
             start_shared(folder)

@@ -85,6 +85,12 @@ class Slots:
         return None if self.claim(run, seed) else self.mark(run, seed).stat().st_mtime
 
 
+def whole_repro_here(params: Params) -> Path | None:
+    """Return the folder that the stages of this `dvc repro` share; None: it is none of everything, or on a cluster."""
+    folder = None if params.cluster.address else client.folder()
+    return folder if folder and repro_of_everything(folder) else None
+
+
 def slots_of(params: Params) -> Slots | None:
     """Return the slots that this stage shares with others.
 
@@ -95,8 +101,8 @@ def slots_of(params: Params) -> Slots | None:
         They; None where trainings have no business beside each other: DVC was asked for some stages only, or did not
         start this process; there is a GPU, a cluster or more than one worker; or params.yaml says one at a time.
     """
-    folder, cluster = client.folder(), params.cluster
-    if folder is None or cluster.address or cluster.most > 1 or not repro_of_everything(folder):
+    folder, cluster = whole_repro_here(params), params.cluster
+    if folder is None or cluster.most > 1:
         return None
     import torch
 

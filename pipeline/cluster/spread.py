@@ -37,7 +37,7 @@ def spread(cluster: Cluster, name: str) -> Callable[[Materials, Sequence[Chunk]]
     Returns:
         A function as ``examine_here``.
     """
-    alone = cluster.most == 0 or (cluster.address is None and cluster.most == 1)
+    alone = cluster.address is None and cluster.most <= 1
     examine = examine_here if alone else partial(examine_on_ray, cluster)
 
     def shown(materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:

@@ -157,8 +157,8 @@ class Cluster:
     """Where training runs, and where samples and features are made. Never part of a result's key.
 
     Attributes:
-        workers: 0: in this process, without Ray; [least, most]: as many as the cluster has room for, more or fewer as
-            nodes come and go.
+        workers: Ray Train workers, of which 1 is watched and started again too; [least, most]: as many as the cluster
+            has room for, more or fewer as nodes come and go; 0: in this process, without Ray.
         address: of a running cluster; null: one of this machine alone, while it trains.
         cpus_per_worker: null: an equal share; a training's threads (runs.<run>.threads: auto) are at most as many.
         gpus_per_worker: null: 1 where the cluster has GPUs.
@@ -177,7 +177,7 @@ class Cluster:
 
     DECIDES_NOTHING = "where, never what"
 
-    workers: Count | tuple[Positive, Positive] = 1
+    workers: Count | tuple[Positive, Positive] = 0
     address: str | None = None
     cpus_per_worker: Positive | None = None
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
@@ -190,6 +190,11 @@ class Cluster:
     data_on_device: Probability = 0.3
 
     def __post_init__(self) -> None:
+        if self.address and not self.most:
+            raise ValueError(
+                f"address: '{self.address}' is a cluster, but cluster.workers is 0, which trains in this process: set "
+                "cluster.workers to 1 or more, or leave the address out"
+            )
         if self.stream and self.url is None:
             raise ValueError(
                 "stream: is for nodes that share no folder, so it needs cluster.storage to be a URL (s3://...)"

@@ -20,9 +20,9 @@ def main(
 ) -> None:
     """Train to the end and leave the checkpoints where the stage finds them; print, as JSON, where its journal is."""
     params = read_params()
-    cluster = replace(params.cluster, address=address, cpus_per_worker=cpus)
-    if isinstance(params.cluster.workers, int) or not workers:
-        cluster = replace(cluster, workers=workers)
+    given = params.cluster.workers  # a range stays one on Ray
+    wanted = workers if isinstance(given, int) or not workers else given
+    cluster = replace(params.cluster, address=address, cpus_per_worker=cpus, workers=wanted)
     train(
         name,
         replace(params, cluster=cluster),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.cluster import ahead
+from pipeline.cluster import ahead, beside
 from pipeline.cluster.beside import Slots, to_come
 from pipeline.config import Cluster, read_params
 from pipeline.session.dvc import repro_of_everything
@@ -119,12 +119,12 @@ def test_other_data_are_a_change(slots: Slots) -> None:
 @pytest.mark.parametrize(
     ("cluster", "trained", "all_of_it", "starts"),
     [
-        ({}, [], True, True),
+        ({"workers": 1}, [], True, True),
         ({"workers": 2}, ["first"], True, True),
-        ({}, list(RUNS), True, False),
+        ({"workers": 1}, list(RUNS), True, False),
         ({"workers": 0}, [], True, False),
-        ({"address": "auto"}, [], True, False),
-        ({}, [], False, False),
+        ({"workers": 1, "address": "auto"}, [], True, False),
+        ({"workers": 1}, [], False, False),
     ],
 )
 def test_rays_cluster_starts_ahead_where_a_training_will_need_it(
@@ -136,8 +136,8 @@ def test_rays_cluster_starts_ahead_where_a_training_will_need_it(
     starts: bool,
 ) -> None:
     started: list[Path] = []
-    monkeypatch.setattr(ahead.client, "folder", lambda: slots.folder)
-    monkeypatch.setattr(ahead, "repro_of_everything", lambda folder: all_of_it)
+    monkeypatch.setattr(beside.client, "folder", lambda: slots.folder)
+    monkeypatch.setattr(beside, "repro_of_everything", lambda folder: all_of_it)
     monkeypatch.setattr(ahead, "start_shared", started.append)
     write_lock(trained)
     ahead.start_ahead(replace(read_params(), cluster=Cluster(**cluster)))

@@ -94,7 +94,7 @@ def here(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]
 
 
 def joined(**settings: Any) -> Cluster:
-    return Cluster(**{"address": f"127.0.0.1:{PORT}", "cpus_per_worker": 1} | settings)
+    return Cluster(**{"address": f"127.0.0.1:{PORT}", "workers": 1, "cpus_per_worker": 1} | settings)
 
 
 def own(sent: Sent) -> Sent:

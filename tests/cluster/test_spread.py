@@ -68,7 +68,6 @@ def test_what_cannot_be_had_is_said_at_once(toy: Materials, tmp_path: Path, clus
     [
         (Cluster(workers=0), False),
         (Cluster(workers=1), False),
-        (Cluster(workers=0, address="auto"), False),
         (Cluster(workers=1, address="auto"), True),
         (Cluster(workers=2), True),
         (Cluster(workers=(1, 2)), True),

@@ -156,17 +156,17 @@ def test_room_on_a_cluster_is_what_its_cpus_and_gpus_allow(monkeypatch: pytest.M
     resources = {"CPU": 16.0, "GPU": 4.0}
     monkeypatch.setattr("pipeline.cluster.connect.connect", lambda cluster: nullcontext(resources))
     for cluster, count, jobs, expected in (
-        (Cluster(address="a:1"), 20, None, (4, 1, 4)),
+        (Cluster(address="a:1", workers=1), 20, None, (4, 1, 4)),
         (Cluster(address="a:1", workers=2), 20, None, (2, 2, 4)),
-        (Cluster(address="a:1", gpus_per_worker=0.5), 20, None, (8, 1, 2)),
-        (Cluster(address="a:1", gpus_per_worker=0), 20, None, (16, 1, 1)),
-        (Cluster(address="a:1", workers=0), 3, 2, (2, 1, 8)),
+        (Cluster(address="a:1", workers=1, gpus_per_worker=0.5), 20, None, (8, 1, 2)),
+        (Cluster(address="a:1", workers=1, gpus_per_worker=0), 20, None, (16, 1, 1)),
+        (Cluster(address="a:1", workers=1), 3, 2, (2, 1, 8)),
     ):
         with room(cluster, count, jobs) as found:
             assert (found.slots, found.workers, found.cpus) == expected
             assert found.address == "a:1" and found.environment == {}
     with (
         pytest.raises(UserError, match=r"cluster\.gpus_per_worker"),
-        room(Cluster(address="a:1", gpus_per_worker=5), 1, None),
+        room(Cluster(address="a:1", workers=1, gpus_per_worker=5), 1, None),
     ):
         pass

@@ -227,7 +227,7 @@ def test_no_worker_at_all_is_one_process() -> None:
         ("bf16", {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, {}, False),
         ("bf16", {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, {}, False),
         ("bf16", {"architecture": "aarch64"}, {}, False),  # which has others
-        ("bf16", {"architecture": "x86_64"}, {"address": "auto"}, False),  # it is not known what its nodes are
+        ("bf16", {"architecture": "x86_64"}, {"address": "auto", "workers": 1}, False),  # unknown nodes
         ("fp32", {"architecture": "x86_64"}, {}, False),
     ],
 )

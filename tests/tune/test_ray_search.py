@@ -204,7 +204,7 @@ def test_rays_variables_are_set_for_a_search_alone(monkeypatch: pytest.MonkeyPat
     assert found["RAY_event_stats"] == "1", "what the user has set"
     assert found["RAY_enable_metrics_collection"] == "0" and found["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
     assert not set(NEWS) & found.keys()
-    with tunes_environment(Cluster(address="10.0.0.1:6379")):
+    with tunes_environment(Cluster(address="10.0.0.1:6379", workers=1)):
         assert "RAY_enable_metrics_collection" not in os.environ
         assert "RAY_worker_niceness" not in os.environ and "TUNE_DISABLE_SIGINT_HANDLER" in os.environ
     assert dict(os.environ) == before
