@@ -121,7 +121,7 @@ def fill(slots: Slots, params: Params) -> None:
     room = min(slots.free(), psutil.virtual_memory().available // ROOM)
     for _ in range(min(room, len(to_come(slots, params)) if room else 0)):
         with suppress(OSError), (slots.folder / "beside.log").open("ab") as log:
-            client.start(MODULE, [], (), output=log, environment={}, project=Path.cwd())
+            client.start(MODULE, [], output=log, environment={}, project=Path.cwd())
 
 
 def to_come(slots: Slots, params: Params) -> list[Training]:

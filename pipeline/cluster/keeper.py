@@ -92,7 +92,7 @@ def _begin(folder: Path, arguments: list[str]) -> client.Forked | None:
     """Start this module beside this process, which it outlives."""
     package = Path(pipeline.__file__).parents[1]
     with (folder / "ray.log").open("ab") as log:
-        return client.start("pipeline.cluster.keeper", arguments, (), output=log, environment={}, project=package)
+        return client.start("pipeline.cluster.keeper", arguments, output=log, environment={}, project=package)
 
 
 def main() -> None:

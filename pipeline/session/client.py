@@ -17,15 +17,16 @@ from pipeline.session.dvc import SWITCH, Process, find_dvc, folder_of, forget_en
 
 _FOLDER = "GENLOOM_SESSION_FOLDER"  # in the environment of what was forked
 _SERVER = Path(__file__).with_name("server.py")
+_SOCKET, _LATER = "socket", "later"  # of the server, and of the second one, which has loaded what was wanted soon
 
 
 def folder() -> Path | None:
     """Return the folder that the stages of this `dvc repro` share; None: this process is no stage of one."""
     found = os.environ.get(_FOLDER)
-    return Path(found) if found and Path(found, "socket").exists() else None
+    return Path(found) if found and Path(found, _SOCKET).exists() else None
 
 
-def hand_over(needs: Sequence[str], soon: Sequence[str] = ()) -> int | None:
+def hand_over(needs: Sequence[str], soon: Sequence[str] = (), later: bool = False) -> int | None:
     """Run this process's module and arguments in a fork of the process that has loaded what they need.
 
     That process is started if there is none yet. Signals are handed on. Does nothing where DVC did not start this
@@ -34,6 +35,7 @@ def hand_over(needs: Sequence[str], soon: Sequence[str] = ()) -> int | None:
     Args:
         needs: the modules.
         soon: modules that processes need which it will start.
+        later: it needs itself what stages before it have wanted soon.
 
     Returns:
         The exit code of the fork, -N if signal N ended it; None: nothing was handed over, and the caller goes on.
@@ -44,7 +46,7 @@ def hand_over(needs: Sequence[str], soon: Sequence[str] = ()) -> int | None:
         return None
     try:
         shared = folder_of(dvc)
-        with _connected(shared, dvc) as connection:
+        with _connected(shared, dvc, later) as connection:
             changes = {"soon": list(soon), "environment": dict(os.environ) | {_FOLDER: str(shared)}}
             started = _ask(connection, spec.name, sys.argv[1:], needs, (0, 1, 2), **changes)
             return None if started is None else _wait(connection, started)
@@ -82,8 +84,8 @@ class Forked:
 def start(
     module: str,
     arguments: Sequence[str],
-    needs: Sequence[str],
     *,
+    later: bool = False,
     output: IO[Any],
     environment: Mapping[str, str],
     project: Path,
@@ -93,7 +95,7 @@ def start(
     Args:
         module: its name.
         arguments: of it.
-        needs: modules that it imports and that take long to import.
+        later: it needs what stages have wanted soon (``hand_over``).
         output: a file for its output and errors.
         environment: variables that it has besides this process's.
         project: the folder in which it runs and from which it is imported.
@@ -110,14 +112,14 @@ def start(
     theirs, ours = os.pipe()
     with os.fdopen(theirs, "rb"), contextlib.ExitStack() as stack:
         stdin = stack.enter_context(os.fdopen(ours, "wb", 0))
-        connection = stack.enter_context(_connection(shared))
+        connection = stack.enter_context(_connection(shared, later))
         changes = {
             "stays": True,
             "environment": dict(os.environ) | dict(environment),
             "folder": str(project),
             "path": [str(project), *sys.path[1:]],
         }
-        pid = _ask(connection, module, arguments, needs, (theirs, output.fileno(), output.fileno()), **changes)
+        pid = _ask(connection, module, arguments, (), (theirs, output.fileno(), output.fileno()), **changes)
         if pid is None:
             raise ConnectionError("the process that starts others has ended")
         stack.pop_all()
@@ -137,14 +139,15 @@ def alone(shared: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _connected(shared: Path, dvc: Process) -> socket.socket:
+def _connected(shared: Path, dvc: Process, later: bool) -> socket.socket:
     """Return a connection to the server, which is started if there is none."""
     with alone(shared, "server"):
         with contextlib.suppress(OSError):
-            return _connection(shared)
+            return _connection(shared, later)
         forget_ended()
-        address = shared / "socket"
-        address.unlink(missing_ok=True)
+        address = shared / _SOCKET
+        for name in (_SOCKET, _LATER):
+            (shared / name).unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as listening, (shared / "log").open("ab") as log:
             listening.bind(str(address))
             listening.listen()
@@ -158,10 +161,18 @@ def _connected(shared: Path, dvc: Process) -> socket.socket:
         return _connection(shared)
 
 
-def _connection(shared: Path) -> socket.socket:
+def _connection(shared: Path, later: bool = False) -> socket.socket:
+    """Return a connection to the server, or, if it is wanted and there is one, to the second."""
+    if later:
+        with contextlib.suppress(OSError):
+            return _connect(shared / _LATER)
+    return _connect(shared / _SOCKET)
+
+
+def _connect(address: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(str(shared / "socket"))
+        connection.connect(str(address))
     except OSError:
         connection.close()
         raise

@@ -10,6 +10,9 @@ calls nothing of what it imports, and nothing is imported here that starts a thr
 does): that is what makes forking right. It looks for no garbage, which would take a fourth of the time of all imports;
 a fork does, but not among what it was born with.
 
+What a stage's other processes will need (MLflow) a second such process loads, forked from this one: a training would
+have it in its memory otherwise. Who needs it too asks the second one, at the socket ``later``.
+
 It is run by its path, with the standard library alone: ``python server.py SOCKET PID BEGAN``.
 """
 
@@ -34,6 +37,7 @@ from typing import Any, NoReturn
 
 _PDEATHSIG = 1  # of prctl(2)
 _PATIENCE = 10.0  # seconds for what stays, once DVC has ended
+_LATER = "later"  # the socket of the second process
 
 
 @dataclass(kw_only=True)
@@ -57,10 +61,16 @@ class Child:
 
 
 class Server:
-    """Forks on request, tells how each fork ended, and ends when DVC has and the last stage with it."""
+    """Forks on request, tells how each fork ended, and ends when DVC has and the last stage with it.
 
-    def __init__(self, listening: socket.socket, dvc: int) -> None:
-        self.listening, self.dvc = listening, dvc
+    Attributes:
+        listening: the socket for requests.
+        dvc: a file that can be read when DVC has ended; of the second server, when the first has.
+        soon: what the second server is to load; None: it has been started, or this is it.
+    """
+
+    def __init__(self, listening: socket.socket, dvc: int, soon: list[str] | None) -> None:
+        self.listening, self.dvc, self.soon = listening, dvc, soon
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.selector.register(listening, selectors.EVENT_READ, self._accept)
@@ -73,8 +83,26 @@ class Server:
             for key, _ in self.selector.select():
                 if request := key.data(key.fileobj):
                     return request
+            if self.soon and (second := self._start_second(self.soon)):
+                return second.serve()
         self._end_what_stays()
         return None
+
+    def _start_second(self, names: list[str]) -> "Server | None":
+        """Fork the second server and load these modules in it; return it there, None here."""
+        self.soon = None
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(Path(self.listening.getsockname()).with_name(_LATER)))
+        listening.listen()  # already: who asks waits until it has loaded them
+        this = os.pidfd_open(os.getpid())
+        gc.freeze()
+        if os.fork():
+            listening.close()
+            os.close(this)
+            return None
+        self._leave()
+        _load(names)
+        return Server(listening, this, soon=None)
 
     def _finish(self, dvc: int) -> None:
         """DVC has ended: a stage of it may go on for a while, as it would without this process."""
@@ -94,7 +122,8 @@ class Server:
         gc.freeze()
         pid = os.fork()
         if pid == 0:
-            self._leave(connection)
+            connection.close()
+            self._leave()
             return request
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # as the fork does itself, whichever comes first
@@ -104,12 +133,12 @@ class Server:
         self.selector.register(child.ended, selectors.EVENT_READ, lambda _: self._ended(child))
         self.selector.register(connection, selectors.EVENT_READ, lambda _: self._heard(child))
         self._tell(child, {"pid": pid})
-        _load(request.soon)
+        if self.soon is not None:
+            self.soon += request.soon
         return None
 
-    def _leave(self, connection: socket.socket) -> None:
+    def _leave(self) -> None:
         """In a fork: keep nothing of this process open."""
-        connection.close()
         self.listening.close()
         self.selector.close()
         os.close(self.dvc)
@@ -164,7 +193,7 @@ class Request:
         module: its name, run as ``python -m`` runs it.
         arguments: sys.argv[1:].
         needs: modules to import before.
-        soon: modules that it will need in another process; imported while it begins.
+        soon: modules that it will need in another process; the second server imports them while it begins.
         environment: of the process.
         folder: its working directory.
         path: sys.path.
@@ -279,7 +308,7 @@ def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # of the terminal: DVC ends of it, and then this process
     folder = Path(listening.getsockname()).parent
-    request = Server(listening, dvc).serve()
+    request = Server(listening, dvc, soon=[]).serve()
     if request:
         request.become()
     else:

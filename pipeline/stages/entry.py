@@ -35,7 +35,7 @@ def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = (), n
         soon: such modules of processes that it will start.
         nets: it computes with nets, whose tensors are freed and asked for again and again.
     """
-    status = hand_over(needs, soon)
+    status = hand_over(needs, soon, later=not set(TRACKING).isdisjoint(needs))
     if status is None:
         if nets:  # features of batches of 64 cost a fifth less on a CPU (bench/README.md)
             from pipeline.training.memory import keep_freed_memory

@@ -85,11 +85,12 @@ def start_sender(module: str, folder: Path, target: Target) -> SenderProcess:
     # may still have something to send: the project's own copy stays.
     project = project_root(Path(__file__).resolve().parents[2])
     environment |= {"PYTHONPATH": str(project), "PYTHONSAFEPATH": "1"}
+    arguments = [str(folder.resolve())]
     with (folder / LOG).open("ab") as log:
-        if forked := start(module, [str(folder.resolve())], (), output=log, environment=environment, project=project):
+        if forked := start(module, arguments, later=True, output=log, environment=environment, project=project):
             return forked
         return subprocess.Popen(
-            [sys.executable, "-m", module, str(folder.resolve())],
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -15,10 +15,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every
 # Loaded in the server, and then known to be there: what a stage needs, in place of torch.
 NEEDED = "import os\nPID = os.getpid()\n"
 STAGE = """
-import json, os, signal, sys, time
+import gc, json, os, signal, sys, time
 from typing import Annotated
 import typer
+from pipeline.stages import entry
 from pipeline.stages.entry import run_stage
+
+entry.TRACKING = ("tracker",)
 
 
 def main(what: str, value: Annotated[str, typer.Argument()] = "") -> None:
@@ -27,6 +30,9 @@ def main(what: str, value: Annotated[str, typer.Argument()] = "") -> None:
         stdin = sys.stdin.read()
         told = {"pid": os.getpid(), "loaded_in": needed.PID, "value": value, "cwd": os.getcwd(), "stdin": stdin}
         told |= {"environment": os.environ["OF_THE_STAGE"], "main": sys.modules["__main__"].__spec__.name}
+        told |= {"collects": gc.isenabled(), "loaded": [name for name in ("needed", "tracker") if name in sys.modules]}
+        if "tracker" in sys.modules:
+            told["tracker_loaded_in"] = sys.modules["tracker"].PID
         print(json.dumps(told), flush=True)
         print("to the other stream", file=sys.stderr)
     elif what == "exit":
@@ -42,13 +48,17 @@ def main(what: str, value: Annotated[str, typer.Argument()] = "") -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, "needed")
+    before, wanted = sys.argv[1], {"trains": ((), ("tracker",)), "tracks": (("tracker",), ())}
+    needs, soon = wanted.get(before, ((), ()))
+    del sys.argv[1 : 1 + (before in wanted)]
+    run_stage(main, "needed", *needs, soon=soon)
 """
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "needed.py").write_text(NEEDED)
+    (tmp_path / "tracker.py").write_text(NEEDED)
     (tmp_path / "stage.py").write_text(STAGE)
     return tmp_path
 
@@ -67,6 +77,39 @@ def test_stages_share_what_is_loaded_once(dvc: Dvc) -> None:
     second = dvc.told()
     assert first["loaded_in"] == second["loaded_in"] != os.getpid()
     assert len({first["pid"], second["pid"], first["loaded_in"]}) == 3
+
+
+def test_what_others_need_is_loaded_beside_what_a_training_is_forked_from(dvc: Dvc) -> None:
+    found = {}
+    for place, words in enumerate((["trains"], ["trains"], [], ["tracks"], ["tracks"])):
+        assert dvc.run(*words, "tell", str(place)) == 0
+        found[place] = dvc.told()
+        assert found[place]["value"] == str(place) and found[place]["collects"]
+        assert dvc.folders()[0].joinpath("later").exists()
+    assert [found[place]["loaded"] for place in range(5)] == [["needed"]] * 3 + [["needed", "tracker"]] * 2
+    assert len({found[place]["loaded_in"] for place in range(5)}) == 1, "the second is a fork of the first"
+    seconds = {found[place]["tracker_loaded_in"] for place in (3, 4)}
+    assert len(seconds) == 1 and seconds.isdisjoint({found[0]["loaded_in"], found[3]["pid"], found[4]["pid"]})
+    second = int(str(seconds.pop()))
+    assert lives(second)
+    dvc.kill()
+    assert until(lambda: not lives(second))
+    assert until(lambda: not dvc.folders())
+
+
+def test_without_a_training_before_it_a_stage_loads_what_it_needs(dvc: Dvc) -> None:
+    assert dvc.run("tracks", "tell") == 0
+    told = dvc.told()
+    assert told["loaded_in"] == told["tracker_loaded_in"] != told["pid"]
+
+
+def test_a_second_server_that_was_killed_is_done_without(dvc: Dvc) -> None:
+    assert dvc.run("trains", "tell") == 0 and dvc.run("tracks", "tell") == 0
+    second = int(str(dvc.told()["tracker_loaded_in"]))
+    os.kill(second, signal.SIGKILL)
+    assert until(lambda: not lives(second))
+    assert dvc.run("tracks", "tell") == 0
+    assert dvc.told()["tracker_loaded_in"] == dvc.told()["loaded_in"]
 
 
 def test_a_fork_has_what_its_process_would_have(dvc: Dvc) -> None:
