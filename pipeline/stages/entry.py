@@ -25,6 +25,8 @@ EXPORT = (
     "onnxscript.function_libs.torch_lib.ops",
 )
 
+_ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = (), nets: bool = False) -> None:
     """Run a stage's function with the arguments of the command line; end as it ends.
@@ -43,7 +45,18 @@ def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = (), n
             keep_freed_memory()
         return run(typer.run, main)
     if status < 0:  # of a signal: this process ends of the same
+        if -status not in _ASKED:
+            print(f"error: {_killed(-status)}", file=sys.stderr, flush=True)
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
+
+
+def _killed(number: int) -> str:
+    """Say that a signal which nobody here sends has ended the stage, and what to do."""
+    often = " (SIGKILL, often the kernel's, where memory runs out)" if number == signal.SIGKILL else ""
+    return (
+        f"the stage's process was ended by signal {number}{often}. Run `dvc repro` again: a training goes on from its "
+        "last checkpoint."
+    )

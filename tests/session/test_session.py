@@ -126,6 +126,17 @@ def test_its_end_is_the_process_end(dvc: Dvc, arguments: tuple[str, ...], code: 
     assert dvc.run("exit", "5") == 5  # and the next one runs
 
 
+@pytest.mark.parametrize(("number", "said"), [(9, "9 (SIGKILL, often the kernel's"), (11, "11. Run"), (15, None)])
+def test_a_signal_that_nobody_asked_for_is_said(dvc: Dvc, number: int, said: str | None) -> None:
+    assert dvc.run("die", str(number)) == 128 + number
+    found = (dvc.project / "said").read_text()
+    if said is None:
+        assert "error" not in found
+    else:
+        assert f"error: the stage's process was ended by signal {said}" in found
+        assert "Run `dvc repro` again: a training goes on from its last checkpoint." in found
+
+
 def test_an_error_has_its_traceback(dvc: Dvc) -> None:
     assert dvc.run("raise") == 1
     said = (dvc.project / "said").read_text()
