@@ -84,7 +84,10 @@ class Server:
                 if request := key.data(key.fileobj):
                     return request
             if self.soon and (second := self._start_second(self.soon)):
-                return second.serve()
+                request = second.serve()
+                if request is None:
+                    os._exit(0)  # the folder is the first one's, or of one that has replaced it
+                return request
         self._end_what_stays()
         return None
 

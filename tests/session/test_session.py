@@ -112,6 +112,22 @@ def test_a_second_server_that_was_killed_is_done_without(dvc: Dvc) -> None:
     assert dvc.told()["tracker_loaded_in"] == dvc.told()["loaded_in"]
 
 
+def test_the_second_server_of_one_that_was_killed_leaves_the_next_one_alone(dvc: Dvc) -> None:
+    assert dvc.run("trains", "tell") == 0
+    first = int(str(dvc.told()["loaded_in"]))
+    assert dvc.run("tracks", "tell") == 0
+    second = int(str(dvc.told()["tracker_loaded_in"]))
+    os.kill(second, signal.SIGSTOP)  # so that it sees the first one's end when there is another
+    os.kill(first, signal.SIGKILL)
+    assert until(lambda: not lives(first))
+    assert dvc.run("tell") == 0
+    replaced = dvc.told()["loaded_in"]
+    os.kill(second, signal.SIGCONT)
+    assert until(lambda: not lives(second))
+    assert dvc.run("tracks", "tell") == 0
+    assert dvc.told()["loaded_in"] == replaced != first
+
+
 def test_a_fork_has_what_its_process_would_have(dvc: Dvc) -> None:
     assert dvc.run("tell", "x", before="echo put in |", after="> told 2> said") == 0
     told = dvc.told()
