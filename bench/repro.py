@@ -1,6 +1,6 @@
 """A whole `dvc repro` of the default params against that of an earlier commit: wall time, CPU time, the first step.
 
-    python bench/repro.py [--against 2541601] [--rounds 2]
+    python bench/repro.py [--against 2541601] [--rounds 2] [--workers 1]
 
 Both in fresh clones, with this environment's packages, in turn. CPU seconds are of all processes of this control group
 or, where it counts none, of the machine, so leave it alone: of children alone the trainings would be missing, as Ray's
@@ -66,6 +66,14 @@ def clone(folder: Path, commit: str) -> Path:
     return folder
 
 
+def with_workers(folder: Path, number: int) -> Path:
+    params = folder / "params.yaml"
+    changed, found = re.subn(r"(?m)^(  workers:) \d+", rf"\g<1> {number}", params.read_text())
+    assert found == 1, "cluster.workers stands once in params.yaml"
+    params.write_text(changed)
+    return folder
+
+
 def main(args: argparse.Namespace) -> None:
     ctypes.CDLL(None).prctl(ADOPT, 1)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -74,7 +82,10 @@ def main(args: argparse.Namespace) -> None:
     for number in range(args.rounds):
         for name, commit in list(commits.items())[:: 1 if number % 2 else -1]:
             with tempfile.TemporaryDirectory() as folder:
-                found[name].append(repro(clone(Path(folder, "clone"), commit)))
+                copy = clone(Path(folder, "clone"), commit)
+                if name == "this" and args.workers is not None:
+                    with_workers(copy, args.workers)
+                found[name].append(repro(copy))
             shown = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in found[name][-1].items())
             print(f"round {number}, {name}: {shown}", flush=True)
     for what in ("wall", "cpu", "first step"):
@@ -86,4 +97,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", default="2541601")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="cluster.workers of this commit's; its own params.yaml's otherwise")
     main(parser.parse_args())
