@@ -35,6 +35,7 @@ def main() -> None:
         params = yaml.safe_load((copy / "params.yaml").read_text())
         for run in params["runs"].values():
             run["images"] = chosen.images
+        params["cluster"]["workers"] = 1  # of the stages; genloom train does without Ray
         (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         call(copy, "-m", "dvc", "repro", "--quiet", "normalize")
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}

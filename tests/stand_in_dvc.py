@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 class Dvc:
     """The process that starts them; its stages are of the module ``stage`` in the project."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, start_new_session: bool = False) -> None:
         program = (
             "import json, subprocess, sys\n"
             "for line in sys.stdin:\n"
@@ -25,7 +25,13 @@ class Dvc:
         )
         environment = os.environ | {"DVC_STAGE": "a", "PYTHONPATH": f"{project}:{ROOT}", "OF_THE_STAGE": "yes"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=-1, stdout=-1, cwd=project, env=environment, text=True
+            [sys.executable, "-c", program],
+            stdin=-1,
+            stdout=-1,
+            cwd=project,
+            env=environment,
+            text=True,
+            start_new_session=start_new_session,
         )
         self.project = project
 

@@ -166,7 +166,7 @@ def _train_to(job: Job, about: Launch) -> None:
 
                 train_on_ray(job, about.cluster, about.journal, stop)
             else:
-                _train_here(job, about.journal, stop)
+                _train_here(job, about, stop)
             if stop() and next_goal(job) is not None:
                 raise SystemExit("stopped at a checkpoint; `dvc repro` goes on from it")
     except DivergedError as error:
@@ -232,13 +232,14 @@ def earlier_trainings(folder: Path, name: str) -> list[Path]:
     return [path for path in found if path != folder and own.fullmatch(path.name) and any(path.glob("checkpoints/*"))]
 
 
-def _train_here(job: Job, folder: Path, stop: Callable[[], bool]) -> None:
+def _train_here(job: Job, about: Launch, stop: Callable[[], bool]) -> None:
     """Run the same loop in this process, without Ray."""
-    from pipeline.core.world import World, default_device
+    from pipeline.cluster.here import computing_here
+    from pipeline.core.world import World
     from pipeline.training.trainer import train
 
-    with Journal.open(folder) as journal:
-        train(job, World(device=default_device()), lambda rows: record(journal, rows, job.snapshots), stop)
+    with computing_here(about.cluster) as device, Journal.open(about.journal) as journal:
+        train(job, World(device=device), lambda rows: record(journal, rows, job.snapshots), stop)
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def _make(cluster: Cluster, job: Job, here: Make, pieces: Sequence[Piece], tell:
         for part in alone:
             yield part
             done += 1
-            if cluster.address and cluster.most and time.monotonic() - begin > ALONE_SECONDS:
+            if cluster.address and time.monotonic() - begin > ALONE_SECONDS:
                 break
     if done == len(pieces):
         return

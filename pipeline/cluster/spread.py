@@ -8,6 +8,7 @@ from typing import Any, cast
 from pipeline.cluster.connect import Share, check_cpus, connect, share_of
 from pipeline.cluster.crew import Crew, Worker
 from pipeline.cluster.driver import rays_environment
+from pipeline.cluster.here import computing_here
 from pipeline.cluster.image_server import start_image_server
 from pipeline.cluster.nodes import versions
 from pipeline.cluster.parcel import Parcel
@@ -38,7 +39,7 @@ def spread(cluster: Cluster, name: str) -> Callable[[Materials, Sequence[Chunk]]
         A function as ``examine_here``.
     """
     alone = cluster.address is None and cluster.most <= 1
-    examine = examine_here if alone else partial(examine_on_ray, cluster)
+    examine = partial(_examine_alone if alone else examine_on_ray, cluster)
 
     def shown(materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:
         totals = {kind: sum(len(chunk) for chunk in chunks if chunk.kind == kind) for kind in _TITLES}
@@ -52,6 +53,11 @@ def spread(cluster: Cluster, name: str) -> Callable[[Materials, Sequence[Chunk]]
                 yield part
 
     return shown
+
+
+def _examine_alone(cluster: Cluster, materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:
+    with computing_here(cluster) as device:
+        yield from examine_here(materials, chunks, device)
 
 
 def examine_on_ray(cluster: Cluster, materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:

@@ -161,7 +161,7 @@ class Cluster:
             has room for, more or fewer as nodes come and go; 0: in this process, without Ray.
         address: of a running cluster; null: one of this machine alone, while it trains.
         cpus_per_worker: null: an equal share; a training's threads (runs.<run>.threads: auto) are at most as many.
-        gpus_per_worker: null: 1 where the cluster has GPUs.
+        gpus_per_worker: null: 1 where the cluster has GPUs; 0: none, without Ray too.
         storage: a folder for checkpoints and journals that every node sees, or a URL (s3://...; any that fsspec takes)
             for checkpoints where nodes share no folder.
         trainings_at_once: of one `dvc repro`, on this machine's CPU with at most one worker: auto: small ones on all

@@ -361,14 +361,15 @@ class Materials:
         return examiner
 
 
-def examine_here(materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:
-    """Examine chunks in this process, on its GPU if it has one.
+def examine_here(materials: Materials, chunks: Sequence[Chunk], device: torch.device | None = None) -> Iterator[Part]:
+    """Examine chunks in this process.
 
     Args:
         materials: from which the examiner is made.
         chunks: of the subject's.
+        device: where; None: on this process's GPU if it has one.
 
     Yields:
         What was found in each, in order.
     """
-    yield from map(materials.examiner(default_device()).examine, chunks)
+    yield from map(materials.examiner(device or default_device()).examine, chunks)

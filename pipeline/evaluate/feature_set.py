@@ -101,7 +101,8 @@ def gram(x: Tensor) -> Tensor:
     """Return x^T x (d, d) of float64 (n, d), by numpy: half the work of a product of two matrices.
 
     Threads of numpy's OpenBLAS and of torch that compute in turn find each other's still on the cores: a small product
-    by one thread is sooner done, with what torch computes next (findings/numpy-and-torch-threads-collide.sh).
+    by one thread is sooner done, with what torch computes next (findings/numpy-and-torch-threads-collide.sh). Of two
+    threads of Python that call this at once, the limit of the one may stay in force after both.
     """
     array = x.numpy()
     few = array.size * array.shape[1] < _LARGE

@@ -13,7 +13,7 @@ a fork does, but not among what it was born with.
 What a stage's other processes will need (MLflow) a second such process loads, forked from this one: a training would
 have it in its memory otherwise. Who needs it too asks the second one, at the socket ``later``.
 
-It is run by its path, with the standard library alone: ``python server.py SOCKET PID BEGAN``.
+It is run by its path, with the standard library alone: ``python server.py SOCKET PID``.
 """
 
 import atexit
@@ -61,7 +61,7 @@ class Child:
 
 
 class Server:
-    """Forks on request, tells how each fork ended, and ends when DVC has and the last stage with it.
+    """Forks on request, tells how each fork ended, and ends when DVC has and the last of its stages with it.
 
     Attributes:
         listening: the socket for requests.
@@ -94,15 +94,19 @@ class Server:
     def _start_second(self, names: list[str]) -> "Server | None":
         """Fork the second server and load these modules in it; return it there, None here."""
         self.soon = None
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(str(Path(self.listening.getsockname()).with_name(_LATER)))
-        listening.listen()  # already: who asks waits until it has loaded them
-        this = os.pidfd_open(os.getpid())
-        gc.freeze()
-        if os.fork():
-            listening.close()
-            os.close(this)
-            return None
+        with contextlib.ExitStack() as opened:
+            try:
+                listening = opened.enter_context(socket.socket(socket.AF_UNIX))
+                listening.bind(str(Path(self.listening.getsockname()).with_name(_LATER)))
+                listening.listen()  # already: who asks waits until it has loaded them
+                this = os.pidfd_open(os.getpid())
+                opened.callback(os.close, this)
+                gc.freeze()
+                if os.fork():
+                    return None
+            except OSError:
+                return None  # then without it: who needs these modules loads them
+            opened.pop_all()
         self._leave()
         _load(names)
         return Server(listening, this, soon=None)
@@ -240,7 +244,8 @@ class Request:
         os.setpgid(0, 0)  # the terminal's Ctrl-C is for the process that waits, which hands it on
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         for place, file in enumerate(self.files):
             os.dup2(file, place)
         self.close()
@@ -308,8 +313,10 @@ def main() -> None:
     gc.disable()
     listening = socket.socket(fileno=int(sys.argv[1]))
     dvc = os.pidfd_open(int(sys.argv[2]))
-    for ignored in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # of the terminal: DVC ends of it, and then this process
+    # Of the terminal, or meant for DVC and all that it has started: DVC ends of it, stages have it from those who wait
+    # for them, and then this process ends.
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     folder = Path(listening.getsockname()).parent
     request = Server(listening, dvc, soon=[]).serve()
     if request:

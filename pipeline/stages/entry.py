@@ -25,7 +25,7 @@ EXPORT = (
     "onnxscript.function_libs.torch_lib.ops",
 )
 
-_ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def run_stage(main: Callable[..., Any], *needs: str, soon: Sequence[str] = (), nets: bool = False) -> None:

@@ -42,7 +42,12 @@ def main(what: str, value: Annotated[str, typer.Argument()] = "") -> None:
     elif what == "raise":
         raise RuntimeError("this went wrong")
     elif what == "wait":
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+        def end(number, frame):
+            time.sleep(float(value or 0))  # as long as a checkpoint takes
+            open("checkpoint", "w").close()
+            sys.exit(7)
+
+        signal.signal(signal.SIGTERM, end)
         print(os.getpid(), flush=True)
         time.sleep(60)
 
@@ -171,6 +176,26 @@ def test_a_signal_is_handed_on(dvc: Dvc) -> None:
     waiting_pid(dvc)
     os.kill(int((dvc.project / "waits").read_text()), signal.SIGTERM)
     assert dvc.end() == 7
+
+
+def test_a_signal_to_all_of_dvcs_processes_leaves_a_stage_its_time(project: Path) -> None:
+    dvc = Dvc(project, start_new_session=True)
+    dvc.begin("wait", "1")
+    fork = waiting_pid(dvc)
+    os.killpg(dvc.process.pid, signal.SIGTERM)
+    assert until(lambda: not lives(fork))
+    assert (project / "checkpoint").exists()
+    assert until(lambda: not dvc.folders())
+    dvc.kill()
+
+
+def test_without_room_for_a_second_server_the_first_goes_on(dvc: Dvc) -> None:
+    assert dvc.run("tell") == 0
+    (dvc.folders()[0] / "later").touch()  # so that it cannot have its socket
+    assert dvc.run("trains", "exit", "3") == 3
+    assert dvc.run("tracks", "tell") == 0
+    told = dvc.told()
+    assert told["loaded_in"] == told["tracker_loaded_in"]
 
 
 def test_who_waits_is_killed_and_so_is_the_fork(dvc: Dvc) -> None:
