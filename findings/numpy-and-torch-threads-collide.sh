@@ -14,7 +14,8 @@
 #            torch's product, as the result is symmetric) and its root by torch. The time looks like that of the algebra.
 # Instead:   threadpoolctl's limit of one thread for OpenBLAS around small products; or all of it by one library.
 #
-# Exit code: 0 the behaviour is as stated; 1 it has changed; 2 the packages could not be installed, or there is one core.
+# Exit code: 0 the behaviour is as stated; 1 it has changed; 2 the packages could not be installed, there is one core, or
+# others use the cores.
 # A PYTHON that has these versions already is used as it is, since torch takes gigabytes.
 set -euo pipefail
 
@@ -72,9 +73,20 @@ import os
 import subprocess
 import sys
 
+SPIN = """
+import time
+end, cpu = time.monotonic() + 1, time.process_time()
+while time.monotonic() < end:
+    pass
+print(time.process_time() - cpu)
+"""
 cores = len(os.sched_getaffinity(0))
 if cores < 2:
     print("one core: nothing to see")
+    sys.exit(2)
+spinning = [subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) for _ in range(cores)]
+if sum(float(process.communicate()[0]) for process in spinning) < 0.9 * cores:
+    print("other processes use the cores: nothing to see")
     sys.exit(2)
 variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
 found = {1: [], cores: []}

@@ -46,8 +46,8 @@ class ContinuousFlow(Optimized):
         class_conditional: where the data has classes, the net sees them.
         drop_labels: share of the samples that are trained on without their class.
         guidance: w of samples; 1: the class's own model; 0: that of all classes; above 1: more typical of the class.
-        solver: of the path from latents to images and back: euler, midpoint, heun or rk4, or dopri5, which chooses
-            its steps.
+        solver: of the path from latents to images: euler, midpoint, heun or rk4, or dopri5, which chooses its steps. Of
+            the likelihood too, and of encoding and decoding; but there midpoint stands for euler and heun.
         sampling_steps: of a sample, smaller towards the image; of an exported dopri5 those of rk4.
         likelihood_steps: likewise of encoding, of decoding and of the likelihood.
         tolerance: of dopri5.
@@ -104,13 +104,14 @@ class ContinuousFlow(Optimized):
         """Return the images of latents by the model itself: without guidance, by the steps of ``encode``."""
         net = velocity_of(nets)
         x = encoded["latents"].unflatten(1, net.shape)
-        return to_images(0.5 + 0.5 * self._follow(of_label(net, labels), x, moments(self.likelihood_steps)))
+        x = self._follow(of_label(net, labels), x, moments(self.likelihood_steps), self._of_likelihood)
+        return to_images(0.5 + 0.5 * x)
 
     def images_of(self, nets: Nets, latents: Tensor, labels: Tensor) -> Tensor:
         """Turn latents (n, d) into images in [-1, 1] as samples are made, with guidance."""
         net = velocity_of(nets)
         field, times = self.guided(net, labels), moments(self.sampling_steps)
-        x = self._follow(field, latents.unflatten(1, net.shape), times)
+        x = self._follow(field, latents.unflatten(1, net.shape), times, self.solver)
         return to_images(0.5 + 0.5 * x)
 
     def latents_of(self, nets: Nets, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -128,7 +129,7 @@ class ContinuousFlow(Optimized):
             return torch.cat((velocity, spread[:, None]), dim=1)
 
         state = torch.cat((x, torch.zeros_like(x[:, :1])), dim=1)
-        state = self._follow(with_divergence, state, moments(self.likelihood_steps)[::-1])
+        state = self._follow(with_divergence, state, moments(self.likelihood_steps)[::-1], self._of_likelihood)
         latents = state[:, :-1]
         return latents, normal_log_density(latents) + state[:, -1] + dimensions * math.log(2.0)
 
@@ -141,7 +142,7 @@ class ContinuousFlow(Optimized):
         field = self.guided(net, labels)
         path = [latents.unflatten(1, net.shape)]
         for pair in pairwise(times):
-            path.append(self._follow(field, path[-1], list(pair)))
+            path.append(self._follow(field, path[-1], list(pair), self.solver))
         line = path[-1] - path[0]
         deviations = [
             (line - field(x, torch.tensor(time, device=x.device))).square().flatten(1).mean(1)
@@ -166,8 +167,15 @@ class ContinuousFlow(Optimized):
         dropped = batch.noise.uniform("drop label") < self.drop_labels
         return torch.where(dropped, net.classes, batch.labels)
 
-    def _follow(self, field: Field, x: Tensor, times: list[float]) -> Tensor:
-        return integrate(field, x, times, self.solver, self.tolerance)
+    @property
+    def _of_likelihood(self) -> Solver:
+        """The solver of densities: not euler or heun, for which the step next to the image counts as volumes change at
+        the image itself, where they do so fastest: 20 steps of euler gave MNIST -0.1 bits per dimension, not 1.8.
+        """
+        return "midpoint" if self.solver in ("euler", "heun") else self.solver
+
+    def _follow(self, field: Field, x: Tensor, times: list[float], solver: Solver) -> Tensor:
+        return integrate(field, x, times, solver, self.tolerance)
 
 
 def moments(steps: int) -> list[float]:
