@@ -102,7 +102,7 @@ def slots_of(params: Params) -> Slots | None:
         start this process; there is a GPU, a cluster or more than one worker; or params.yaml says one at a time.
     """
     folder, cluster = whole_repro_here(params), params.cluster
-    if folder is None or cluster.most > 1:
+    if folder is None or not cluster.alone:
         return None
     import torch
 

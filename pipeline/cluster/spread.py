@@ -38,8 +38,7 @@ def spread(cluster: Cluster, name: str) -> Callable[[Materials, Sequence[Chunk]]
     Returns:
         A function as ``examine_here``.
     """
-    alone = cluster.address is None and cluster.most <= 1
-    examine = partial(_examine_alone if alone else examine_on_ray, cluster)
+    examine = partial(_examine_alone if cluster.alone else examine_on_ray, cluster)
 
     def shown(materials: Materials, chunks: Sequence[Chunk]) -> Iterator[Part]:
         totals = {kind: sum(len(chunk) for chunk in chunks if chunk.kind == kind) for kind in _TITLES}

@@ -161,7 +161,7 @@ def room(cluster: Cluster, count: int, jobs: int | None) -> Iterator[Room]:
     """
     import torch
 
-    if cluster.address is None and cluster.most <= 1 and not torch.cuda.is_available():
+    if cluster.alone and not torch.cuda.is_available():
         cpus, each = os.cpu_count() or 1, cluster.cpus_per_worker or 1
         slots = max(1, min(count, jobs or count, cpus // each))
         yield Room(slots=slots, workers=0, cpus=cluster.cpus_per_worker or cpus // slots)

@@ -211,6 +211,11 @@ class Cluster:
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
+    def alone(self) -> bool:
+        """Whether at most one process computes, on this machine."""
+        return self.address is None and self.most <= 1
+
+    @property
     def scratch(self) -> str:
         """The folder of this machine's journals and checkpoints."""
         return self.storage if self.url is None else ".genloom"

@@ -63,7 +63,7 @@ class Child:
 class Server:
     """Forks on request, tells how each fork ended, and ends when DVC has and the last of its stages with it.
 
-    Attributes:
+    Args:
         listening: the socket for requests.
         dvc: a file that can be read when DVC has ended; of the second server, when the first has.
         soon: what the second server is to load; None: it has been started, or this is it.
@@ -101,8 +101,7 @@ class Server:
                 listening.listen()  # already: who asks waits until it has loaded them
                 this = os.pidfd_open(os.getpid())
                 opened.callback(os.close, this)
-                gc.freeze()
-                if os.fork():
+                if _fork():
                     return None
             except OSError:
                 return None  # then without it: who needs these modules loads them
@@ -126,8 +125,7 @@ class Server:
         os.environ.clear()
         os.environ.update(request.environment)  # what is imported may read it
         _load(request.needs)
-        gc.freeze()
-        pid = os.fork()
+        pid = _fork()
         if pid == 0:
             connection.close()
             self._leave()
@@ -266,6 +264,12 @@ class Request:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _fork() -> int:
+    """Fork, so that the fork will look for garbage only among what is new."""
+    gc.freeze()
+    return os.fork()
 
 
 def _load(names: list[str]) -> None:
